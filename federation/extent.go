@@ -1,0 +1,125 @@
+package federation
+
+import "sort"
+
+// ExtentState is the state of an extent.
+//
+//	open ──► sealing ──► sealed
+//	  └────► suspended ──► sealed      (its cluster failed, and came back)
+type ExtentState int8
+
+// The states of an extent.
+const (
+	ExtentOpen      ExtentState = iota + 1 // the head: takes appends
+	ExtentSealing                          // the head, about to be closed: appends are held
+	ExtentSealed                           // closed: End is known
+	ExtentSuspended                        // its cluster failed; End is not known yet
+)
+
+func (s ExtentState) String() string {
+	switch s {
+	case ExtentOpen:
+		return "open"
+	case ExtentSealing:
+		return "sealing"
+	case ExtentSealed:
+		return "sealed"
+	case ExtentSuspended:
+		return "suspended"
+	}
+	return "unknown"
+}
+
+// An EpochEntry says which logical epoch batches carry from a physical leader
+// epoch on, until the next entry.
+type EpochEntry struct {
+	Physical PhysicalEpoch
+	Logical  LogicalEpoch
+}
+
+// An Extent is a contiguous range of a logical partition, stored in one
+// partition of one physical topic.
+//
+//	logical  = Base + (physical - Start)
+//
+// Records of the physical partition below Start or from End on are not part of
+// the logical partition.
+type Extent struct {
+	Number int32
+	PhysicalAddress
+	Base   LogicalOffset  // logical offset of the record at Start
+	Start  PhysicalOffset // first physical offset of the extent
+	End    PhysicalOffset // physical offset after the last; only if sealed
+	State  ExtentState
+	Epochs []EpochEntry // ascending in both fields; never empty in a valid map
+}
+
+// Sealed reports whether the end of the extent is known.
+func (e *Extent) Sealed() bool { return e.State == ExtentSealed }
+
+// Logical converts an offset of the physical partition. Offsets below Start
+// convert to Base: what lies there (a primer record) is not part of the extent.
+// Offsets above the end of a sealed extent convert to its logical end.
+func (e *Extent) Logical(p PhysicalOffset) LogicalOffset {
+	if p < e.Start {
+		p = e.Start
+	}
+	if e.Sealed() && p > e.End {
+		p = e.End
+	}
+	return e.Base + LogicalOffset(p-e.Start)
+}
+
+// Physical converts a logical offset; offsets below Base convert to Start.
+func (e *Extent) Physical(l LogicalOffset) PhysicalOffset {
+	if l < e.Base {
+		l = e.Base
+	}
+	return e.Start + PhysicalOffset(l-e.Base)
+}
+
+// EndOffset returns the logical offset after the extent's last record, and
+// whether it is known: only for a sealed extent.
+func (e *Extent) EndOffset() (LogicalOffset, bool) {
+	if !e.Sealed() {
+		return 0, false
+	}
+	return e.Base + LogicalOffset(e.End-e.Start), true
+}
+
+// Epoch returns the logical epoch that a batch of a physical leader epoch
+// carries. A physical epoch above the table's last entry (the map is a moment
+// behind a leader change) gets the last entry's, so a batch never carries an
+// epoch that Metadata has not named.
+func (e *Extent) Epoch(p PhysicalEpoch) LogicalEpoch {
+	i := sort.Search(len(e.Epochs), func(i int) bool { return e.Epochs[i].Physical > p })
+	if i == 0 {
+		return e.firstEpoch()
+	}
+	return e.Epochs[i-1].Logical
+}
+
+// PhysicalEpochAt returns the largest physical epoch whose logical epoch is at
+// most l, and that logical epoch; false if the extent begins above l.
+func (e *Extent) PhysicalEpochAt(l LogicalEpoch) (EpochEntry, bool) {
+	i := sort.Search(len(e.Epochs), func(i int) bool { return e.Epochs[i].Logical > l })
+	if i == 0 {
+		return EpochEntry{}, false
+	}
+	return e.Epochs[i-1], true
+}
+
+// LastEpoch returns the newest entry of the epoch table.
+func (e *Extent) LastEpoch() EpochEntry {
+	if len(e.Epochs) == 0 {
+		return EpochEntry{}
+	}
+	return e.Epochs[len(e.Epochs)-1]
+}
+
+func (e *Extent) firstEpoch() LogicalEpoch {
+	if len(e.Epochs) == 0 {
+		return 0
+	}
+	return e.Epochs[0].Logical
+}

@@ -1,0 +1,128 @@
+package federation
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A Kind classifies an error. Behaviour switches on kinds, never on texts; each
+// door has one total table from kinds to its own codes.
+type Kind int8
+
+// The kinds of errors.
+const (
+	Internal Kind = iota // a bug, or something nobody classified
+	UnknownTopic
+	UnknownPartition
+	TopicExists
+	InvalidTopicName
+	InvalidPartitionCount
+	InvalidReplicationFactor
+	InvalidConfig
+	InvalidArgument
+	PolicyViolation
+	Unsupported
+	NotAuthorized
+
+	// Appends.
+	RecordTooLarge
+	InvalidRecord
+	CorruptBatch
+	InvalidTimestamp
+	UnsupportedCompression
+	OutOfOrderSequence
+	DuplicateSequence // success: the batch is in the log already
+	ProducerFenced
+	UnknownProducer
+	NotEnoughReplicas
+	Timeout            // the outcome of an append is unknown
+	NoLeader           // retriable: the partition has no leader right now, or a head is held
+	ClusterUnavailable // retriable: the physical cluster does not answer
+	Throttled
+
+	// Reads.
+	OffsetOutOfRange
+	FencedEpoch  // the client's leader epoch is older than ours
+	UnknownEpoch // the client's leader epoch is newer than ours
+
+	// Groups.
+	NotCoordinator
+	CoordinatorLoading // also: the store is away for a moment
+	StoreUnavailable
+	UnknownMember
+	IllegalGeneration
+	RebalanceInProgress
+	MemberIDRequired
+	InconsistentProtocol
+	InvalidSessionTimeout
+	InvalidGroupID
+	GroupNotEmpty
+	GroupNotFound
+	GroupFull
+	GroupSubscribed // offsets of a topic that the group subscribes to
+	FencedInstance
+	UnreleasedInstance
+	OffsetMetadataTooLarge
+
+	// Control plane.
+	UnknownCluster
+	Conflict
+	NotLeader // this controller does not lead
+
+	kinds // count
+)
+
+// Kinds returns all kinds, for tests of the tables that must be total.
+func Kinds() []Kind {
+	all := make([]Kind, kinds)
+	for i := range all {
+		all[i] = Kind(i)
+	}
+	return all
+}
+
+// An Error is an error that a client may see: what happened, to which topic,
+// cluster or setting, and what to do. It never carries a physical address.
+type Error struct {
+	Kind    Kind
+	Message string
+	// RetryAfter is a hint when to try again; zero if unknown.
+	RetryAfter time.Duration
+	cause      error
+}
+
+// Errorf makes an Error. A %w in the format is kept for errors.Is and logs.
+func Errorf(k Kind, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Kind: k, Message: err.Error(), cause: errors.Unwrap(err)}
+}
+
+// WithCause attaches a cause that only logs see.
+func (e *Error) WithCause(err error) *Error { e.cause = err; return e }
+
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the cause; it is for logs, its text never reaches a client.
+func (e *Error) Unwrap() error { return e.cause }
+
+// KindOf returns the kind of err: Internal if it carries none.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return Internal
+}
+
+// Retriable reports whether the same request can succeed later without any
+// change by its sender.
+func (k Kind) Retriable() bool {
+	switch k {
+	case NotEnoughReplicas, Timeout, NoLeader, ClusterUnavailable, Throttled, FencedEpoch, UnknownEpoch,
+		NotCoordinator, CoordinatorLoading, StoreUnavailable, RebalanceInProgress, NotLeader, Conflict:
+		return true
+	default:
+		return false
+	}
+}
