@@ -1,0 +1,501 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Use says what a connection is for. A broker handles the requests of one
+// connection one after the other, so uses do not share connections.
+type Use int8
+
+// The uses of a connection.
+const (
+	UseAppend Use = iota + 1 // Produce
+	UseRead                  // Fetch without waiting, of heads
+	UseCold                  // Fetch without waiting, of sealed extents: may come from slow storage
+	UseTail                  // Fetch that waits, in one incremental session
+	UseQuery                 // ListOffsets, OffsetForLeaderEpoch, DeleteRecords
+)
+
+type connKey struct {
+	broker int32
+	use    Use
+	lane   int
+}
+
+// ErrConnClosed is the cause of requests that failed because their connection
+// was closed, by the broker or because it was silent for too long. Whether the
+// broker handled them is not known.
+var ErrConnClosed = errors.New("connection to the broker was closed")
+
+// A connSlot dials the connection of a key once, for all who ask at that time.
+type connSlot struct {
+	mu      sync.Mutex // guards the following
+	conn    *Conn
+	dialing chan struct{} // closed when the dial under way ended
+	err     error         // of the last dial
+	failed  time.Time     // when it ended
+	gone    bool
+}
+
+// redialPause is how long a failed dial is believed, so that a dead broker is
+// not dialled for every append.
+const redialPause = 100 * time.Millisecond
+
+// Ready returns the open connection of a key without waiting; nil if there is none.
+func (c *Cluster) Ready(broker int32, use Use, lane int) *Conn {
+	s := c.slot(connKey{broker, use, lane})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil && !s.conn.Closed() {
+		return s.conn
+	}
+	return nil
+}
+
+// Conn returns the connection of a key; it dials if there is none. Errors are
+// of kind ClusterUnavailable; nothing was sent then.
+func (c *Cluster) Conn(ctx context.Context, broker int32, use Use, lane int) (*Conn, error) {
+	s := c.slot(connKey{broker, use, lane})
+	for {
+		s.mu.Lock()
+		switch {
+		case s.gone || c.ctx.Err() != nil:
+			s.mu.Unlock()
+			return nil, c.unavailable(ErrConnClosed)
+		case s.conn != nil && !s.conn.Closed():
+			conn := s.conn
+			s.mu.Unlock()
+			return conn, nil
+		case s.dialing == nil && s.err != nil && time.Since(s.failed) < redialPause:
+			err := s.err
+			s.mu.Unlock()
+			return nil, err
+		case s.dialing == nil:
+			s.dialing = make(chan struct{})
+			go c.dial(s, broker)
+		}
+		wait := s.dialing
+		s.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (c *Cluster) slot(k connKey) *connSlot {
+	c.connMu.Lock()
+	defer c.connMu.Unlock()
+	s := c.conns[k]
+	if s == nil {
+		s = &connSlot{gone: c.ctx.Err() != nil}
+		c.conns[k] = s
+	}
+	return s
+}
+
+func (c *Cluster) dial(s *connSlot, broker int32) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
+	defer cancel()
+	conn, err := c.open(ctx, broker)
+	if err != nil {
+		err = c.unavailable(err)
+		c.cfg.Logger.Debug("broker cannot be reached", "cluster", c.Name, "broker", broker, "err", err)
+		// The address may be an old one; a dead broker's partitions have new leaders.
+		c.meta.mu.Lock()
+		delete(c.meta.brokers, broker)
+		c.meta.mu.Unlock()
+	}
+	s.mu.Lock()
+	if s.gone && conn != nil {
+		conn.Close()
+		conn = nil
+	}
+	s.conn, s.err, s.failed = conn, err, time.Now()
+	close(s.dialing)
+	s.dialing = nil
+	s.mu.Unlock()
+}
+
+func (s *connSlot) close() {
+	s.mu.Lock()
+	s.gone = true
+	conn := s.conn
+	s.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
+	addr, err := c.meta.address(ctx, broker)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := c.cfg.Dialer(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := &Conn{
+		nc: nc, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax,
+		out: make(chan *call, c.cfg.ConnRequestsMax), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
+		done: make(chan struct{}), written: make(chan struct{}),
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = nc.SetDeadline(deadline)
+	}
+	if err := conn.handshake(); err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	_ = nc.SetDeadline(time.Time{})
+	go conn.writeLoop()
+	go conn.readLoop()
+	return conn, nil
+}
+
+// A Conn is a connection to a broker. Requests are pipelined: they are written
+// in the order of Send and answered in that order.
+type Conn struct {
+	nc       net.Conn
+	clientID string
+	timeout  time.Duration
+	bytesMax int
+	versions map[int16][2]int16 // by API key: lowest and highest version
+
+	out   chan *call    // to the write loop
+	slots chan struct{} // one for each request in flight; Send never blocks on out
+
+	mu       sync.Mutex // guards the following
+	inflight []*call    // written or about to be, oldest first
+	err      error
+	closed   atomic.Bool
+	done     chan struct{} // closed by fail
+	written  chan struct{} // closed when the write loop has ended
+	corr     int32
+}
+
+type call struct {
+	corr     int32
+	flexible bool // the response header has tags
+	bufs     net.Buffers
+	sent     time.Time
+	done     func(*Buffer, error)
+}
+
+// Closed reports whether the connection is of no use any more.
+func (c *Conn) Closed() bool { return c.closed.Load() }
+
+// Version returns the highest version of an API that both the broker and a
+// caller that knows up to most can speak; -1 if there is none.
+func (c *Conn) Version(key, least, most int16) int16 {
+	r, ok := c.versions[key]
+	if !ok || r[1] < least || r[0] > most {
+		return -1
+	}
+	return min(r[1], most)
+}
+
+// TryAcquire takes one of the connection's slots for a request in flight, which
+// the answer to the request gives back; false if all are taken.
+func (c *Conn) TryAcquire() bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// Acquire is TryAcquire that waits.
+func (c *Conn) Acquire(ctx context.Context) error {
+	select {
+	case c.slots <- struct{}{}:
+		return nil
+	case <-c.done:
+		return ErrConnClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Send writes a request whose slot the caller has acquired. The body is written
+// without being copied and must stay untouched until done, which is called
+// exactly once, from the connection's goroutine: with the response's body in a
+// buffer that done owns, or with an error. done must not block.
+//
+// flex says whether this version of the API has the compact encoding (KIP-482).
+func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*Buffer, error)) {
+	n := 8 + 2 + len(c.clientID)
+	if flex {
+		n++
+	}
+	total := n
+	for _, b := range body {
+		total += len(b)
+	}
+	head := make([]byte, 0, 4+n)
+	head = kbin.AppendInt32(head, int32(total))
+	head = kbin.AppendInt16(head, key)
+	head = kbin.AppendInt16(head, version)
+	corrAt := len(head)
+	head = kbin.AppendInt32(head, 0)
+	head = kbin.AppendInt16(head, int16(len(c.clientID)))
+	head = append(head, c.clientID...)
+	if flex {
+		head = append(head, 0)
+	}
+	bufs := make(net.Buffers, 0, 1+len(body))
+	bufs = append(append(bufs, head), body...)
+	cl := &call{flexible: flex, bufs: bufs, done: done, sent: time.Now()}
+
+	c.mu.Lock()
+	if c.err != nil {
+		err := c.err
+		c.mu.Unlock()
+		<-c.slots
+		done(nil, err)
+		return
+	}
+	c.corr++
+	cl.corr = c.corr
+	binary.BigEndian.PutUint32(head[corrAt:], uint32(cl.corr))
+	c.inflight = append(c.inflight, cl)
+	if len(c.inflight) == 1 {
+		_ = c.nc.SetReadDeadline(cl.sent.Add(c.timeout))
+	}
+	c.out <- cl // has room: there are no more calls than slots
+	c.mu.Unlock()
+}
+
+// Request sends a kmsg request in a version that both sides know and waits for
+// its response.
+func (c *Conn) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	v := c.Version(req.Key(), 0, req.MaxVersion())
+	if v < 0 {
+		return nil, fmt.Errorf("the broker does not know API %d", req.Key())
+	}
+	req.SetVersion(v)
+	if err := c.Acquire(ctx); err != nil {
+		return nil, err
+	}
+	type answer struct {
+		resp kmsg.Response
+		err  error
+	}
+	ch := make(chan answer, 1)
+	c.Send(req.Key(), v, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *Buffer, err error) {
+		if err != nil {
+			ch <- answer{nil, err}
+			return
+		}
+		resp := req.ResponseKind()
+		resp.SetVersion(v)
+		// The response aliases the buffer, so the buffer is left to the collector.
+		err = resp.ReadFrom(b.B)
+		ch <- answer{resp, err}
+	})
+	select {
+	case a := <-ch:
+		return a.resp, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Close closes the connection; all requests in flight fail.
+func (c *Conn) Close() { c.fail(ErrConnClosed) }
+
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = err
+	c.closed.Store(true)
+	close(c.done)
+	calls := c.inflight
+	c.inflight = nil
+	c.mu.Unlock()
+	_ = c.nc.Close()
+	go func() {
+		<-c.written // until then the write loop may read the callers' bytes
+		for _, cl := range calls {
+			<-c.slots
+			cl.done(nil, err)
+		}
+	}()
+}
+
+func (c *Conn) writeLoop() {
+	defer close(c.written)
+	for {
+		select {
+		case cl := <-c.out:
+			bufs := cl.bufs
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.timeout))
+			if _, err := bufs.WriteTo(c.nc); err != nil {
+				c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
+				return
+			}
+		case <-c.done:
+			return
+		}
+	}
+}
+
+func (c *Conn) readLoop() {
+	// Large enough for small answers; large ones bypass it.
+	r := bufio.NewReaderSize(c.nc, 16<<10)
+	for {
+		if err := c.readOne(r); err != nil {
+			c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
+			return
+		}
+	}
+}
+
+func (c *Conn) readOne(r *bufio.Reader) error {
+	var head [8]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	size := int(int32(binary.BigEndian.Uint32(head[:]))) - 4
+	corr := int32(binary.BigEndian.Uint32(head[4:]))
+	if size < 0 || size > c.bytesMax {
+		return fmt.Errorf("the broker announces an answer of %d bytes", size)
+	}
+	c.mu.Lock()
+	if len(c.inflight) == 0 || c.inflight[0].corr != corr {
+		c.mu.Unlock()
+		return fmt.Errorf("the broker answers request %d out of order", corr)
+	}
+	cl := c.inflight[0]
+	c.mu.Unlock()
+	buf := NewBuffer(size)
+	if _, err := io.ReadFull(r, buf.B); err != nil {
+		buf.Release()
+		return err
+	}
+	if cl.flexible {
+		rd := kbin.Reader{Src: buf.B}
+		kmsg.SkipTags(&rd)
+		if !rd.Ok() {
+			buf.Release()
+			return errors.New("the broker's answer ends within its header")
+		}
+		buf.B = rd.Src
+	}
+	c.mu.Lock()
+	if c.err != nil { // fail has answered it
+		c.mu.Unlock()
+		buf.Release()
+		return c.err
+	}
+	c.inflight = c.inflight[1:]
+	if len(c.inflight) > 0 {
+		_ = c.nc.SetReadDeadline(c.inflight[0].sent.Add(c.timeout))
+	} else {
+		c.inflight = nil
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	c.mu.Unlock()
+	<-c.slots
+	cl.done(buf, nil)
+	return nil
+}
+
+// handshake asks for the broker's versions: v0, which every broker answers.
+func (c *Conn) handshake() error {
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.SetVersion(0)
+	f := kmsg.NewRequestFormatter(kmsg.FormatterClientID(c.clientID))
+	if _, err := c.nc.Write(f.AppendRequest(nil, req, 0)); err != nil {
+		return err
+	}
+	var head [8]byte
+	if _, err := io.ReadFull(c.nc, head[:]); err != nil {
+		return err
+	}
+	size := int(int32(binary.BigEndian.Uint32(head[:]))) - 4
+	if size < 0 || size > 1<<20 {
+		return fmt.Errorf("the broker announces an answer of %d bytes", size)
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(c.nc, body); err != nil {
+		return err
+	}
+	resp := kmsg.NewPtrApiVersionsResponse()
+	resp.SetVersion(0)
+	if err := resp.ReadFrom(body); err != nil {
+		return err
+	}
+	c.versions = make(map[int16][2]int16, len(resp.ApiKeys))
+	for _, k := range resp.ApiKeys {
+		c.versions[k.ApiKey] = [2]int16{k.MinVersion, k.MaxVersion}
+	}
+	if c.Version(kmsg.Produce.Int16(), 3, 11) < 0 || c.Version(kmsg.Fetch.Int16(), 4, 12) < 0 {
+		return errors.New("the broker is older than Kafka 0.11, or not a Kafka broker")
+	}
+	return nil
+}
+
+// A Buffer is a response body from a pool, counted by its users.
+type Buffer struct {
+	B    []byte
+	full []byte
+	refs atomic.Int32
+	pool *sync.Pool
+}
+
+// Size classes of pooled buffers: powers of two from 4 KiB to 4 MiB.
+const (
+	bufferShiftMin = 12
+	bufferShiftMax = 22
+)
+
+var bufferPools [bufferShiftMax - bufferShiftMin + 1]sync.Pool
+
+// NewBuffer returns a buffer of n bytes with one user. Its content is arbitrary.
+func NewBuffer(n int) *Buffer {
+	for i := range bufferPools {
+		if size := 1 << (bufferShiftMin + i); n <= size {
+			b, ok := bufferPools[i].Get().(*Buffer)
+			if !ok {
+				b = &Buffer{full: make([]byte, size), pool: &bufferPools[i]}
+			}
+			b.B = b.full[:n]
+			b.refs.Store(1)
+			return b
+		}
+	}
+	b := &Buffer{B: make([]byte, n)}
+	b.refs.Store(1)
+	return b
+}
+
+// Retain adds a user.
+func (b *Buffer) Retain() { b.refs.Add(1) }
+
+// Release takes a user away; the last one gives the buffer back to its pool.
+func (b *Buffer) Release() {
+	if b.refs.Add(-1) == 0 && b.pool != nil {
+		b.B = nil
+		b.pool.Put(b)
+	}
+}

@@ -1,0 +1,198 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// A Leader is the broker that leads a physical partition.
+type Leader struct {
+	Broker int32
+	Epoch  federation.PhysicalEpoch
+}
+
+// metadata is what is known of a cluster's brokers and leaders. A leader that
+// turns out to be wrong is reported with Stale; refreshes are shared by all who
+// ask, and at least MetadataMinAge apart.
+type metadata struct {
+	c *Cluster
+
+	mu      sync.Mutex // guards the following
+	brokers map[int32]string
+	topics  map[string]*topicMeta
+	wanted  map[string]bool
+	flight  *refresh // running; nil = none
+	last    time.Time
+}
+
+type topicMeta struct {
+	at      time.Time
+	leaders []Leader // Broker -1 = none
+	stale   bool
+}
+
+type refresh struct{ done chan struct{} }
+
+func (m *metadata) init(c *Cluster) {
+	m.c = c
+	m.brokers = make(map[int32]string)
+	m.topics = make(map[string]*topicMeta)
+	m.wanted = make(map[string]bool)
+}
+
+// Leader returns the leader of a physical partition, if it is known and fresh
+// enough. If not, it starts a refresh and returns a channel that is closed when
+// that ended, whatever it brought.
+func (c *Cluster) Leader(topic string, p federation.PhysicalPartition) (Leader, <-chan struct{}) {
+	m := &c.meta
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.topics[topic]
+	if t != nil && !t.stale && int(p) < len(t.leaders) && t.leaders[p].Broker >= 0 {
+		if time.Since(t.at) > c.cfg.MetadataMaxAge {
+			m.refreshLocked(topic) // believed until the answer is in
+		}
+		return t.leaders[p], nil
+	}
+	return Leader{Broker: -1}, m.refreshLocked(topic)
+}
+
+// Stale says that a broker did not lead a partition of topic any more.
+func (c *Cluster) Stale(topic string) {
+	m := &c.meta
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.topics[topic]; t != nil {
+		t.stale = true
+	}
+}
+
+// refreshLocked starts a refresh that covers topic, or joins the next one; the
+// caller holds mu.
+func (m *metadata) refreshLocked(topic string) <-chan struct{} {
+	m.wanted[topic] = true
+	if m.flight == nil {
+		m.flight = &refresh{done: make(chan struct{})}
+		go m.run(m.flight, m.c.cfg.MetadataMinAge-time.Since(m.last))
+	}
+	return m.flight.done
+}
+
+func (m *metadata) run(f *refresh, wait time.Duration) {
+	ctx := m.c.ctx
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	m.mu.Lock()
+	names := make([]string, 0, len(m.wanted))
+	for n := range m.wanted {
+		names = append(names, n)
+	}
+	m.wanted = make(map[string]bool)
+	m.mu.Unlock()
+	// Topics applies what it reads. An error leaves the topics unknown: who needs
+	// them asks again, and so starts the next refresh.
+	if _, err := m.c.Topics(ctx, names...); err != nil {
+		m.c.cfg.Logger.Debug("metadata refresh failed", "cluster", m.c.Name, "err", err)
+	}
+	m.mu.Lock()
+	m.last = time.Now()
+	m.flight = nil
+	// Topics that were asked for after the names were taken wait for a refresh of their own.
+	if len(m.wanted) > 0 && ctx.Err() == nil {
+		m.flight = &refresh{done: make(chan struct{})}
+		go m.run(m.flight, m.c.cfg.MetadataMinAge)
+	}
+	m.mu.Unlock()
+	close(f.done)
+}
+
+// address returns host:port of a broker.
+func (m *metadata) address(ctx context.Context, broker int32) (string, error) {
+	m.mu.Lock()
+	addr, ok := m.brokers[broker]
+	m.mu.Unlock()
+	if ok {
+		return addr, nil
+	}
+	if _, err := m.c.Info(ctx); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if addr, ok = m.brokers[broker]; ok {
+		return addr, nil
+	}
+	return "", federation.Errorf(federation.ClusterUnavailable, "physical cluster %q has lost a broker", m.c.Name)
+}
+
+func (m *metadata) setBrokers(brokers []kmsg.MetadataResponseBroker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setBrokersLocked(brokers)
+}
+
+func (m *metadata) setBrokersLocked(brokers []kmsg.MetadataResponseBroker) {
+	if len(brokers) == 0 {
+		return
+	}
+	m.brokers = make(map[int32]string, len(brokers))
+	for _, b := range brokers {
+		m.brokers[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+	}
+}
+
+// apply takes what a Metadata response says. An older leader epoch than the one
+// known is not taken over: brokers learn of elections at different times.
+func (m *metadata) apply(resp *kmsg.MetadataResponse) {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setBrokersLocked(resp.Brokers)
+	for _, t := range resp.Topics {
+		if t.Topic == nil {
+			continue
+		}
+		if t.ErrorCode != 0 {
+			if t.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+				delete(m.topics, *t.Topic)
+			}
+			continue
+		}
+		old := m.topics[*t.Topic]
+		fresh := &topicMeta{at: now, leaders: make([]Leader, len(t.Partitions))}
+		for _, p := range t.Partitions {
+			if p.Partition < 0 || int(p.Partition) >= len(fresh.leaders) {
+				continue
+			}
+			l := Leader{Broker: p.Leader, Epoch: federation.PhysicalEpoch(p.LeaderEpoch)}
+			if p.ErrorCode == kerr.LeaderNotAvailable.Code {
+				l.Broker = -1
+			}
+			if old != nil && int(p.Partition) < len(old.leaders) && p.LeaderEpoch >= 0 && old.leaders[p.Partition].Epoch > l.Epoch {
+				l = old.leaders[p.Partition]
+			}
+			fresh.leaders[p.Partition] = l
+		}
+		m.topics[*t.Topic] = fresh
+	}
+}
+
+func (m *metadata) forget(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.topics, topic)
+}

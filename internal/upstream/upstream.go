@@ -1,0 +1,202 @@
+// Package upstream reaches the physical Kafka clusters. Metadata and admin
+// requests go through one franz-go client for each cluster; Produce and Fetch
+// have connections of their own (conn.go), because the general client copies
+// and allocates more than the data path may.
+package upstream
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// A Dialer opens a connection to a broker.
+type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Config says how to reach physical clusters.
+type Config struct {
+	// ClientID is what brokers see; "braid" by default.
+	ClientID string
+	// Dialer replaces the network; nil = TCP with DialTimeout.
+	Dialer Dialer
+	// DialTimeout bounds one connection attempt; 3 s by default.
+	DialTimeout time.Duration
+	// RequestTimeout bounds the wait for one answer of a broker; a connection whose
+	// broker is silent for longer is closed. 30 s by default.
+	RequestTimeout time.Duration
+	// AdminTimeout bounds one metadata or admin call with all its retries; 10 s by default.
+	AdminTimeout time.Duration
+	// MetadataMinAge is the shortest time between two metadata requests to a cluster
+	// that a leader change asks for; 50 ms by default.
+	MetadataMinAge time.Duration
+	// MetadataMaxAge is the longest time for which a leader is believed; 60 s by default.
+	MetadataMaxAge time.Duration
+	// ConnRequestsMax bounds the requests in flight on one connection; 16 by default.
+	ConnRequestsMax int
+	// ResponseBytesMax bounds one answer of a broker; 128 MiB by default.
+	ResponseBytesMax int
+	Logger           *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.ClientID = or(c.ClientID, "braid")
+	c.DialTimeout = or(c.DialTimeout, 3*time.Second)
+	c.RequestTimeout = or(c.RequestTimeout, 30*time.Second)
+	c.AdminTimeout = or(c.AdminTimeout, 10*time.Second)
+	c.MetadataMinAge = or(c.MetadataMinAge, 50*time.Millisecond)
+	c.MetadataMaxAge = or(c.MetadataMaxAge, 60*time.Second)
+	c.ConnRequestsMax = or(c.ConnRequestsMax, 16)
+	c.ResponseBytesMax = or(c.ResponseBytesMax, 128<<20)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Dialer == nil {
+		d := &net.Dialer{Timeout: c.DialTimeout, KeepAlive: 15 * time.Second}
+		c.Dialer = d.DialContext
+	}
+	return c
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// A Pool holds one Cluster for each physical cluster of the map. It is safe for
+// concurrent use.
+type Pool struct {
+	cfg Config
+
+	mu       sync.RWMutex // guards the following
+	clusters map[federation.ClusterName]*Cluster
+	closed   bool
+}
+
+// NewPool makes an empty Pool.
+func NewPool(cfg Config) *Pool {
+	return &Pool{cfg: cfg.withDefaults(), clusters: make(map[federation.ClusterName]*Cluster)}
+}
+
+// Update makes the pool hold these clusters: new ones are added without
+// contacting them, ones whose seeds changed are replaced, others are closed.
+func (p *Pool) Update(clusters []*federation.Cluster) {
+	want := make(map[federation.ClusterName]*federation.Cluster, len(clusters))
+	for _, c := range clusters {
+		want[c.Name] = c
+	}
+	var gone []*Cluster
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	for name, have := range p.clusters {
+		if c := want[name]; c == nil || !slices.Equal(c.Seeds, have.seeds) {
+			gone = append(gone, have)
+			delete(p.clusters, name)
+		}
+	}
+	for name, c := range want {
+		if p.clusters[name] == nil {
+			cl, err := newCluster(p.cfg, name, c.Seeds)
+			if err != nil {
+				p.cfg.Logger.Error("cluster cannot be used", "cluster", name, "seeds", c.Seeds, "err", err)
+				continue
+			}
+			p.clusters[name] = cl
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range gone {
+		c.close()
+	}
+}
+
+// Cluster returns a physical cluster; an error of kind UnknownCluster if the
+// pool does not hold it.
+func (p *Pool) Cluster(name federation.ClusterName) (*Cluster, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if c := p.clusters[name]; c != nil {
+		return c, nil
+	}
+	return nil, federation.Errorf(federation.UnknownCluster, "physical cluster %q is not known", name)
+}
+
+// Close closes all connections.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	clusters := p.clusters
+	p.clusters, p.closed = nil, true
+	p.mu.Unlock()
+	for _, c := range clusters {
+		c.close()
+	}
+}
+
+// A Cluster is one physical cluster. It is safe for concurrent use.
+type Cluster struct {
+	cfg   Config
+	Name  federation.ClusterName
+	seeds []string
+	kgo   *kgo.Client
+
+	meta metadata
+
+	ctx    context.Context //nolint:containedctx // ends with the cluster; connections and refreshes hang on it
+	cancel context.CancelFunc
+
+	connMu sync.Mutex // guards the following
+	conns  map[connKey]*connSlot
+}
+
+func newCluster(cfg Config, name federation.ClusterName, seeds []string) (*Cluster, error) {
+	client, err := kgo.NewClient(
+		kgo.SeedBrokers(seeds...),
+		kgo.ClientID(cfg.ClientID),
+		kgo.Dialer(cfg.Dialer),
+		kgo.RequestTimeoutOverhead(cfg.RequestTimeout),
+		kgo.RetryTimeout(cfg.AdminTimeout),
+		kgo.MetadataMinAge(cfg.MetadataMinAge),
+	)
+	if err != nil {
+		return nil, federation.Errorf(federation.InvalidArgument, "cluster %q: %w", name, err)
+	}
+	//nolint:contextcheck // lives as long as the cluster
+	ctx, cancel := context.WithCancel(client.Context())
+	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, kgo: client, ctx: ctx, cancel: cancel, conns: make(map[connKey]*connSlot)}
+	c.meta.init(c)
+	return c, nil
+}
+
+func (c *Cluster) close() {
+	c.cancel()
+	c.connMu.Lock()
+	conns := c.conns
+	c.conns = make(map[connKey]*connSlot)
+	c.connMu.Unlock()
+	for _, s := range conns {
+		s.close()
+	}
+	c.kgo.Close()
+}
+
+// Probe contacts a cluster that is not in any pool.
+func Probe(ctx context.Context, cfg Config, seeds []string) (ClusterInfo, error) {
+	c, err := newCluster(cfg.withDefaults(), "probe", seeds)
+	if err != nil {
+		return ClusterInfo{}, err
+	}
+	defer c.close()
+	return c.Info(ctx)
+}
