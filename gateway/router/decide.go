@@ -1,0 +1,113 @@
+package router
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/braidmq/braid/federation"
+)
+
+var errNoAnswer = errors.New("the broker's answer leaves the partition out")
+
+// lost handles an op whose connection broke: whether it was appended is not
+// known. A broker recognises the repeat of an idempotent batch, so that is tried
+// again; any other is left to its sender, who alone may risk a second copy.
+func (l *lane) lost(p *partQueue, op *appendOp, err error) {
+	p.cluster.Stale(p.address.Topic)
+	op.unknown = true
+	cause := federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", op.tp).WithCause(err)
+	if op.idempotent() {
+		l.retry(p, op, cause)
+		return
+	}
+	op.cause = cause
+	op.resolve(failedAppend(op.timedOut()))
+}
+
+// decide handles a broker's answer to an op.
+func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
+	err := kerr.ErrorForCode(a.code)
+	switch {
+	case a.code == 0:
+		l.appended(p, op, a)
+	case errors.Is(err, kerr.DuplicateSequenceNumber):
+		p.attempts = 0
+		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Duplicate: true})
+	case errors.Is(err, kerr.NotLeaderForPartition), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.UnknownTopicOrPartition),
+		errors.Is(err, kerr.FencedLeaderEpoch), errors.Is(err, kerr.UnknownLeaderEpoch), errors.Is(err, kerr.ReplicaNotAvailable),
+		errors.Is(err, kerr.KafkaStorageError), errors.Is(err, kerr.BrokerNotAvailable):
+		p.cluster.Stale(p.address.Topic)
+		l.retry(p, op, federation.Errorf(federation.NoLeader, "%s has no leader right now; try again", op.tp).WithCause(err))
+	case errors.Is(err, kerr.NotEnoughReplicas), errors.Is(err, kerr.ThrottlingQuotaExceeded):
+		l.retry(p, op, federation.Errorf(federation.NotEnoughReplicas, "%s has fewer replicas in sync than min.insync.replicas asks for; try again", op.tp).WithCause(err))
+	case errors.Is(err, kerr.NotEnoughReplicasAfterAppend), errors.Is(err, kerr.RequestTimedOut), errors.Is(err, kerr.NetworkException):
+		// Appended, but not known to be safe.
+		l.lost(p, op, err)
+	case errors.Is(err, kerr.OutOfOrderSequenceNumber) && p.followsFailed(op):
+		l.retry(p, op, err)
+	default:
+		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, RecordErrors: a.recordErrors, Err: refusal(op.tp, err, a)})
+	}
+}
+
+// appended acknowledges an op, if the lease still allows it: a gateway that was
+// cut off must not confirm what a new head may have left out.
+func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
+	if !l.r.deps.Lease.Valid() {
+		op.unknown = true
+		op.cause = errLease(op.tp)
+		op.resolve(failedAppend(op.timedOut()))
+		return
+	}
+	p.attempts = 0
+	res := Appended{BaseOffset: -1, LogAppendTimeMs: a.logAppendTime, LogStart: -1}
+	if a.baseOffset >= 0 {
+		res.BaseOffset = p.extent.Logical(federation.PhysicalOffset(a.baseOffset))
+	}
+	if a.logStart >= 0 && p.extent.Number == 0 {
+		res.LogStart = p.extent.Logical(federation.PhysicalOffset(a.logStart))
+	}
+	op.resolve(res)
+}
+
+// refusals are the final errors of a Produce answer, by Kafka's codes.
+var refusals = []struct {
+	code error
+	kind federation.Kind
+	text string
+}{
+	{kerr.MessageTooLarge, federation.RecordTooLarge, "a record batch is larger than the topic's max.message.bytes"},
+	{kerr.RecordListTooLarge, federation.RecordTooLarge, "a record batch is larger than a segment of the topic"},
+	{kerr.CorruptMessage, federation.CorruptBatch, "a record batch is corrupt"},
+	{kerr.InvalidRecord, federation.InvalidRecord, "a record is not valid for this topic"},
+	{kerr.InvalidTimestamp, federation.InvalidTimestamp, "a timestamp is out of the range that the topic allows"},
+	{kerr.UnsupportedCompressionType, federation.UnsupportedCompression, "the compression type is not allowed"},
+	{kerr.UnsupportedForMessageFormat, federation.InvalidRecord, "the message format is too old"},
+	{kerr.OutOfOrderSequenceNumber, federation.OutOfOrderSequence, "a record batch does not follow the producer's last one"},
+	{kerr.InvalidProducerEpoch, federation.ProducerFenced, "the producer has a newer epoch"},
+	{kerr.UnknownProducerID, federation.UnknownProducer, "the producer is not known any more"},
+	{kerr.PolicyViolation, federation.PolicyViolation, "the cluster's policy refuses the records"},
+	{kerr.InvalidRequiredAcks, federation.InvalidArgument, "acks must be -1, 0 or 1"},
+}
+
+func refusal(tp federation.TopicPartition, err error, a *produceAnswer) error {
+	i := slices.IndexFunc(refusals, func(r struct {
+		code error
+		kind federation.Kind
+		text string
+	}) bool {
+		return errors.Is(err, r.code)
+	})
+	if i < 0 {
+		return federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s refuses the append; see this gateway's log", tp).WithCause(err)
+	}
+	text := refusals[i].text
+	// A broker says what is wrong with a record in words that name nothing but it.
+	if refusals[i].kind == federation.InvalidRecord && a.message != "" && !strings.Contains(a.message, "/") {
+		text = a.message
+	}
+	return federation.Errorf(refusals[i].kind, "%s: %s", tp, text).WithCause(err)
+}

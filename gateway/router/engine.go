@@ -1,0 +1,191 @@
+package router
+
+import (
+	"context"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// A Router is the engine. It is safe for concurrent use.
+type Router struct {
+	cfg  Config
+	deps Deps
+
+	lanes  []*lane
+	bytes  *budget
+	turn   atomic.Uint32
+	states partStates
+
+	tailMu sync.Mutex // guards the following
+	tails  map[tailKey]*tail
+
+	ctx    context.Context //nolint:containedctx // the router's life: lanes and tails end with it
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+}
+
+// New makes a Router and starts its lanes; they end with ctx or Close.
+func New(ctx context.Context, cfg Config, deps Deps) *Router {
+	cfg = cfg.withDefaults()
+	ctx, cancel := context.WithCancel(ctx)
+	r := &Router{cfg: cfg, deps: deps, bytes: newBudget(cfg.AppendBytesMax), tails: make(map[tailKey]*tail), ctx: ctx, cancel: cancel}
+	r.states.parts = make(map[federation.TopicPartition]*partState)
+	for i := range cfg.Lanes {
+		l := newLane(r, i)
+		r.lanes = append(r.lanes, l)
+		r.tasks.Go(l.run)
+	}
+	return r
+}
+
+// Close ends the router: appends in flight fail with kind NoLeader. It waits for
+// all its goroutines.
+func (r *Router) Close() {
+	r.cancel()
+	r.tasks.Wait()
+}
+
+// NewSession makes a Session for one client connection or stream, pinned to the
+// next lane in turn.
+func (r *Router) NewSession() Session {
+	n := int(r.turn.Add(1)-1) % len(r.lanes)
+	return &session{r: r, lane: r.lanes[n], bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
+}
+
+// session implements Session.
+type session struct {
+	r     *Router
+	lane  *lane
+	bytes *budget
+
+	mu    sync.Mutex // guards the following
+	reads map[federation.TopicPartition]*read
+}
+
+func (s *session) Close() {
+	s.mu.Lock()
+	reads := s.reads
+	s.reads = nil
+	s.mu.Unlock()
+	for _, rd := range reads {
+		rd.abandon()
+	}
+}
+
+// Produce implements Session.
+func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration, appends []Append, done func([]Appended)) error {
+	var size int64
+	for i := range appends {
+		size += int64(len(appends[i].Batch))
+	}
+	if err := s.bytes.acquire(ctx, size); err != nil {
+		return err
+	}
+	if err := s.r.bytes.acquire(ctx, size); err != nil {
+		s.bytes.release(size)
+		return err
+	}
+	sub := &submission{results: make([]Appended, len(appends)), left: len(appends), done: func(a []Appended) {
+		s.r.bytes.release(size)
+		s.bytes.release(size)
+		done(a)
+	}}
+	if acks == AcksNone {
+		acks = AcksLeader
+	}
+	sub.ops = make([]appendOp, len(appends))
+	deadline := time.Now().Add(timeout)
+	for i := range appends {
+		sub.ops[i] = appendOp{sub: sub, index: i, tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline}
+	}
+	select {
+	case s.lane.submit <- sub:
+		return nil
+	case <-ctx.Done():
+	case <-s.r.ctx.Done():
+	}
+	s.r.bytes.release(size)
+	s.bytes.release(size)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errStopping()
+}
+
+func errStopping() error {
+	return federation.Errorf(federation.NoLeader, "this gateway is stopping; try again at another one")
+}
+
+// InitProducer implements Session. An idempotent producer that raises its epoch
+// keeps its id until the epochs are used up (Kafka's ProducerIdManager and
+// TransactionManager.bumpIdempotentProducerEpoch).
+func (s *session) InitProducer(ctx context.Context, id int64, epoch int16) (int64, int16, error) {
+	if id >= 0 && epoch >= 0 && epoch < math.MaxInt16-1 {
+		return id, epoch + 1, nil
+	}
+	next, err := s.r.deps.ProducerIDs.NextProducerID(ctx)
+	if err != nil {
+		return -1, -1, err
+	}
+	return next, 0, nil
+}
+
+// cluster returns the physical cluster of an extent, in the words of a client.
+func (r *Router) cluster(e *federation.Extent) (*upstream.Cluster, error) {
+	c, err := r.deps.Clusters.Cluster(e.Cluster)
+	if err != nil {
+		return nil, federation.Errorf(federation.ClusterUnavailable, "a part of the topic lies on a cluster that this gateway does not know yet; try again").WithCause(err)
+	}
+	return c, nil
+}
+
+// partStates holds what the router saw last of each logical partition.
+type partStates struct {
+	mu    sync.RWMutex // guards the following
+	parts map[federation.TopicPartition]*partState
+}
+
+// A partState is what was seen last of a logical partition's head.
+type partState struct {
+	mu        sync.Mutex // guards the following
+	high      federation.LogicalOffset
+	stable    federation.LogicalOffset
+	logStart  federation.LogicalOffset
+	head      int32 // number of the extent that high and stable are of
+	known     bool
+	epochWait time.Time // since when records of the epoch waitingFor are held back; zero = never
+
+	waitingFor federation.PhysicalEpoch
+}
+
+func (s *partStates) of(tp federation.TopicPartition) *partState {
+	s.mu.RLock()
+	p := s.parts[tp]
+	s.mu.RUnlock()
+	if p != nil {
+		return p
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p = s.parts[tp]; p == nil {
+		p = &partState{}
+		s.parts[tp] = p
+	}
+	return p
+}
+
+// forget drops the states of partitions that the map does not have any more.
+func (s *partStates) forget(m *federation.Map) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for tp := range s.parts {
+		if _, err := m.Partition(tp); err != nil {
+			delete(s.parts, tp)
+		}
+	}
+}

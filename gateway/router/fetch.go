@@ -1,0 +1,468 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+const (
+	// readFloor is how long a Fetch waits for a broker's answer even if its client
+	// does not want to wait for new records.
+	readFloor = time.Second
+	// readGrace is how long a Fetch that has enough waits for the answers still under way.
+	readGrace = 5 * time.Millisecond
+	// leaderPause is how long a partition without a usable leader rests.
+	leaderPause = 50 * time.Millisecond
+)
+
+// Fetch implements Session.
+//
+// Each partition is served from the tail cache or by a direct read; where there
+// is nothing to read it waits in its broker's tail. All wake one channel, so the
+// answer leaves when all partitions together have enough, or time is up,
+// whatever the slowest cluster does.
+func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) (*Fetched, error) {
+	f := &fetching{s: s, ctx: ctx, limit: limit, wake: make(chan struct{}, 1), items: make([]fetchItem, len(from)), started: time.Now()}
+	for i := range from {
+		f.items[i] = fetchItem{pos: &from[i], at: from[i].Offset}
+	}
+	defer f.leaveTails()
+	if err := f.run(); err != nil {
+		f.out.Release()
+		return nil, err
+	}
+	f.answer()
+	return &f.out, nil
+}
+
+// fetching is one Fetch under way; one goroutine owns it.
+type fetching struct {
+	s       *session
+	ctx     context.Context //nolint:containedctx // ends with the call
+	limit   FetchLimit
+	wake    chan struct{}
+	items   []fetchItem
+	out     Fetched
+	bytes   int
+	failed  bool // an item has an error: the client wants to know at once
+	started time.Time
+	enough  time.Time // since when there is enough
+	alone   int
+}
+
+// A fetchItem is one partition of a Fetch.
+type fetchItem struct {
+	pos    *Position
+	at     federation.LogicalOffset // what to read next
+	slice  Slice
+	bytes  int
+	closed bool // takes nothing more in this Fetch
+	single bool // read this one alone: an empty answer among others says nothing
+	resume time.Time
+	tail   *tail
+	part   *tailPart
+}
+
+func (f *fetching) run() error {
+	for {
+		changed := f.s.r.deps.Maps.Changed()
+		m := f.s.r.deps.Maps.Current()
+		wanted := make(map[readKey][]wantedRead)
+		pending := false
+		for i := range f.items {
+			if f.open(&f.items[i]) {
+				pending = f.step(m, &f.items[i], wanted) || pending
+			}
+		}
+		for key, reads := range wanted {
+			f.s.sendReads(key, reads, f.limit)
+		}
+		wait, done := f.wait(pending)
+		if done {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-f.wake:
+		case <-changed:
+		case <-timer.C:
+		case <-f.ctx.Done():
+			timer.Stop()
+			return f.ctx.Err()
+		case <-f.s.r.ctx.Done():
+			timer.Stop()
+			return errStopping()
+		}
+		timer.Stop()
+	}
+}
+
+// open reports whether an item can take more.
+func (f *fetching) open(it *fetchItem) bool {
+	return !it.closed && it.slice.Err == nil && (f.bytes == 0 || f.bytes < int(f.limit.MaxBytes)) && (it.bytes == 0 || it.bytes < int(it.pos.MaxBytes))
+}
+
+// wait decides whether the Fetch is done or, if not, how long it may sleep.
+// pending says that answers of brokers are under way.
+func (f *fetching) wait(pending bool) (time.Duration, bool) {
+	now := time.Now()
+	deadline := f.started.Add(f.limit.MaxWait)
+	if f.failed || f.bytes > 0 && f.bytes >= int(f.limit.MinBytes) {
+		if f.enough.IsZero() {
+			f.enough = now
+		}
+		deadline = f.enough.Add(readGrace)
+		return deadline.Sub(now), !pending || !now.Before(deadline)
+	}
+	if pending && f.bytes == 0 {
+		deadline = latest(deadline, f.started.Add(readFloor))
+	} else if f.limit.MinBytes <= 0 {
+		return 0, true
+	}
+	if !now.Before(deadline) {
+		return 0, true
+	}
+	for i := range f.items {
+		if r := f.items[i].resume; !r.IsZero() && r.Before(deadline) && r.After(now) {
+			deadline = r
+		}
+	}
+	return deadline.Sub(now), false
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// step takes what is there for an item, and says where to look for more. It
+// reports whether a broker's answer for the item is under way.
+func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]wantedRead) (pending bool) {
+	part, err := m.Partition(it.pos.TopicPartition)
+	if err != nil {
+		f.fail(it, err)
+		return false
+	}
+	if e := m.LeaderEpoch(part); it.pos.CurrentEpoch > e {
+		f.fail(it, federation.Errorf(federation.UnknownEpoch, "%s: leader epoch %d is newer than this gateway's %d; try again", it.pos.TopicPartition, it.pos.CurrentEpoch, e))
+		return false
+	}
+	// Each turn crosses to the next extent or ends.
+	for range len(part.Extents) + 1 {
+		i := part.Locate(it.at)
+		extent := part.Extents[i]
+		it.at = max(it.at, extent.Base) // a gap between extents has no records
+		next, pending := f.stepExtent(part, i, it, wanted)
+		if !next || !f.open(it) {
+			return pending
+		}
+	}
+	return false
+}
+
+// stepExtent is step within one extent; again means that it.at has moved on.
+func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, wanted map[readKey][]wantedRead) (again, pending bool) {
+	extent, s := part.Extents[i], f.s
+	head := i == len(part.Extents)-1
+	if rd := s.current(it.pos.TopicPartition, extent, it.at); rd != nil {
+		a, done := rd.result(f.wake)
+		if !done {
+			return false, true
+		}
+		s.drop(it.pos.TopicPartition, rd)
+		return f.take(part, i, it, rd, a)
+	}
+	if time.Now().Before(it.resume) {
+		return false, false
+	}
+	cluster, err := s.r.cluster(extent)
+	if err != nil {
+		it.resume = time.Now().Add(leaderPause)
+		return false, false
+	}
+	leader, refreshed := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
+	if leader.Broker < 0 {
+		it.resume = time.Now().Add(leaderPause)
+		f.wakeAfter(refreshed)
+		return false, false
+	}
+	use := upstream.UseCold
+	if head {
+		use = upstream.UseRead
+		if again, served := f.fromTail(it, extent, cluster, leader.Broker, false); served {
+			return again, false
+		}
+	}
+	rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake}
+	if !s.begin(it.pos.TopicPartition, rd) {
+		return false, false
+	}
+	key := readKey{cluster: cluster, broker: leader.Broker, use: use}
+	if it.single {
+		f.alone++
+		key.alone = f.alone
+	}
+	rd.alone = len(wanted[key]) == 0
+	wanted[key] = append(wanted[key], wantedRead{rd, max(it.pos.MaxBytes-int32(it.bytes), 1)})
+	return false, true
+}
+
+// wakeAfter wakes the Fetch when ch is closed, if it is still under way.
+func (f *fetching) wakeAfter(ch <-chan struct{}) {
+	f.s.r.tasks.Go(func() {
+		select {
+		case <-ch:
+			notify(f.wake)
+		case <-f.ctx.Done():
+		case <-f.s.r.ctx.Done():
+		}
+	})
+}
+
+// fromTail serves an item from the tail of its broker, or has it wait there.
+// served is false if the tail does not have what the item needs: a direct read
+// must tell. With join, the partition joins the tail.
+func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *upstream.Cluster, broker int32, join bool) (again, served bool) {
+	t := f.s.r.tailOf(cluster, broker)
+	part, got, miss := t.watch(it.pos.TopicPartition, extent, it.at, int(it.pos.MaxBytes)-it.bytes, join, f.wake)
+	if miss {
+		return false, false
+	}
+	if len(got.data) == 0 {
+		if it.part != part {
+			f.leaveTail(it)
+			it.tail, it.part = t, part
+		}
+		return false, true
+	}
+	if f.limit.ReadCommitted && got.txn {
+		for _, b := range got.bufs {
+			b.Release()
+		}
+		return false, false // only a direct read names aborted transactions
+	}
+	for i, d := range got.data {
+		f.add(it, d, got.bufs[i])
+	}
+	it.at = got.next
+	return true, true
+}
+
+func (f *fetching) leaveTail(it *fetchItem) {
+	if it.part != nil {
+		it.tail.leave(it.part, f.wake)
+		it.tail, it.part = nil, nil
+	}
+}
+
+func (f *fetching) leaveTails() {
+	for i := range f.items {
+		f.leaveTail(&f.items[i])
+	}
+}
+
+func (f *fetching) add(it *fetchItem, data []byte, buf *upstream.Buffer) {
+	it.slice.Records = append(it.slice.Records, data)
+	f.out.release = append(f.out.release, buf.Release)
+	it.bytes += len(data)
+	f.bytes += len(data)
+}
+
+func (f *fetching) fail(it *fetchItem, err error) {
+	it.slice.Err = err
+	f.failed = true
+}
+
+// take uses a broker's answer.
+func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *read, a readAnswer) (again, pending bool) {
+	extent := part.Extents[i]
+	head := i == len(part.Extents)-1
+	if errors.Is(a.err, kerr.OffsetOutOfRange) {
+		return f.hop(part, i, it), false
+	}
+	if a.err != nil {
+		// Never an error to the client: the leader has moved, or the cluster is away.
+		if c, err := f.s.r.cluster(extent); err == nil {
+			c.Stale(extent.PhysicalAddress.Topic)
+		}
+		it.resume = time.Now().Add(leaderPause)
+		return false, false
+	}
+	st := f.s.r.states.of(it.pos.TopicPartition)
+	if head {
+		st.observe(extent, a.high, a.stable, a.logStart)
+	}
+	got := patch(extent, rd.from, a.records)
+	if got.unknownEpoch >= 0 {
+		f.s.r.seen(extent, got.unknownEpoch)
+		if f.s.r.mayStamp(it.pos.TopicPartition, got.unknownEpoch, time.Now()) {
+			stamped := *extent
+			stamped.Epochs = append(append([]federation.EpochEntry(nil), extent.Epochs...), federation.EpochEntry{Physical: 1<<31 - 1, Logical: extent.LastEpoch().Logical})
+			got = patch(&stamped, rd.from, a.records)
+		}
+	}
+	if len(got.data) > 0 {
+		f.add(it, got.data, a.buf)
+		it.at, it.single = got.next, false
+		for _, t := range a.aborted {
+			it.slice.Aborted = append(it.slice.Aborted, AbortedTxn{ProducerID: t.ProducerID, FirstOffset: extent.Logical(federation.PhysicalOffset(t.FirstOffset))})
+		}
+		// The aborted transactions of two extents must not be mixed.
+		it.closed = len(it.slice.Aborted) > 0
+		return got.unknownEpoch < 0 && f.bytes < int(f.limit.MinBytes), false
+	}
+	if a.buf != nil {
+		a.buf.Release()
+	}
+	if got.unknownEpoch >= 0 {
+		it.resume = time.Now().Add(leaderPause)
+		return false, false
+	}
+	return f.empty(extent, head, it, rd, a), false
+}
+
+// empty handles an answer without records.
+func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd *read, a readAnswer) (again bool) {
+	end := federation.PhysicalOffset(a.high)
+	if f.limit.ReadCommitted && a.stable >= 0 {
+		end = federation.PhysicalOffset(a.stable)
+	}
+	if !head && extent.Sealed() {
+		end = extent.End
+	}
+	if rd.from < end && !rd.alone {
+		// The other partitions of the request used its size up.
+		it.single = true
+		return f.bytes == 0
+	}
+	if !head {
+		// Nothing is left of a sealed extent (compaction, markers): go on behind it.
+		if last, ok := extent.EndOffset(); ok {
+			it.at = last
+			return true
+		}
+		it.resume = time.Now().Add(leaderPause)
+		return false
+	}
+	cluster, err := f.s.r.cluster(extent)
+	if err != nil {
+		return false
+	}
+	leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
+	if leader.Broker < 0 {
+		it.resume = time.Now().Add(leaderPause)
+		return false
+	}
+	if again, served := f.fromTail(it, extent, cluster, leader.Broker, true); served {
+		return again
+	}
+	it.resume = time.Now().Add(leaderPause)
+	return false
+}
+
+// hop handles a physical OFFSET_OUT_OF_RANGE. It is an error of the client only
+// outside of the logical range; inside, retention or a truncated end has taken
+// the records away, and the reader goes on at the next one there is.
+func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again bool) {
+	extent := part.Extents[i]
+	ctx, cancel := context.WithTimeout(f.ctx, f.s.r.cfg.QueryTimeout)
+	defer cancel()
+	start, err := f.s.r.physicalOffset(ctx, extent, TimestampEarliest)
+	if err != nil {
+		it.resume = time.Now().Add(leaderPause)
+		return false
+	}
+	first := i == 0
+	for j := 0; j < i && !first; j++ {
+		// Extents that retention has emptied do not count.
+		e := part.Extents[j]
+		s, err := f.s.r.physicalOffset(ctx, e, TimestampEarliest)
+		if err != nil {
+			it.resume = time.Now().Add(leaderPause)
+			return false
+		}
+		if e.Sealed() && s >= e.End {
+			first = j == i-1
+			continue
+		}
+		break
+	}
+	at := extent.Physical(it.at)
+	switch {
+	case at < start && !first && (!extent.Sealed() || start < extent.End):
+		it.at = extent.Logical(start)
+		return true
+	case at < start && !first, at >= start && extent.Sealed():
+		it.at, _ = extent.EndOffset()
+		return true
+	}
+	f.fail(it, federation.Errorf(federation.OffsetOutOfRange, "%s: offset %d is outside of the log", it.pos.TopicPartition, it.pos.Offset))
+	return false
+}
+
+// answer completes the slices.
+func (f *fetching) answer() {
+	f.out.Slices = make([]Slice, len(f.items))
+	m := f.s.r.deps.Maps.Current()
+	for i := range f.items {
+		it := &f.items[i]
+		sl := &it.slice
+		sl.TopicPartition = it.pos.TopicPartition
+		sl.HighWatermark, sl.LastStable, sl.LogStart = -1, -1, -1
+		if sl.Err == nil {
+			if w, ok := f.s.r.ends(f.ctx, m, it.pos.TopicPartition); ok {
+				sl.HighWatermark, sl.LastStable, sl.LogStart = w.HighWatermark, w.LastStable, w.LogStart
+			}
+			// A reader that is behind an answer on another connection must not see the
+			// end go back below what it was given.
+			if len(sl.Records) > 0 {
+				sl.HighWatermark = max(sl.HighWatermark, it.at)
+			}
+		}
+		f.out.Slices[i] = *sl
+	}
+}
+
+// current returns the session's read of this position, if there is one; a read
+// of another position of the partition is given up.
+func (s *session) current(tp federation.TopicPartition, e *federation.Extent, at federation.LogicalOffset) *read {
+	s.mu.Lock()
+	rd := s.reads[tp]
+	fits := rd != nil && rd.extent.PhysicalAddress == e.PhysicalAddress && rd.from == e.Physical(at)
+	if rd != nil && !fits {
+		delete(s.reads, tp)
+	}
+	s.mu.Unlock()
+	if rd != nil && !fits {
+		rd.abandon()
+		return nil
+	}
+	return rd
+}
+
+// begin notes a read as the session's one for a partition; false if the session is closed.
+func (s *session) begin(tp federation.TopicPartition, rd *read) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reads == nil {
+		return false
+	}
+	s.reads[tp] = rd
+	return true
+}
+
+func (s *session) drop(tp federation.TopicPartition, rd *read) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reads[tp] == rd {
+		delete(s.reads, tp)
+	}
+}

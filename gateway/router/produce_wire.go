@@ -1,0 +1,174 @@
+package router
+
+import (
+	"encoding/binary"
+	"net"
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// The versions of Produce that lanes speak: from the first with magic 2 to the
+// last that names topics by name and is free of transactions' implicit joins.
+const (
+	produceVersionMin = 3
+	produceVersionMax = 11
+	produceFlexible   = 9
+)
+
+// A produceRequest is a Produce request in the making: at most one batch for
+// each partition. Its buffers are reused by the next request of the lane.
+type produceRequest struct {
+	conn    *connLane
+	version int16
+	ops     []*appendOp
+	parts   []*partQueue // of ops
+	scratch []byte
+	bufs    net.Buffers
+}
+
+// encode builds the request's body around the batches, which are not copied.
+func (q *produceRequest) encode(acks Acks, timeoutMs int32) net.Buffers {
+	flex := q.version >= produceFlexible
+	b := q.scratch[:0]
+	// cut[i] is where the i-th batch goes in b.
+	cuts := make([]int, 0, len(q.ops))
+	if flex {
+		b = append(b, 0) // no transactional id
+	} else {
+		b = kbin.AppendInt16(b, -1)
+	}
+	b = kbin.AppendInt16(b, int16(acks))
+	b = kbin.AppendInt32(b, timeoutMs)
+	topics := 0
+	for i := range q.ops {
+		if i == 0 || q.parts[i].address.Topic != q.parts[i-1].address.Topic {
+			topics++
+		}
+	}
+	b = appendArrayLen(b, flex, topics)
+	for i := 0; i < len(q.ops); {
+		topic := q.parts[i].address.Topic
+		n := 1
+		for i+n < len(q.ops) && q.parts[i+n].address.Topic == topic {
+			n++
+		}
+		if flex {
+			b = kbin.AppendCompactString(b, topic)
+		} else {
+			b = kbin.AppendString(b, topic)
+		}
+		b = appendArrayLen(b, flex, n)
+		for j := i; j < i+n; j++ {
+			b = kbin.AppendInt32(b, int32(q.parts[j].address.Partition))
+			if flex {
+				b = binary.AppendUvarint(b, uint64(len(q.ops[j].batch))+1)
+			} else {
+				b = kbin.AppendInt32(b, int32(len(q.ops[j].batch)))
+			}
+			cuts = append(cuts, len(b))
+			if flex {
+				b = append(b, 0)
+			}
+		}
+		if flex {
+			b = append(b, 0)
+		}
+		i += n
+	}
+	if flex {
+		b = append(b, 0)
+	}
+	q.scratch = b
+	bufs := q.bufs[:0]
+	from := 0
+	for i, cut := range cuts {
+		bufs = append(bufs, b[from:cut], q.ops[i].batch)
+		from = cut
+	}
+	q.bufs = append(bufs, b[from:])
+	return q.bufs
+}
+
+func appendArrayLen(b []byte, flex bool, n int) []byte {
+	if flex {
+		return binary.AppendUvarint(b, uint64(n)+1)
+	}
+	return kbin.AppendInt32(b, int32(n))
+}
+
+// A produceAnswer is a broker's answer for one partition.
+type produceAnswer struct {
+	code          int16
+	baseOffset    int64
+	logAppendTime int64
+	logStart      int64
+	recordErrors  []RecordError
+	message       string
+	present       bool
+}
+
+// decode reads the response into one answer for each op, in their order.
+func (q *produceRequest) decode(b *upstream.Buffer) ([]produceAnswer, error) {
+	resp := kmsg.NewPtrProduceResponse()
+	resp.SetVersion(q.version)
+	if err := resp.ReadFrom(b.B); err != nil {
+		return nil, err
+	}
+	answers := make([]produceAnswer, len(q.ops))
+	next := 0
+	for i := range resp.Topics {
+		t := &resp.Topics[i]
+		for j := range t.Partitions {
+			p := &t.Partitions[j]
+			at := q.find(t.Topic, p.Partition, next)
+			if at < 0 {
+				continue
+			}
+			next = at + 1
+			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset, logAppendTime: p.LogAppendTime, logStart: p.LogStartOffset, present: true}
+			for _, re := range p.ErrorRecords {
+				e := RecordError{Index: re.RelativeOffset}
+				if re.ErrorMessage != nil {
+					e.Message = *re.ErrorMessage
+				}
+				a.recordErrors = append(a.recordErrors, e)
+			}
+			if p.ErrorMessage != nil {
+				a.message = *p.ErrorMessage
+			}
+			answers[at] = a
+		}
+	}
+	return answers, nil
+}
+
+// find returns the op of a physical partition; brokers mostly answer in the
+// order of the request, so it looks at hint first.
+func (q *produceRequest) find(topic string, partition int32, hint int) int {
+	n := len(q.parts)
+	for k := range n {
+		i := (hint + k) % n
+		if a := &q.parts[i].address; int32(a.Partition) == partition && a.Topic == topic {
+			return i
+		}
+	}
+	return -1
+}
+
+// sort groups the ops by topic: a request names each topic once.
+func (q *produceRequest) sort() {
+	sort.Stable((*byTopic)(q))
+}
+
+type byTopic produceRequest
+
+func (q *byTopic) Len() int           { return len(q.ops) }
+func (q *byTopic) Less(i, j int) bool { return q.parts[i].address.Topic < q.parts[j].address.Topic }
+func (q *byTopic) Swap(i, j int) {
+	q.ops[i], q.ops[j] = q.ops[j], q.ops[i]
+	q.parts[i], q.parts[j] = q.parts[j], q.parts[i]
+}

@@ -1,0 +1,550 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/recordbatch"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// queriesMax bounds the questions that one call asks the clusters at a time.
+const queriesMax = 64
+
+// eachQuery runs f for 0 to n-1, a bounded number at a time, and waits.
+func eachQuery(n int, f func(i int)) {
+	sem := make(chan struct{}, queriesMax)
+	var wg sync.WaitGroup
+	for i := range n {
+		sem <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-sem }()
+			f(i)
+		})
+	}
+	wg.Wait()
+}
+
+// ask sends a request about one physical partition to its leader, and again to
+// the next leader while code, which reads the partition's error from the answer,
+// says that it moved.
+func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, req kmsg.Request, code func(R) (int16, bool)) (R, error) {
+	var zero R
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.QueryTimeout)
+	defer cancel()
+	cluster, err := r.cluster(e)
+	if err != nil {
+		return zero, err
+	}
+	topic, partition := e.PhysicalAddress.Topic, e.PhysicalAddress.Partition
+	for {
+		resp, err := askOnce[R](ctx, cluster, topic, partition, req)
+		if err == nil {
+			c, present := code(resp)
+			switch {
+			case !present:
+				err = errLeftOut
+			case c == 0:
+				return resp, nil
+			case !kerr.IsRetriable(kerr.ErrorForCode(c)):
+				return zero, kerr.ErrorForCode(c)
+			default:
+				err = kerr.ErrorForCode(c)
+			}
+		}
+		cluster.Stale(topic)
+		timer := time.NewTimer(leaderPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return zero, federation.Errorf(federation.ClusterUnavailable, "a cluster that holds a part of the partition does not answer; try again").WithCause(err)
+		}
+	}
+}
+
+func askOnce[R kmsg.Response](ctx context.Context, cluster *upstream.Cluster, topic string, partition federation.PhysicalPartition, req kmsg.Request) (R, error) {
+	var zero R
+	leader, refreshed := cluster.Leader(topic, partition)
+	for leader.Broker < 0 {
+		select {
+		case <-refreshed:
+		case <-ctx.Done():
+			return zero, ctx.Err()
+		}
+		if leader, refreshed = cluster.Leader(topic, partition); leader.Broker < 0 {
+			return zero, kerr.LeaderNotAvailable
+		}
+	}
+	conn, err := cluster.Conn(ctx, leader.Broker, upstream.UseQuery, 0)
+	if err != nil {
+		return zero, err
+	}
+	resp, err := conn.Request(ctx, req)
+	if err != nil {
+		return zero, err
+	}
+	return resp.(R), nil
+}
+
+// A listed is a physical answer to ListOffsets.
+type listed struct {
+	offset    federation.PhysicalOffset
+	timestamp int64
+	epoch     federation.PhysicalEpoch
+}
+
+func (r *Router) listPhysical(ctx context.Context, e *federation.Extent, timestamp int64, committed bool) (listed, error) {
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = int32(e.PhysicalAddress.Partition), timestamp, -1
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID, req.Topics = -1, append(req.Topics, t)
+	if committed {
+		req.IsolationLevel = 1
+	}
+	first := func(resp *kmsg.ListOffsetsResponse) *kmsg.ListOffsetsResponseTopicPartition {
+		if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
+			return nil
+		}
+		return &resp.Topics[0].Partitions[0]
+	}
+	resp, err := ask(ctx, r, e, req, func(resp *kmsg.ListOffsetsResponse) (int16, bool) {
+		if p := first(resp); p != nil {
+			return p.ErrorCode, true
+		}
+		return 0, false
+	})
+	if err != nil {
+		return listed{}, err
+	}
+	a := first(resp)
+	return listed{federation.PhysicalOffset(a.Offset), a.Timestamp, federation.PhysicalEpoch(a.LeaderEpoch)}, nil
+}
+
+// physicalOffset asks for an offset of an extent's physical partition.
+func (r *Router) physicalOffset(ctx context.Context, e *federation.Extent, timestamp int64) (federation.PhysicalOffset, error) {
+	l, err := r.listPhysical(ctx, e, timestamp, false)
+	return l.offset, err
+}
+
+// ends returns the ends of a partition as seen last, and asks if nothing was.
+func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.TopicPartition) (Watermarks, bool) {
+	st := r.states.of(tp)
+	if w, ok := st.ends(); ok {
+		return w, true
+	}
+	part, err := m.Partition(tp)
+	if err != nil {
+		return Watermarks{}, false
+	}
+	// A partition whose head's cluster is away must not hold up the answer.
+	ctx, cancel := context.WithTimeout(ctx, readFloor)
+	defer cancel()
+	if _, err := r.watermarks(ctx, part); err != nil {
+		return Watermarks{}, false
+	}
+	return st.ends()
+}
+
+// Watermarks implements Session.
+func (s *session) Watermarks(ctx context.Context, tp federation.TopicPartition) (Watermarks, error) {
+	part, err := s.r.deps.Maps.Current().Partition(tp)
+	if err != nil {
+		return Watermarks{}, err
+	}
+	return s.r.watermarks(ctx, part)
+}
+
+func (r *Router) watermarks(ctx context.Context, part *federation.Partition) (Watermarks, error) {
+	head := part.Head()
+	var w Watermarks
+	var errs [3]error
+	eachQuery(3, func(i int) {
+		switch i {
+		case 0:
+			var p federation.PhysicalOffset
+			p, errs[i] = r.physicalOffset(ctx, head, TimestampLatest)
+			w.HighWatermark = head.Logical(p)
+		case 1:
+			var l listed
+			l, errs[i] = r.listPhysical(ctx, head, TimestampLatest, true)
+			w.LastStable = head.Logical(l.offset)
+		case 2:
+			w.LogStart, errs[i] = r.logStart(ctx, part)
+		}
+	})
+	if err := errors.Join(errs[:]...); err != nil {
+		return Watermarks{}, clientError(part, firstError(errs[:]))
+	}
+	st := r.states.of(federation.TopicPartition{Topic: part.Topic, Partition: part.Number})
+	st.observe(head, int64(head.Physical(w.HighWatermark)), int64(head.Physical(w.LastStable)), -1)
+	st.mu.Lock()
+	st.logStart = max(st.logStart, w.LogStart)
+	st.mu.Unlock()
+	return w, nil
+}
+
+func firstError(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logStart returns the logical offset of the first record there is: the start of
+// the first extent that retention has not emptied.
+func (r *Router) logStart(ctx context.Context, part *federation.Partition) (federation.LogicalOffset, error) {
+	for i, e := range part.Extents {
+		p, err := r.physicalOffset(ctx, e, TimestampEarliest)
+		if err != nil {
+			return 0, err
+		}
+		if e.Sealed() && p >= e.End && i < len(part.Extents)-1 {
+			continue
+		}
+		return e.Logical(p), nil
+	}
+	return 0, nil
+}
+
+// clientError turns what a query met into an error that a client may see.
+func clientError(part *federation.Partition, err error) error {
+	var fe *federation.Error
+	var ke *kerr.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &fe):
+		return err
+	case errors.As(err, &ke) && errors.Is(err, kerr.OffsetOutOfRange):
+		return federation.Errorf(federation.OffsetOutOfRange, "%s-%d: the offset is outside of the log", part.Topic, part.Number)
+	case errors.Is(err, kerr.PolicyViolation):
+		return federation.Errorf(federation.PolicyViolation, "%s-%d: the cluster's policy refuses this for the topic (cleanup.policy must include delete)", part.Topic, part.Number).WithCause(err)
+	default:
+		return federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s-%d does not answer; try again", part.Topic, part.Number).WithCause(err)
+	}
+}
+
+// ListOffsets implements Session.
+func (s *session) ListOffsets(ctx context.Context, q []OffsetQuery) []OffsetAnswer {
+	m := s.r.deps.Maps.Current()
+	out := make([]OffsetAnswer, len(q))
+	eachQuery(len(q), func(i int) {
+		part, err := m.Partition(q[i].TopicPartition)
+		if err == nil {
+			err = checkEpoch(m, part, q[i].CurrentEpoch)
+		}
+		if err == nil {
+			out[i], err = s.r.listOffset(ctx, part, &q[i])
+			err = clientError(part, err)
+		}
+		if err != nil {
+			out[i] = OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch, Err: err}
+		}
+	})
+	return out
+}
+
+func checkEpoch(m *federation.Map, part *federation.Partition, epoch federation.LogicalEpoch) error {
+	if e := m.LeaderEpoch(part); epoch > e {
+		return federation.Errorf(federation.UnknownEpoch, "%s-%d: leader epoch %d is newer than this gateway's %d; try again", part.Topic, part.Number, epoch, e)
+	}
+	return nil
+}
+
+func (r *Router) listOffset(ctx context.Context, part *federation.Partition, q *OffsetQuery) (OffsetAnswer, error) {
+	head := part.Head()
+	switch q.TimestampMs {
+	case TimestampLatest:
+		l, err := r.listPhysical(ctx, head, TimestampLatest, q.ReadCommitted)
+		if err != nil {
+			return OffsetAnswer{}, err
+		}
+		return OffsetAnswer{Offset: head.Logical(l.offset), TimestampMs: -1, Epoch: head.Epoch(l.epoch)}, nil
+	case TimestampEarliest:
+		at, err := r.logStart(ctx, part)
+		if err != nil {
+			return OffsetAnswer{}, err
+		}
+		return OffsetAnswer{Offset: at, TimestampMs: -1, Epoch: epochAt(part, at)}, nil
+	case TimestampEarliestLocal:
+		l, err := r.listPhysical(ctx, head, TimestampEarliest, false)
+		if err != nil {
+			return OffsetAnswer{}, err
+		}
+		return OffsetAnswer{Offset: head.Logical(l.offset), TimestampMs: -1, Epoch: head.Epoch(l.epoch)}, nil
+	case TimestampMax:
+		return r.listMax(ctx, part)
+	}
+	if q.TimestampMs < 0 {
+		return OffsetAnswer{}, federation.Errorf(federation.Unsupported, "%s-%d: the special timestamp %d is not served", part.Topic, part.Number, q.TimestampMs)
+	}
+	return r.listTime(ctx, part, q.TimestampMs)
+}
+
+// epochAt returns the epoch of the extent that holds an offset; within an extent
+// the oldest, which is safe for a position at the log's start.
+func epochAt(part *federation.Partition, at federation.LogicalOffset) federation.LogicalEpoch {
+	e := part.Extents[part.Locate(at)]
+	return e.Epochs[0].Logical
+}
+
+// listTime finds the first record at or after a time, oldest extent first:
+// clocks of clusters differ, so a later extent can begin with an earlier time.
+func (r *Router) listTime(ctx context.Context, part *federation.Partition, timestamp int64) (OffsetAnswer, error) {
+	for _, e := range part.Extents {
+		l, err := r.listPhysical(ctx, e, timestamp, false)
+		if err != nil {
+			return OffsetAnswer{}, err
+		}
+		if l.offset >= 0 && within(e, l.offset) {
+			return OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}, nil
+		}
+	}
+	return OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}, nil
+}
+
+// within reports whether a physical offset is part of the extent: not a primer
+// before its start, not a seal record or a late write behind its end.
+func within(e *federation.Extent, p federation.PhysicalOffset) bool {
+	return p >= e.Start && (!e.Sealed() || p < e.End)
+}
+
+// listMax finds the record with the largest timestamp over all extents; of
+// equal ones the newest. A seal record is its extent's newest, so where the
+// answer lies outside of the extent, its last record stands in for it.
+func (r *Router) listMax(ctx context.Context, part *federation.Partition) (OffsetAnswer, error) {
+	best := OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}
+	for _, e := range part.Extents {
+		l, err := r.listPhysical(ctx, e, TimestampMax, false)
+		if err != nil {
+			return OffsetAnswer{}, err
+		}
+		if l.offset < 0 {
+			continue
+		}
+		if !within(e, l.offset) {
+			if l, err = r.lastWithin(ctx, e); err != nil {
+				return OffsetAnswer{}, err
+			}
+			if l.offset < 0 {
+				continue
+			}
+		}
+		if l.timestamp >= best.TimestampMs {
+			best = OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}
+		}
+	}
+	return best, nil
+}
+
+// lastWithin returns the last record of a sealed extent with its batch's largest
+// timestamp; offset -1 if the extent holds none any more.
+func (r *Router) lastWithin(ctx context.Context, e *federation.Extent) (listed, error) {
+	if !e.Sealed() || e.End <= e.Start {
+		return listed{offset: -1}, nil
+	}
+	h, ok, err := r.lastBatch(ctx, e)
+	if err != nil || !ok {
+		return listed{offset: -1}, err
+	}
+	return listed{federation.PhysicalOffset(h.LastOffset()), h.MaxTimestamp, federation.PhysicalEpoch(h.LeaderEpoch)}, nil
+}
+
+// lastBatch reads the header of the last batch below the end of a sealed extent.
+func (r *Router) lastBatch(ctx context.Context, e *federation.Extent) (last recordbatch.Header, ok bool, err error) {
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = int32(e.PhysicalAddress.Partition), int64(e.End-1), 1
+	p.CurrentLeaderEpoch, p.LastFetchedEpoch = -1, -1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
+	req := &fetchByName{kmsg.NewPtrFetchRequest()}
+	req.MaxBytes, req.SessionEpoch = 1, -1
+	req.Topics = append(req.Topics, t)
+	resp, err := ask(ctx, r, e, req, func(resp *kmsg.FetchResponse) (int16, bool) {
+		if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
+			return 0, false
+		}
+		return resp.Topics[0].Partitions[0].ErrorCode, true
+	})
+	if err != nil {
+		return last, false, err
+	}
+	for rest := resp.Topics[0].Partitions[0].RecordBatches; ; {
+		batch, tail := recordbatch.Next(rest)
+		if batch == nil {
+			return last, ok, nil
+		}
+		rest = tail
+		if h, v2 := recordbatch.ParseHeader(batch); v2 && federation.PhysicalOffset(h.BaseOffset) < e.End {
+			last, ok = h, true
+		}
+	}
+}
+
+// fetchByName is a Fetch request that stays at the versions with topic names.
+type fetchByName struct{ *kmsg.FetchRequest }
+
+func (*fetchByName) MaxVersion() int16 { return fetchVersionMax }
+
+// OffsetsForEpochs implements Session. Clients ask with the epochs that batches
+// carry, so an epoch is looked for in the extents' epoch tables: one of an older
+// extent ends where the extent was sealed, one of the head is asked of its leader.
+func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochAnswer {
+	m := s.r.deps.Maps.Current()
+	out := make([]EpochAnswer, len(q))
+	eachQuery(len(q), func(i int) {
+		out[i].Epoch, out[i].End = federation.NoEpoch, -1
+		part, err := m.Partition(q[i].TopicPartition)
+		if err == nil {
+			err = checkEpoch(m, part, q[i].CurrentEpoch)
+		}
+		if err == nil && q[i].Epoch <= m.LeaderEpoch(part) {
+			out[i].EpochEnd, err = s.r.epochEnd(ctx, part, q[i].Epoch)
+			err = clientError(part, err)
+		}
+		out[i].Err = err
+	})
+	return out
+}
+
+func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch federation.LogicalEpoch) (EpochEnd, error) {
+	for i := len(part.Extents) - 1; i >= 0; i-- {
+		e := part.Extents[i]
+		entry, ok := e.PhysicalEpochAt(epoch)
+		if !ok {
+			continue
+		}
+		if entry == e.LastEpoch() {
+			if end, sealed := e.EndOffset(); sealed {
+				return EpochEnd{entry.Logical, end}, nil
+			}
+			l, err := r.listPhysical(ctx, e, TimestampLatest, false)
+			return EpochEnd{entry.Logical, e.Logical(l.offset)}, err
+		}
+		// The logical epoch covers all physical epochs up to the next entry.
+		next := e.Epochs[len(e.Epochs)-1].Physical
+		for _, en := range e.Epochs {
+			if en.Physical > entry.Physical {
+				next = en.Physical
+				break
+			}
+		}
+		end, err := r.physicalEpochEnd(ctx, e, next-1)
+		if err != nil {
+			return EpochEnd{}, err
+		}
+		return EpochEnd{entry.Logical, e.Logical(end)}, nil
+	}
+	return EpochEnd{federation.NoEpoch, -1}, nil
+}
+
+func (r *Router) physicalEpochEnd(ctx context.Context, e *federation.Extent, epoch federation.PhysicalEpoch) (federation.PhysicalOffset, error) {
+	p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	p.Partition, p.CurrentLeaderEpoch, p.LeaderEpoch = int32(e.PhysicalAddress.Partition), -1, int32(epoch)
+	t := kmsg.NewOffsetForLeaderEpochRequestTopic()
+	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.ReplicaID, req.Topics = -1, append(req.Topics, t)
+	first := func(resp *kmsg.OffsetForLeaderEpochResponse) *kmsg.OffsetForLeaderEpochResponseTopicPartition {
+		if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
+			return nil
+		}
+		return &resp.Topics[0].Partitions[0]
+	}
+	resp, err := ask(ctx, r, e, req, func(resp *kmsg.OffsetForLeaderEpochResponse) (int16, bool) {
+		if p := first(resp); p != nil {
+			return p.ErrorCode, true
+		}
+		return 0, false
+	})
+	if err != nil {
+		return 0, err
+	}
+	if end := first(resp).EndOffset; end >= 0 {
+		return federation.PhysicalOffset(end), nil
+	}
+	return e.Start, nil
+}
+
+// DeleteRecords implements Session: it deletes in every extent below the offset.
+func (s *session) DeleteRecords(ctx context.Context, d []DeleteBefore) []Deleted {
+	m := s.r.deps.Maps.Current()
+	out := make([]Deleted, len(d))
+	eachQuery(len(d), func(i int) {
+		part, err := m.Partition(d[i].TopicPartition)
+		if err == nil {
+			out[i].LowWatermark, err = s.r.deleteBefore(ctx, part, d[i].Offset)
+			err = clientError(part, err)
+		}
+		if err != nil {
+			out[i] = Deleted{LowWatermark: -1, Err: err}
+		}
+	})
+	return out
+}
+
+func (r *Router) deleteBefore(ctx context.Context, part *federation.Partition, offset federation.LogicalOffset) (federation.LogicalOffset, error) {
+	w, err := r.watermarks(ctx, part)
+	if err != nil {
+		return -1, err
+	}
+	if offset == -1 {
+		offset = w.HighWatermark
+	}
+	if offset < 0 || offset > w.HighWatermark {
+		return -1, federation.Errorf(federation.OffsetOutOfRange, "%s-%d: offset %d is outside of the log, which ends at %d", part.Topic, part.Number, offset, w.HighWatermark)
+	}
+	for _, e := range part.Extents {
+		if e.Base >= offset {
+			break
+		}
+		upTo := e.Physical(offset)
+		if e.Sealed() {
+			upTo = min(upTo, e.End)
+		}
+		if err := r.deletePhysical(ctx, e, upTo); err != nil {
+			return -1, err
+		}
+	}
+	low, err := r.logStart(ctx, part)
+	if err != nil {
+		return -1, err
+	}
+	st := r.states.of(federation.TopicPartition{Topic: part.Topic, Partition: part.Number})
+	st.mu.Lock()
+	st.logStart = max(st.logStart, low)
+	st.mu.Unlock()
+	return low, nil
+}
+
+func (r *Router) deletePhysical(ctx context.Context, e *federation.Extent, before federation.PhysicalOffset) error {
+	p := kmsg.NewDeleteRecordsRequestTopicPartition()
+	p.Partition, p.Offset = int32(e.PhysicalAddress.Partition), int64(before)
+	t := kmsg.NewDeleteRecordsRequestTopic()
+	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = int32(r.cfg.QueryTimeout.Milliseconds())
+	req.Topics = append(req.Topics, t)
+	_, err := ask(ctx, r, e, req, func(resp *kmsg.DeleteRecordsResponse) (int16, bool) {
+		if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
+			return 0, false
+		}
+		return resp.Topics[0].Partitions[0].ErrorCode, true
+	})
+	// An extent whose own start is above already has nothing to delete.
+	if errors.Is(err, kerr.OffsetOutOfRange) {
+		return nil
+	}
+	return err
+}

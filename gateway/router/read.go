@@ -1,0 +1,233 @@
+package router
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// fetchVersionMax is the last version of Fetch that names topics by name.
+const fetchVersionMax = 12
+
+// A read asks a broker for the records of one physical partition, without
+// waiting for new ones. It outlives the Fetch that began it if the broker is
+// slow: the session's next Fetch of the same position takes its result, so a
+// slow cluster gets one request for a position, not one for each poll.
+type read struct {
+	extent *federation.Extent
+	from   federation.PhysicalOffset
+	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
+
+	mu        sync.Mutex // guards the following
+	wake      chan struct{}
+	done      bool
+	abandoned bool
+	answer    readAnswer
+}
+
+// A readAnswer is what a broker said of one partition; buf is retained.
+type readAnswer struct {
+	err                    error
+	records                []byte
+	buf                    *upstream.Buffer
+	high, stable, logStart int64
+	aborted                []kmsg.FetchResponseTopicPartitionAbortedTransaction
+}
+
+func (rd *read) finish(a readAnswer) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	rd.done, rd.answer = true, a
+	if rd.abandoned && a.buf != nil {
+		a.buf.Release()
+	}
+	notify(rd.wake)
+}
+
+// abandon drops the result, now or when it comes.
+func (rd *read) abandon() {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	if rd.done && !rd.abandoned && rd.answer.buf != nil {
+		rd.answer.buf.Release()
+	}
+	rd.abandoned = true
+}
+
+// result returns the answer once it is there; the caller owns its buffer then.
+func (rd *read) result(wake chan struct{}) (readAnswer, bool) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	rd.wake = wake
+	return rd.answer, rd.done
+}
+
+// A readKey groups reads into requests.
+type readKey struct {
+	cluster *upstream.Cluster
+	broker  int32
+	use     upstream.Use
+	alone   int // distinguishes reads that must travel alone
+}
+
+type wantedRead struct {
+	rd       *read
+	maxBytes int32
+}
+
+// send asks a broker for many partitions in one request.
+func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
+	fail := func(err error) {
+		for _, w := range reads {
+			w.rd.finish(readAnswer{err: err})
+		}
+	}
+	conn := key.cluster.Ready(key.broker, key.use, s.lane.index)
+	if conn == nil || !conn.TryAcquire() {
+		s.r.tasks.Go(func() {
+			conn, err := key.cluster.Conn(s.r.ctx, key.broker, key.use, s.lane.index)
+			if err == nil {
+				err = conn.Acquire(s.r.ctx)
+			}
+			if err != nil {
+				fail(err)
+				return
+			}
+			s.writeReads(conn, reads, limit)
+		})
+		return
+	}
+	s.writeReads(conn, reads, limit)
+}
+
+// writeReads sends a request on a connection whose slot is taken.
+func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit FetchLimit) {
+	req := kmsg.NewPtrFetchRequest()
+	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
+	req.MaxWaitMillis, req.MinBytes = 0, 0
+	req.MaxBytes = min(limit.MaxBytes, s.r.cfg.FetchBytesMax)
+	if limit.ReadCommitted {
+		req.IsolationLevel = 1
+	}
+	req.SessionEpoch = -1
+	topics := make(map[string]int)
+	for _, w := range reads {
+		a := &w.rd.extent.PhysicalAddress
+		i, ok := topics[a.Topic]
+		if !ok {
+			i = len(req.Topics)
+			topics[a.Topic] = i
+			rt := kmsg.NewFetchRequestTopic()
+			rt.Topic = a.Topic
+			req.Topics = append(req.Topics, rt)
+		}
+		rp := kmsg.NewFetchRequestTopicPartition()
+		rp.Partition, rp.FetchOffset, rp.PartitionMaxBytes = int32(a.Partition), int64(w.rd.from), w.maxBytes
+		rp.CurrentLeaderEpoch, rp.LastFetchedEpoch = -1, -1
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
+	}
+	conn.Send(req.Key(), req.Version, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) {
+		answerReads(req.Version, reads, b, err)
+	})
+}
+
+var errLeftOut = errors.New("the broker's answer leaves the partition out")
+
+func answerReads(version int16, reads []wantedRead, b *upstream.Buffer, err error) {
+	resp := kmsg.NewPtrFetchResponse()
+	resp.SetVersion(version)
+	if err == nil {
+		defer b.Release()
+		if err = resp.ReadFrom(b.B); err == nil && resp.ErrorCode != 0 {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+		}
+	}
+	if err != nil {
+		for _, w := range reads {
+			w.rd.finish(readAnswer{err: err})
+		}
+		return
+	}
+	for _, w := range reads {
+		rp := findRead(resp, &w.rd.extent.PhysicalAddress)
+		if rp == nil {
+			w.rd.finish(readAnswer{err: errLeftOut})
+			continue
+		}
+		a := readAnswer{err: kerr.ErrorForCode(rp.ErrorCode), records: rp.RecordBatches, high: rp.HighWatermark, stable: rp.LastStableOffset, logStart: rp.LogStartOffset, aborted: rp.AbortedTransactions}
+		if len(a.records) > 0 {
+			b.Retain()
+			a.buf = b
+		}
+		w.rd.finish(a)
+	}
+}
+
+func findRead(resp *kmsg.FetchResponse, a *federation.PhysicalAddress) *kmsg.FetchResponseTopicPartition {
+	for i := range resp.Topics {
+		if resp.Topics[i].Topic != a.Topic {
+			continue
+		}
+		for j := range resp.Topics[i].Partitions {
+			if resp.Topics[i].Partitions[j].Partition == int32(a.Partition) {
+				return &resp.Topics[i].Partitions[j]
+			}
+		}
+	}
+	return nil
+}
+
+// observe takes the ends that a broker reported for the head.
+func (p *partState) observe(e *federation.Extent, high, stable, logStart int64) {
+	if high < 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := e.Logical(federation.PhysicalOffset(high))
+	s := h
+	if stable >= 0 {
+		s = e.Logical(federation.PhysicalOffset(stable))
+	}
+	// Answers of several connections overtake each other.
+	if !p.known || e.Number > p.head || e.Number == p.head && h >= p.high {
+		p.head, p.high, p.stable, p.known = e.Number, h, s, true
+	}
+	if logStart >= 0 && e.Number == 0 {
+		p.logStart = max(p.logStart, e.Logical(federation.PhysicalOffset(logStart)))
+	}
+}
+
+// ends returns what was seen last; false if nothing was.
+func (p *partState) ends() (Watermarks, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Watermarks{LogStart: p.logStart, HighWatermark: p.high, LastStable: p.stable}, p.known
+}
+
+// seen reports a physical leader epoch that the map does not name yet.
+func (r *Router) seen(e *federation.Extent, epoch federation.PhysicalEpoch) {
+	if r.deps.LeaderSeen != nil {
+		r.deps.LeaderSeen(string(e.Cluster), e.PhysicalAddress.Topic, int32(e.PhysicalAddress.Partition), int32(epoch))
+	}
+}
+
+// mayStamp reports whether records of an epoch that the map does not name may be
+// given out all the same, with the newest epoch that it does name: after
+// EpochWait, so that reads go on while the controller is away.
+func (r *Router) mayStamp(tp federation.TopicPartition, epoch federation.PhysicalEpoch, now time.Time) bool {
+	st := r.states.of(tp)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.epochWait.IsZero() || st.waitingFor != epoch {
+		st.epochWait, st.waitingFor = now, epoch
+	}
+	return now.Sub(st.epochWait) >= r.cfg.EpochWait
+}
