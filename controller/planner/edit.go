@@ -1,0 +1,183 @@
+package planner
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// WithTopic returns the map with a topic added or replaced.
+func WithTopic(m *federation.Map, t *federation.Topic) *federation.Map {
+	next := *m
+	next.Topics = maps.Clone(m.Topics)
+	next.Topics[t.Name] = t
+	return next.Seal()
+}
+
+// WithoutTopic returns the map without a topic.
+func WithoutTopic(m *federation.Map, name federation.TopicName) *federation.Map {
+	if m.Topics[name] == nil {
+		return m
+	}
+	next := *m
+	next.Topics = maps.Clone(m.Topics)
+	delete(next.Topics, name)
+	return next.Seal()
+}
+
+// WithCluster returns the map with a physical cluster added or replaced.
+func WithCluster(m *federation.Map, c *federation.Cluster) *federation.Map {
+	next := *m
+	next.Clusters = maps.Clone(m.Clusters)
+	next.Clusters[c.Name] = c
+	return next.Seal()
+}
+
+// WithoutCluster returns the map without a physical cluster. It is refused while
+// an extent lies on it, and while it is the only one that a topic may use.
+func WithoutCluster(m *federation.Map, name federation.ClusterName) (*federation.Map, error) {
+	if m.Clusters[name] == nil {
+		return nil, federation.Errorf(federation.UnknownCluster, "physical cluster %q is not known", name)
+	}
+	extents, topic := 0, federation.TopicName("")
+	next := *m
+	next.Topics = maps.Clone(m.Topics)
+	for _, n := range m.TopicNames() {
+		t := m.Topics[n]
+		for _, p := range t.Partitions {
+			for _, e := range p.Extents {
+				if e.Cluster == name {
+					extents++
+					topic = n
+				}
+			}
+		}
+		if i := slices.Index(t.Clusters, name); i >= 0 {
+			if len(t.Clusters) == 1 {
+				return nil, federation.Errorf(federation.Conflict, "physical cluster %q is the only one that topic %q may use", name, n)
+			}
+			changed := *t
+			changed.Clusters = slices.Delete(slices.Clone(t.Clusters), i, i+1)
+			next.Topics[n] = &changed
+		}
+	}
+	if extents > 0 {
+		return nil, federation.Errorf(federation.Conflict,
+			"physical cluster %q still holds %d extents (one of topic %q); drain it, or delete the topics, first", name, extents, topic)
+	}
+	next.Clusters = maps.Clone(m.Clusters)
+	delete(next.Clusters, name)
+	return next.Seal(), nil
+}
+
+// WithGateway returns the map with a gateway added or changed; m itself if that
+// changes nothing. The fleet generation rises if the gateways that Metadata
+// names change: those that are ready, their roles, their zones.
+func WithGateway(m *federation.Map, g *federation.Gateway) *federation.Map {
+	old := m.Gateway(g.ID)
+	if old != nil && *old == *g {
+		return m
+	}
+	next := *m
+	next.Gateways = slices.DeleteFunc(slices.Clone(m.Gateways), func(x *federation.Gateway) bool { return x.ID == g.ID })
+	next.Gateways = append(next.Gateways, g)
+	return raiseGeneration(m, &next)
+}
+
+// WithoutGateways returns the map without some gateways; m itself if it has none of them.
+func WithoutGateways(m *federation.Map, ids ...federation.GatewayID) *federation.Map {
+	next := *m
+	next.Gateways = slices.DeleteFunc(slices.Clone(m.Gateways), func(x *federation.Gateway) bool { return slices.Contains(ids, x.ID) })
+	if len(next.Gateways) == len(m.Gateways) {
+		return m
+	}
+	return raiseGeneration(m, &next)
+}
+
+type named struct {
+	node federation.NodeID
+	role federation.Role
+	zone string
+}
+
+func raiseGeneration(old, next *federation.Map) *federation.Map {
+	ready := func(m *federation.Map) map[named]bool {
+		all := make(map[named]bool)
+		for _, g := range m.Gateways {
+			if g.State == federation.GatewayReady {
+				all[named{g.NodeID, g.Role, g.Zone}] = true
+			}
+		}
+		return all
+	}
+	if !maps.Equal(ready(old), ready(next)) {
+		next.FleetGeneration++
+	}
+	return next.Seal()
+}
+
+// A LeaderSeen is a leader epoch of a physical partition, as somebody met it.
+type LeaderSeen struct {
+	federation.PhysicalAddress
+	Epoch federation.PhysicalEpoch
+}
+
+// RaiseEpochs returns the map with the epochs of all heads raised whose physical
+// partition has a newer leader epoch than the map knows, and how many; m itself
+// if there is none. What is older, or about no head, is passed over.
+func RaiseEpochs(m *federation.Map, seen []LeaderSeen) (*federation.Map, int) {
+	newest := make(map[federation.PhysicalAddress]federation.PhysicalEpoch, len(seen))
+	for _, s := range seen {
+		if e, ok := newest[s.PhysicalAddress]; !ok || s.Epoch > e {
+			newest[s.PhysicalAddress] = s.Epoch
+		}
+	}
+	if len(newest) == 0 {
+		return m, 0
+	}
+	next := *m
+	next.Topics = nil // copied at the first change
+	raised := 0
+	for name, t := range m.Topics {
+		var changed *federation.Topic
+		for i, p := range t.Partitions {
+			h := p.Head()
+			if h == nil || h.State == federation.ExtentSuspended {
+				continue
+			}
+			epoch, ok := newest[h.PhysicalAddress]
+			if !ok || epoch <= h.LastEpoch().Physical {
+				continue
+			}
+			if changed == nil {
+				c := *t
+				c.Partitions = slices.Clone(t.Partitions)
+				changed = &c
+			}
+			changed.Partitions[i] = raise(p, epoch)
+			raised++
+		}
+		if changed == nil {
+			continue
+		}
+		if next.Topics == nil {
+			next.Topics = maps.Clone(m.Topics)
+		}
+		next.Topics[name] = changed
+	}
+	if raised == 0 {
+		return m, 0
+	}
+	return next.Seal(), raised
+}
+
+func raise(p *federation.Partition, epoch federation.PhysicalEpoch) *federation.Partition {
+	out := *p
+	out.Epoch++
+	out.Extents = slices.Clone(p.Extents)
+	head := *p.Head()
+	head.Epochs = append(slices.Clone(head.Epochs), federation.EpochEntry{Physical: epoch, Logical: out.Epoch})
+	out.Extents[len(out.Extents)-1] = &head
+	return &out
+}
