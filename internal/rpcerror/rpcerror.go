@@ -139,6 +139,20 @@ func lookup(k federation.Kind) row {
 	return table[federation.Internal]
 }
 
+// KindName returns the name under which a kind travels and is persisted; unlike
+// its number it stays when kinds are added.
+func KindName(k federation.Kind) string { return lookup(k).name }
+
+// ParseKind is the reverse of KindName; Internal if no kind has the name.
+func ParseKind(name string) federation.Kind {
+	for k, r := range table {
+		if r.name == name {
+			return k
+		}
+	}
+	return federation.Internal
+}
+
 // Error returns err as a Connect door answers it; nil stays nil. The text of an
 // error that is no *federation.Error never reaches the client: it may name
 // physical addresses.
@@ -220,11 +234,8 @@ func FromError(err error) error {
 }
 
 func kindOfInfo(info *errdetails.ErrorInfo) federation.Kind {
-	name := info.GetMetadata()[metadataKind]
-	for k, r := range table {
-		if r.name == name {
-			return k
-		}
+	if name := info.GetMetadata()[metadataKind]; name == KindName(ParseKind(name)) {
+		return ParseKind(name)
 	}
 	return kindOfReason[braidv1.Reason(braidv1.Reason_value[info.GetReason()])]
 }

@@ -49,6 +49,7 @@ func TestEveryKindComesBackOverTheWire(t *testing.T) {
 			info := errorInfo(t, ce)
 			require.Equal(t, rpcerror.Domain, info.GetDomain())
 			require.Equal(t, rpcerror.Reason(k).String(), info.GetReason())
+			require.Equal(t, k, rpcerror.ParseKind(rpcerror.KindName(k)))
 			require.NotEqual(t, braidv1.Reason_REASON_UNSPECIFIED, rpcerror.Reason(k), "kind %d has no reason", k)
 			if other, ok := names[info.GetMetadata()["kind"]]; ok {
 				require.Equal(t, other, k, "two kinds have the name %q", info.GetMetadata()["kind"])
