@@ -307,11 +307,31 @@ func (r *Router) listTime(ctx context.Context, part *federation.Partition, times
 		if err != nil {
 			return OffsetAnswer{}, err
 		}
+		if l.offset >= 0 && l.offset < e.Start {
+			// The primer record is as new. What follows it may be too: the extent's first
+			// record stands in, if there is one.
+			if l, err = r.firstWithin(ctx, e, l); err != nil {
+				return OffsetAnswer{}, err
+			}
+		}
 		if l.offset >= 0 && within(e, l.offset) {
 			return OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}, nil
 		}
 	}
 	return OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}, nil
+}
+
+// firstWithin moves an answer that lies before the extent to its first record;
+// offset -1 if the extent has none.
+func (r *Router) firstWithin(ctx context.Context, e *federation.Extent, l listed) (listed, error) {
+	end, err := r.physicalOffset(ctx, e, TimestampLatest)
+	if err != nil {
+		return l, err
+	}
+	if l.offset = e.Start; l.offset >= end {
+		l.offset = -1
+	}
+	return l, nil
 }
 
 // within reports whether a physical offset is part of the extent: not a primer
