@@ -1,0 +1,95 @@
+package federation_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/federation"
+)
+
+func extent(base federation.LogicalOffset, start, end federation.PhysicalOffset, state federation.ExtentState, epochs ...federation.EpochEntry) *federation.Extent {
+	return &federation.Extent{Base: base, Start: start, End: end, State: state, Epochs: epochs}
+}
+
+func TestOffsetsConvertBothWays(t *testing.T) {
+	sealed := extent(100, 5, 15, federation.ExtentSealed)
+	head := extent(110, 1, 0, federation.ExtentOpen)
+	for l := federation.LogicalOffset(100); l < 110; l++ {
+		require.Equal(t, l, sealed.Logical(sealed.Physical(l)))
+		require.Equal(t, l+10, head.Logical(head.Physical(l+10)))
+	}
+	require.EqualValues(t, 100, sealed.Logical(2), "a primer record is not part of the extent")
+	require.EqualValues(t, 110, sealed.Logical(99), "late writes lie behind the end")
+	require.EqualValues(t, 5, sealed.Physical(3), "a gap reads from the extent's first record")
+	end, ok := sealed.EndOffset()
+	require.True(t, ok)
+	require.EqualValues(t, 110, end)
+	_, ok = head.EndOffset()
+	require.False(t, ok)
+}
+
+func TestEpochsNeverRiseAboveTheTable(t *testing.T) {
+	e := extent(0, 0, 0, federation.ExtentOpen, federation.EpochEntry{Physical: 4, Logical: 10}, federation.EpochEntry{Physical: 7, Logical: 11})
+	for physical, logical := range map[federation.PhysicalEpoch]federation.LogicalEpoch{0: 10, 4: 10, 6: 10, 7: 11, 99: 11} {
+		require.Equal(t, logical, e.Epoch(physical), "physical epoch %d", physical)
+	}
+	entry, ok := e.PhysicalEpochAt(10)
+	require.True(t, ok)
+	require.EqualValues(t, 4, entry.Physical)
+	_, ok = e.PhysicalEpochAt(9)
+	require.False(t, ok)
+}
+
+func TestLocate(t *testing.T) {
+	p := &federation.Partition{Extents: []*federation.Extent{
+		extent(0, 1, 4, federation.ExtentSealed),     // 0 to 2
+		extent(10, 0, 3, federation.ExtentSealed),    // 10 to 12, after a gap
+		extent(13, 5, 5, federation.ExtentSealed),    // empty
+		extent(20, 0, 0, federation.ExtentSuspended), // from 20, its end unknown
+		extent(1000, 1, 0, federation.ExtentOpen),    // the head
+	}}
+	for offset, want := range map[federation.LogicalOffset]int{0: 0, 2: 0, 3: 1, 9: 1, 12: 1, 13: 3, 19: 3, 20: 3, 999: 3, 1000: 4, 5000: 4} {
+		require.Equal(t, want, p.Locate(offset), "offset %d", offset)
+	}
+}
+
+func TestChainRules(t *testing.T) {
+	ep := func(l federation.LogicalEpoch) federation.EpochEntry {
+		return federation.EpochEntry{Physical: 0, Logical: l}
+	}
+	good := func() *federation.Partition {
+		a, b := extent(0, 0, 10, federation.ExtentSealed, ep(1)), extent(10, 1, 0, federation.ExtentOpen, ep(2))
+		b.Number = 1
+		return &federation.Partition{Topic: "t", Epoch: 2, Extents: []*federation.Extent{a, b}}
+	}
+	require.NoError(t, good().Validate())
+	for name, spoil := range map[string]func(p *federation.Partition){
+		"no extent":              func(p *federation.Partition) { p.Extents = nil },
+		"two heads":              func(p *federation.Partition) { p.Extents[0].State = federation.ExtentOpen },
+		"sealed head":            func(p *federation.Partition) { p.Extents[1].State = federation.ExtentSealed },
+		"overlap":                func(p *federation.Partition) { p.Extents[1].Base = 9 },
+		"end below start":        func(p *federation.Partition) { p.Extents[0].End = -1 },
+		"epoch goes back":        func(p *federation.Partition) { p.Extents[1].Epochs[0].Logical = 1 },
+		"epoch above partition":  func(p *federation.Partition) { p.Epoch = 1 },
+		"no epochs":              func(p *federation.Partition) { p.Extents[1].Epochs = nil },
+		"number not above":       func(p *federation.Partition) { p.Extents[1].Number = 0 },
+		"physical epochs unsort": func(p *federation.Partition) { p.Epoch = 3; p.Extents[1].Epochs = append(p.Extents[1].Epochs, ep(3)) },
+	} {
+		p := good()
+		spoil(p)
+		require.Error(t, p.Validate(), name)
+	}
+}
+
+func TestTopicIDsRoundTrip(t *testing.T) {
+	for range 100 {
+		id := federation.NewTopicID()
+		require.NotEqual(t, byte('-'), id.String()[0])
+		back, err := federation.ParseTopicID(id.String())
+		require.NoError(t, err)
+		require.Equal(t, id, back)
+	}
+	_, err := federation.ParseTopicID("short")
+	require.Error(t, err)
+}
