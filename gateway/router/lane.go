@@ -226,6 +226,11 @@ func (l *lane) place(p *partQueue) *connLane {
 	p.conn = conn
 	c := l.conns[conn]
 	if c == nil {
+		for old, c := range l.conns {
+			if old.Closed() && c.inflight == 0 && len(c.ready) == 0 {
+				delete(l.conns, old)
+			}
+		}
 		c = &connLane{conn: conn}
 		l.conns[conn] = c
 	}
