@@ -61,6 +61,9 @@ func (b *Builder) Reset(buf []byte) {
 	clear(b.buf)
 }
 
+// Bytes returns the memory of the batch, so that it can serve another Reset.
+func (b *Builder) Bytes() []byte { return b.buf }
+
 // Len returns the size of the batch so far.
 func (b *Builder) Len() int { return len(b.buf) }
 

@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/federation"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
+	"github.com/braidmq/braid/internal/rpcerror"
+)
+
+// mountAdmin adds the admin services: groups are served here, the others are
+// passed on to the leading controller.
+func (g *Gateway) mountAdmin(mux *http.ServeMux) {
+	forward := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
+	if g.deps.Topics != nil {
+		mux.Handle(adminv1connect.NewTopicServiceHandler(g.deps.Topics, forward...))
+	}
+	if g.deps.Clusters != nil {
+		mux.Handle(adminv1connect.NewClusterServiceHandler(g.deps.Clusters, forward...))
+	}
+	if g.deps.Fleet != nil {
+		mux.Handle(adminv1connect.NewFleetServiceHandler(g.deps.Fleet, forward...))
+	}
+	if g.deps.Operations != nil {
+		mux.Handle(adminv1connect.NewOperationServiceHandler(&forwardedOperations{g.deps.Operations, g}, forward...))
+	}
+	if g.deps.Naming != nil {
+		mux.Handle(namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...))
+	}
+}
+
+// forwardErrors makes the error of a forwarded call anew: the original carries the
+// headers of the other server's answer.
+func forwardErrors(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		res, err := next(ctx, r)
+		if err != nil {
+			return nil, forwarded(err)
+		}
+		return res, nil
+	}
+}
+
+func forwarded(err error) error { return rpcerror.Error(rpcerror.FromError(err)) }
+
+// operations are the unary calls of OperationService, the same for client and handler.
+type operations interface {
+	GetOperation(context.Context, *adminv1.GetOperationRequest) (*adminv1.GetOperationResponse, error)
+	ListOperations(context.Context, *adminv1.ListOperationsRequest) (*adminv1.ListOperationsResponse, error)
+	CancelOperation(context.Context, *adminv1.CancelOperationRequest) (*adminv1.CancelOperationResponse, error)
+}
+
+// forwardedOperations passes OperationService on.
+type forwardedOperations struct {
+	operations
+	g *Gateway
+}
+
+// WatchOperation passes a watch on. While the gateway drains it ends the watch
+// with UNAVAILABLE, so that the client goes on elsewhere.
+func (f *forwardedOperations) WatchOperation(ctx context.Context, r *adminv1.WatchOperationRequest, out *connect.ServerStream[adminv1.WatchOperationResponse]) error {
+	if err := f.g.enter(); err != nil {
+		return rpcerror.Error(err)
+	}
+	defer f.g.leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in, err := f.g.deps.Operations.WatchOperation(ctx, r)
+	if err != nil {
+		return forwarded(err)
+	}
+	defer func() { _ = in.Close() }()
+	f.g.tasks.Go(func() {
+		select {
+		case <-f.g.draining:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	for in.Receive() {
+		if err := out.Send(in.Msg()); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-f.g.draining:
+		return rpcerror.Error(federation.Errorf(federation.NoLeader, "this gateway is draining; watch again at another one"))
+	default:
+		return forwarded(in.Err())
+	}
+}

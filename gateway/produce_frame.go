@@ -1,0 +1,282 @@
+package gateway
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/recordbatch"
+)
+
+// A frame is one ProduceFrame on its way.
+type frame struct {
+	seq         uint64
+	topic       federation.TopicName
+	failureSeen uint64
+	deadline    time.Time
+	bytes       int64 // payload, as credit counts it
+	parts       []*part
+	open        int // parts that are not decided
+	ack         *braidv1.ProduceAck
+	failed      bool
+	done        bool
+}
+
+// A part is what one frame writes to one partition: one record batch.
+type part struct {
+	frame     *frame
+	partition federation.LogicalPartition
+	state     *partitionState // of an idempotent producer
+
+	builder recordbatch.Builder // the batch of records
+	raw     []byte              // or the client's own batch
+	header  recordbatch.Header  // of raw
+	plain   bool                // carries no producer
+
+	count    int32
+	indexes  []int32 // where the records are in the frame
+	rejected error   // why the part can't be written
+
+	producer recordbatch.Producer // set when submitted
+	outcome  *outcome             // set when decided
+}
+
+// release gives the memory of the batch back; nobody may use it any more.
+func (p *part) release() {
+	if p.raw == nil {
+		putBatchBuffer(p.builder.Bytes())
+	}
+	p.builder, p.raw = recordbatch.Builder{}, nil
+}
+
+// batch completes the batch with the producer that was set.
+func (p *part) batch() []byte {
+	if p.raw != nil {
+		return p.raw
+	}
+	return p.builder.Finish(p.producer)
+}
+
+// A splitter turns the records of a frame into batches, one for each partition.
+// It is used by one goroutine.
+type splitter struct {
+	cfg   *Config
+	topic *topicLimits
+	// atomic leaves a part out as a whole if one of its records is bad; else the
+	// good ones are written.
+	atomic bool
+	// salt chooses the partition of null keys together with the frame's number: the
+	// producer id, so that a frame that is sent again is split alike.
+	salt int64
+	now  time.Time
+
+	record      recordbatch.Record
+	byPartition map[federation.LogicalPartition]*part // of the frame that is being split
+}
+
+// topicLimits are the limits of a topic's config.
+type topicLimits struct {
+	batchBytesMax  int // 0 = the broker's default, not known here
+	frameBytesMax  int
+	recordBytesMax int
+	compacted      bool
+}
+
+func newTopicLimits(cfg *Config, t *federation.Topic) *topicLimits {
+	l := &topicLimits{frameBytesMax: cfg.FrameBytesMax, recordBytesMax: cfg.RecordBytesMax}
+	if n, err := strconv.Atoi(t.Config["max.message.bytes"]); err == nil && n > 0 {
+		l.batchBytesMax, l.recordBytesMax = n, n
+		l.frameBytesMax = max(l.frameBytesMax, min(n, cfg.MessageBytesMax))
+	}
+	l.compacted = strings.Contains(t.Config["cleanup.policy"], "compact")
+	return l
+}
+
+// check refuses a frame that can't be split at all.
+func (s *splitter) check(in *braidv1.ProduceFrame) error {
+	switch {
+	case len(in.GetRecords()) > 0 && len(in.GetKafkaBatch()) > 0:
+		return invalid("batch: records and kafka_batch are both set; want one of them")
+	case len(in.GetRecords()) == 0 && len(in.GetKafkaBatch()) == 0:
+		return invalid("batch.records: is empty")
+	case len(in.GetKafkaBatch()) > 0 && in.Partition == nil:
+		return invalid("batch.partition: must be set with kafka_batch")
+	case len(in.GetRecords()) > s.cfg.FrameRecordsMax:
+		return invalid("batch.records: %d records, want at most %d in one frame", len(in.GetRecords()), s.cfg.FrameRecordsMax)
+	}
+	if n := payloadBytes(in); n > int64(s.topic.frameBytesMax) {
+		return federation.Errorf(federation.RecordTooLarge, "batch: %d bytes of payload, want at most %d in one frame", n, s.topic.frameBytesMax)
+	}
+	return nil
+}
+
+// split fills f.parts with the batches of a frame that passed check.
+func (s *splitter) split(f *frame, in *braidv1.ProduceFrame, count int32) {
+	if len(in.GetKafkaBatch()) > 0 {
+		f.parts = []*part{s.rawPart(f, in)}
+		return
+	}
+	null := federation.LogicalPartition(nullKeyPartition(s.salt, f.seq, count))
+	if s.byPartition == nil {
+		s.byPartition = make(map[federation.LogicalPartition]*part)
+	}
+	clear(s.byPartition)
+	var last *part
+	for i, r := range in.GetRecords() {
+		s.load(r)
+		var partition federation.LogicalPartition
+		switch {
+		case in.Partition != nil:
+			partition = federation.LogicalPartition(in.GetPartition())
+		case s.record.Key == nil:
+			partition = null
+		default:
+			partition = federation.PartitionForKey(s.record.Key, count)
+		}
+		if last == nil || last.partition != partition {
+			last = s.part(f, partition)
+		}
+		s.add(last, int32(i))
+	}
+	for _, p := range f.parts {
+		s.finish(p)
+	}
+}
+
+func (s *splitter) part(f *frame, partition federation.LogicalPartition) *part {
+	if p := s.byPartition[partition]; p != nil {
+		return p
+	}
+	p := &part{frame: f, partition: partition}
+	p.builder.Reset(getBatchBuffer())
+	f.parts = append(f.parts, p)
+	s.byPartition[partition] = p
+	return p
+}
+
+// load reads a record of a request into s.record.
+func (s *splitter) load(r *braidv1.Record) {
+	rec := &s.record
+	rec.TimestampMs, rec.Key, rec.Value = r.GetTimestampMs(), r.Key, r.Value
+	if rec.Key == nil && r.GetKeyText() != "" {
+		rec.Key = []byte(r.GetKeyText())
+	}
+	if rec.Value == nil && r.GetValueText() != "" {
+		rec.Value = []byte(r.GetValueText())
+	}
+	rec.Headers = rec.Headers[:0]
+	for _, h := range r.GetHeaders() {
+		rec.Headers = append(rec.Headers, recordbatch.RecordHeader{Key: h.GetKey(), Value: h.GetValue()})
+	}
+}
+
+func (s *splitter) add(p *part, index int32) {
+	if err := s.validate(); err != nil {
+		p.frame.ack.Rejected = append(p.frame.ack.Rejected, &braidv1.RecordFailure{Index: index, Failure: failure(err)})
+		if p.rejected == nil {
+			p.rejected = err
+		}
+		return
+	}
+	if s.record.TimestampMs == 0 {
+		s.record.TimestampMs = s.now.UnixMilli()
+	}
+	p.builder.Add(&s.record)
+	p.indexes = append(p.indexes, index)
+}
+
+func (s *splitter) validate() error {
+	rec := &s.record
+	if rec.TimestampMs < 0 {
+		return federation.Errorf(federation.InvalidTimestamp, "record: timestamp_ms %d is negative", rec.TimestampMs)
+	}
+	if len(rec.Headers) > s.cfg.RecordHeadersMax {
+		return federation.Errorf(federation.InvalidRecord, "record: %d headers, want at most %d", len(rec.Headers), s.cfg.RecordHeadersMax)
+	}
+	if rec.Key == nil && s.topic.compacted {
+		return federation.Errorf(federation.InvalidRecord, "record: a compacted topic takes no record without a key")
+	}
+	n := len(rec.Key) + len(rec.Value)
+	for i := range rec.Headers {
+		n += len(rec.Headers[i].Key) + len(rec.Headers[i].Value)
+	}
+	if n > s.topic.recordBytesMax {
+		return federation.Errorf(federation.RecordTooLarge, "record: %d bytes, want at most %d", n, s.topic.recordBytesMax)
+	}
+	return nil
+}
+
+// finish decides what becomes of a part with bad records.
+func (s *splitter) finish(p *part) {
+	p.count = p.builder.Count()
+	if p.rejected != nil && p.count > 0 && !s.atomic {
+		p.rejected = nil
+	}
+	if m := s.topic.batchBytesMax; p.rejected == nil && m > 0 && p.builder.Len() > m {
+		p.rejected = federation.Errorf(federation.RecordTooLarge, "partition %d: the records make a batch of %d bytes, the topic takes at most %d; send fewer in one frame",
+			p.partition, p.builder.Len(), m)
+	}
+}
+
+func (s *splitter) rawPart(f *frame, in *braidv1.ProduceFrame) *part {
+	p := &part{frame: f, partition: federation.LogicalPartition(in.GetPartition()), raw: in.GetKafkaBatch()}
+	if err := recordbatch.Check(p.raw, s.topic.batchBytesMax); err != nil {
+		p.rejected = err
+		return p
+	}
+	p.header, _ = recordbatch.ParseHeader(p.raw)
+	p.count, p.plain = p.header.Count, !p.header.Idempotent()
+	if p.header.Transactional() {
+		p.rejected = federation.Errorf(federation.InvalidRecord, "kafka_batch: transactional batches are not taken")
+	}
+	if int(p.count) > s.cfg.FrameRecordsMax {
+		p.rejected = invalid("kafka_batch: %d records, want at most %d in one frame", p.count, s.cfg.FrameRecordsMax)
+	}
+	return p
+}
+
+// payloadBytes is the size of a frame as credit and limits count it: keys,
+// values and headers; a raw batch counts whole.
+func payloadBytes(in *braidv1.ProduceFrame) int64 {
+	n := len(in.GetKafkaBatch())
+	for _, r := range in.GetRecords() {
+		n += recordBytes(r)
+	}
+	return int64(n)
+}
+
+func recordBytes(r *braidv1.Record) int {
+	n := len(r.GetKey()) + len(r.GetValue()) + len(r.GetKeyText()) + len(r.GetValueText())
+	for _, h := range r.GetHeaders() {
+		n += len(h.GetKey()) + len(h.GetValue())
+	}
+	return n
+}
+
+// nullKeyPartition chooses the partition of the records of a frame that have no
+// key: a pure function, so that a frame that is sent again goes there again.
+func nullKeyPartition(salt int64, seq uint64, count int32) int32 {
+	x := uint64(salt)*0x9e3779b97f4a7c15 + seq
+	// The finalizer of splitmix64: neighbours in, anything out.
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	x ^= x >> 31
+	return int32(x % uint64(count))
+}
+
+// batchBuffers keeps the memory of batches; pooledBytesMax keeps a rare large
+// one from staying.
+var batchBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+const pooledBytesMax = 2 << 20
+
+func getBatchBuffer() []byte { return (*batchBuffers.Get().(*[]byte))[:0] }
+
+func putBatchBuffer(b []byte) {
+	if cap(b) > 0 && cap(b) <= pooledBytesMax {
+		batchBuffers.Put(&b)
+	}
+}

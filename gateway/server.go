@@ -1,0 +1,131 @@
+package gateway
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"connectrpc.com/connect"
+	connectcors "connectrpc.com/cors"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"connectrpc.com/otelconnect"
+	"github.com/rs/cors"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/rpcerror"
+)
+
+// NewServer makes the HTTP server of the Connect API: HTTP/1.1, and HTTP/2
+// without TLS by prior knowledge, on one port. The limits of a stream are a small
+// part of the connection's, as HTTP/2 gives a connection's window back only as
+// handlers read: one stream that is not read must not stop the others.
+func NewServer(handler http.Handler) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           handler,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          10000,
+			MaxReceiveBufferPerConnection: 4<<20 - 1,
+			MaxReceiveBufferPerStream:     512 << 10,
+			MaxReadFrameSize:              1 << 20,
+			SendPingTimeout:               30 * time.Second,
+			PingTimeout:                   10 * time.Second,
+			WriteByteTimeout:              30 * time.Second,
+		},
+	}
+}
+
+// Handler returns the whole API as one handler, with CORS and output coalescing
+// as configured.
+func (g *Gateway) Handler() http.Handler {
+	mux := http.NewServeMux()
+	g.Mount(mux)
+	return g.Wrap(mux)
+}
+
+// Wrap puts what the API needs around a mux that it was mounted on.
+func (g *Gateway) Wrap(h http.Handler) http.Handler {
+	if len(g.cfg.CORSOrigins) > 0 {
+		h = cors.New(cors.Options{
+			AllowedOrigins: g.cfg.CORSOrigins,
+			AllowedMethods: connectcors.AllowedMethods(),
+			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization"),
+			ExposedHeaders: connectcors.ExposedHeaders(),
+			MaxAge:         int((2 * time.Hour).Seconds()),
+		}).Handler(h)
+	}
+	return h
+}
+
+// Mount adds all services to a mux.
+func (g *Gateway) Mount(mux *http.ServeMux) {
+	mux.Handle(braidv1connect.NewProducerServiceHandler(&producerService{g}, g.options...))
+	g.mountAdmin(mux)
+	mux.Handle(grpchealth.NewHandler(g.health))
+	reflector := grpcreflect.NewStaticReflector(append(g.services, grpchealth.HealthV1ServiceName)...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+}
+
+// serviceNames lists the services that Mount adds, but for reflection and health.
+func (g *Gateway) serviceNames() []string {
+	names := []string{braidv1connect.ProducerServiceName, braidv1connect.ConsumerServiceName}
+	for _, s := range []struct {
+		name   string
+		served bool
+	}{
+		{adminv1connect.GroupServiceName, g.deps.Groups != nil},
+		{adminv1connect.TopicServiceName, g.deps.Topics != nil},
+		{adminv1connect.ClusterServiceName, g.deps.Clusters != nil},
+		{adminv1connect.FleetServiceName, g.deps.Fleet != nil},
+		{adminv1connect.OperationServiceName, g.deps.Operations != nil},
+		{namingv1connect.NameServiceName, g.deps.Naming != nil},
+	} {
+		if s.served {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// handlerOptions are the options of all services: messages bounded, gzip taken
+// but not sent (it costs more than it saves on record batches, which bring their own
+// compression), calls traced and counted, panics turned into errors.
+func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
+	tracing := []otelconnect.Option{otelconnect.WithTrustRemote()}
+	if g.deps.TracerProvider != nil {
+		tracing = append(tracing, otelconnect.WithTracerProvider(g.deps.TracerProvider))
+	}
+	if g.deps.MeterProvider != nil {
+		tracing = append(tracing, otelconnect.WithMeterProvider(g.deps.MeterProvider))
+	}
+	observe, err := otelconnect.NewInterceptor(tracing...)
+	if err != nil {
+		return nil, err
+	}
+	return []connect.HandlerOption{
+		connect.WithReadMaxBytes(g.cfg.MessageBytesMax),
+		connect.WithCompressMinBytes(math.MaxInt),
+		connect.WithInterceptors(observe),
+		connect.WithRecover(g.recovered),
+	}, nil
+}
+
+// recovered turns a panic of a handler into an error, and logs it.
+func (g *Gateway) recovered(ctx context.Context, spec connect.Spec, _ http.Header, value any) error {
+	g.log.ErrorContext(ctx, "handler panicked", "procedure", spec.Procedure, "panic", value, "stack", string(debug.Stack()))
+	return rpcerror.Error(federation.Errorf(federation.Internal, "%s", internalMessage))
+}
