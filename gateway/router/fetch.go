@@ -231,6 +231,9 @@ func (f *fetching) wakeAfter(ch <-chan struct{}) {
 // served is false if the tail does not have what the item needs: a direct read
 // must tell. With join, the partition joins the tail.
 func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *upstream.Cluster, broker int32, join bool) (again, served bool) {
+	if w, ok := f.s.r.states.of(it.pos.TopicPartition).ends(); ok && it.at < w.LogStart {
+		return false, false // deleted, but perhaps cached
+	}
 	t := f.s.r.tailOf(cluster, broker)
 	part, got, miss := t.watch(it.pos.TopicPartition, extent, it.at, int(it.pos.MaxBytes)-it.bytes, join, f.wake)
 	if miss {
