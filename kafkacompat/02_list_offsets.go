@@ -1,0 +1,97 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
+)
+
+// ListOffsets: v1-v11
+//
+// Version notes:
+// * v2: isolation level
+// * v4: leader epochs (KIP-320)
+// * v6: flexible
+// * v7: -3, the record with the largest timestamp (KIP-734)
+// * v8: -4, the earliest local offset (KIP-405)
+// * v9: -5, the latest tiered offset (KIP-1005)
+// * v10: timeout
+// * v11: -6, the earliest offset that waits for upload (KIP-1023)
+
+// The timestamps that only tiered storage has an answer to.
+const (
+	timestampLatestTiered          = -5
+	timestampEarliestPendingUpload = -6
+)
+
+func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.ListOffsetsRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.ListOffsetsResponse)
+	m := c.s.mapOrNil()
+	var queries []router.OffsetQuery
+	var answers []*kmsg.ListOffsetsResponseTopicPartition
+	seen := make(map[federation.TopicPartition]bool)
+	for _, t := range kreq.Topics {
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic = t.Topic
+		rt.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(t.Partitions))
+		for i, p := range t.Partitions {
+			rp := &rt.Partitions[i]
+			rp.Default()
+			rp.Partition = p.Partition
+			tp := federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p.Partition)}
+			switch {
+			case m == nil:
+				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+			case seen[tp]:
+				rp.ErrorCode = req.refuse(kerr.InvalidRequest)
+			case !timestampServed(p.Timestamp, req.version):
+				rp.ErrorCode = req.refuse(kerr.UnsupportedVersion)
+			case p.Timestamp == timestampLatestTiered || p.Timestamp == timestampEarliestPendingUpload:
+				// As a broker without tiered storage: no such offset. The partition must exist.
+				_, err := m.Partition(tp)
+				rp.ErrorCode = req.fail(err)
+			default:
+				queries = append(queries, router.OffsetQuery{
+					TopicPartition: tp, TimestampMs: p.Timestamp,
+					CurrentEpoch: federation.LogicalEpoch(p.CurrentLeaderEpoch), ReadCommitted: kreq.IsolationLevel == 1,
+				})
+				answers = append(answers, rp)
+			}
+			seen[tp] = true
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	if len(queries) == 0 {
+		return resp
+	}
+	for i, a := range c.session().ListOffsets(ctx, queries) {
+		if answers[i].ErrorCode = req.fail(a.Err); a.Err == nil {
+			answers[i].Offset = int64(a.Offset)
+			answers[i].Timestamp = a.TimestampMs
+			answers[i].LeaderEpoch = int32(a.Epoch)
+		}
+	}
+	return resp
+}
+
+// timestampServed reports whether a version knows a special timestamp
+// (ReplicaManager's timestampMinSupportedVersion).
+func timestampServed(ts int64, version int16) bool {
+	switch {
+	case ts >= router.TimestampEarliest:
+		return true
+	case ts == router.TimestampMax:
+		return version >= 7
+	case ts == router.TimestampEarliestLocal:
+		return version >= 8
+	case ts == timestampLatestTiered:
+		return version >= 9
+	case ts == timestampEarliestPendingUpload:
+		return version >= 11
+	}
+	return false
+}

@@ -1,0 +1,130 @@
+package kafkacompat
+
+import (
+	"context"
+	"regexp"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// Metadata: v0-v13
+//
+// Version notes:
+// * v0: an empty array of topics asks for all; from v1 on null does
+// * v1: controller, rack, is-internal
+// * v4: auto creation on request; before, it is always asked for
+// * v7: leader epoch
+// * v9: flexible
+// * v10: topic ids; v12: asking by them
+
+func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.MetadataRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.MetadataResponse)
+	m := c.s.mapOrNil()
+	if m == nil {
+		notLoaded(req, kreq, resp)
+		return resp
+	}
+	if kreq.AllowAutoTopicCreation || req.version < 4 {
+		if c.s.autoCreate(ctx, m, kreq.Topics) {
+			m = c.s.mapOrNil()
+		}
+	}
+	v := c.view(m, req.clientID, "")
+	resp.ClusterID = &m.ClusterID
+	resp.ControllerID = v.controller()
+	for _, g := range v.ready {
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID = int32(g.NodeID)
+		b.Host, b.Port = hostPort(g)
+		b.Rack = rack(g)
+		resp.Brokers = append(resp.Brokers, b)
+	}
+	if kreq.Topics == nil || req.version == 0 && len(kreq.Topics) == 0 {
+		for _, name := range m.TopicNames() {
+			resp.Topics = append(resp.Topics, v.topic(req, m.Topics[name]))
+		}
+		return resp
+	}
+	for i := range kreq.Topics {
+		resp.Topics = append(resp.Topics, v.asked(c, req, kreq, &kreq.Topics[i]))
+	}
+	return resp
+}
+
+// notLoaded answers before there is a map: never with UNKNOWN_TOPIC, on which a
+// client gives up.
+func notLoaded(req *request, kreq *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	for _, t := range kreq.Topics {
+		rt := kmsg.NewMetadataResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		if rt.Topic == nil && req.version < 12 {
+			rt.Topic = text("")
+		}
+		rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+		resp.Topics = append(resp.Topics, rt)
+	}
+}
+
+// asked answers for a topic that the client asked for.
+func (v *view) asked(c *conn, req *request, kreq *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+	rt := kmsg.NewMetadataResponseTopic()
+	rt.Topic, rt.TopicID = t.Topic, t.TopicID
+	if t.Topic == nil {
+		if found := v.m.TopicByID(t.TopicID); found != nil && req.version >= 12 {
+			return v.topic(req, found)
+		}
+		if req.version < 12 {
+			rt.Topic = text("") // null only from v12 on
+			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
+		} else {
+			rt.ErrorCode = req.refuse(kerr.UnknownTopicID)
+		}
+		return rt
+	}
+	name := federation.TopicName(*t.Topic)
+	switch {
+	case v.m.Topics[name] != nil:
+		return v.topic(req, v.m.Topics[name])
+	case !validTopicName(*t.Topic):
+		rt.ErrorCode = req.refuse(kerr.InvalidTopicException)
+	case c.s.cfg.AutoCreateTopics && (kreq.AllowAutoTopicCreation || req.version < 4):
+		rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable) // it is being created
+	default:
+		rt.ErrorCode = req.refuse(kerr.UnknownTopicOrPartition)
+	}
+	return rt
+}
+
+func (v *view) topic(req *request, t *federation.Topic) kmsg.MetadataResponseTopic {
+	rt := kmsg.NewMetadataResponseTopic()
+	name := string(t.Name)
+	rt.Topic, rt.TopicID = &name, t.ID
+	rt.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
+	for i, p := range t.Partitions {
+		rp := &rt.Partitions[i]
+		rp.Default()
+		rp.Partition = int32(p.Number)
+		rp.LeaderEpoch = int32(v.m.LeaderEpoch(p))
+		leader := v.leader(t, p)
+		rp.Replicas = v.replicas(t, leader)
+		rp.ISR = rp.Replicas
+		rp.OfflineReplicas = []int32{}
+		if leader == nil {
+			rp.Leader = -1
+			rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+		} else {
+			rp.Leader = int32(leader.NodeID)
+		}
+	}
+	return rt
+}
+
+// topicNames are the names that Kafka takes (Topic.java).
+var topicNames = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+func validTopicName(name string) bool {
+	return name != "." && name != ".." && topicNames.MatchString(name)
+}

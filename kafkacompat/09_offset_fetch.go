@@ -1,0 +1,150 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/groups"
+)
+
+// OffsetFetch: v1-v10
+//
+// No committed offset is -1 without an error; a store that is away for a moment is
+// an error, or the client would fall back to auto.offset.reset.
+//
+// Version notes:
+// * v2: null topics ask for all; top-level error
+// * v5: leader epoch
+// * v6: flexible
+// * v7: require stable; without transactions all offsets are
+// * v8: several groups
+// * v9: member id and epoch (KIP-848)
+// * v10: topic ids
+
+func handleOffsetFetch(ctx context.Context, c *conn, req *request, kreq *kmsg.OffsetFetchRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.OffsetFetchResponse)
+	if req.version >= 8 {
+		for i := range kreq.Groups {
+			resp.Groups = append(resp.Groups, c.offsetsOfGroup(ctx, req, &kreq.Groups[i]))
+		}
+		return resp
+	}
+	// The older form is the newer one with one group.
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group = kreq.Group
+	if kreq.Topics != nil || req.version < 2 {
+		g.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
+	}
+	for _, t := range kreq.Topics {
+		gt := kmsg.NewOffsetFetchRequestGroupTopic()
+		gt.Topic, gt.Partitions = t.Topic, t.Partitions
+		g.Topics = append(g.Topics, gt)
+	}
+	rg := c.offsetsOfGroup(ctx, req, &g)
+	resp.ErrorCode = rg.ErrorCode
+	for _, gt := range rg.Topics {
+		rt := kmsg.NewOffsetFetchResponseTopic()
+		rt.Topic = gt.Topic
+		for _, gp := range gt.Partitions {
+			rp := kmsg.NewOffsetFetchResponseTopicPartition()
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata, rp.ErrorCode = gp.Partition, gp.Offset, gp.LeaderEpoch, gp.Metadata, gp.ErrorCode
+			if req.version < 2 && rp.ErrorCode == 0 {
+				rp.ErrorCode = rg.ErrorCode // v1 has no top-level error
+			}
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
+}
+
+func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	rg := kmsg.NewOffsetFetchResponseGroup()
+	rg.Group = g.Group
+	m := c.s.mapOrNil()
+	if m == nil {
+		rg.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
+		return rg
+	}
+	if g.Topics == nil {
+		offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, nil)
+		if rg.ErrorCode = req.fail(err); err == nil {
+			rg.Topics = allOffsets(req, m, offsets)
+		}
+		return rg
+	}
+	asked := []federation.TopicPartition{}
+	var answers []*kmsg.OffsetFetchResponseGroupTopicPartition
+	for _, t := range g.Topics {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, len(t.Partitions))
+		found, _ := findTopic(m, req.version >= 10, t.Topic, t.TopicID)
+		for i, p := range t.Partitions {
+			rp := &rt.Partitions[i]
+			rp.Default()
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, text("")
+			switch {
+			case found != nil:
+				asked = append(asked, federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(p)})
+				answers = append(answers, rp)
+			case req.version >= 10:
+				rp.ErrorCode = req.refuse(kerr.UnknownTopicID)
+			}
+		}
+		rg.Topics = append(rg.Topics, rt)
+	}
+	offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, asked)
+	if rg.ErrorCode = req.fail(err); err != nil {
+		if req.version >= 2 {
+			rg.Topics = nil
+		}
+		return rg
+	}
+	for i := range answers {
+		fillOffset(answers[i], &offsets[i])
+	}
+	return rg
+}
+
+func fillOffset(rp *kmsg.OffsetFetchResponseGroupTopicPartition, o *groups.CommittedOffset) {
+	rp.Offset, rp.LeaderEpoch, rp.Metadata = int64(o.Offset), int32(o.Epoch), text(o.Metadata)
+	if o.Offset < 0 {
+		rp.Offset, rp.LeaderEpoch = -1, -1
+	}
+}
+
+// allOffsets groups the offsets of a group by topic.
+func allOffsets(req *request, m *federation.Map, offsets []groups.CommittedOffset) []kmsg.OffsetFetchResponseGroupTopic {
+	topics := []kmsg.OffsetFetchResponseGroupTopic{}
+	at := make(map[federation.TopicName]int)
+	for i := range offsets {
+		o := &offsets[i]
+		if o.Offset < 0 {
+			continue
+		}
+		n, ok := at[o.Topic]
+		if !ok {
+			rt := kmsg.NewOffsetFetchResponseGroupTopic()
+			rt.Topic = string(o.Topic)
+			t := m.Topics[o.Topic]
+			if t == nil && req.version >= 10 {
+				continue // deleted a moment ago: it has no id any more
+			}
+			if t != nil {
+				rt.TopicID = t.ID
+			}
+			n = len(topics)
+			at[o.Topic] = n
+			topics = append(topics, rt)
+		}
+		rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+		rp.Partition = int32(o.Partition)
+		fillOffset(&rp, o)
+		topics[n].Partitions = append(topics[n].Partitions, rp)
+	}
+	return topics
+}

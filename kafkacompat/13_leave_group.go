@@ -1,0 +1,42 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/gateway/groups"
+)
+
+// LeaveGroup: v0-v5
+//
+// Version notes:
+// * v3: several members, by group instance id too (KIP-345)
+// * v4: flexible
+// * v5: reason (KIP-800)
+
+func handleLeaveGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.LeaveGroupRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.LeaveGroupResponse)
+	leaving := []groups.LeavingMember{{MemberID: kreq.MemberID}}
+	if req.version >= 3 {
+		leaving = leaving[:0]
+		for _, m := range kreq.Members {
+			leaving = append(leaving, groups.LeavingMember{MemberID: m.MemberID, InstanceID: deref(m.InstanceID), Reason: deref(m.Reason)})
+		}
+	}
+	errs, err := c.s.deps.Groups.Leave(ctx, kreq.Group, leaving)
+	if err != nil {
+		resp.ErrorCode = req.fail(err)
+		return resp
+	}
+	if req.version < 3 {
+		resp.ErrorCode = req.fail(errs[0])
+		return resp
+	}
+	for i, m := range kreq.Members {
+		rm := kmsg.NewLeaveGroupResponseMember()
+		rm.MemberID, rm.InstanceID, rm.ErrorCode = m.MemberID, m.InstanceID, req.fail(errs[i])
+		resp.Members = append(resp.Members, rm)
+	}
+	return resp
+}

@@ -1,0 +1,56 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// DescribeGroups: v0-v6
+//
+// Connect members are listed too, with the assignment of a Kafka member.
+//
+// Version notes:
+// * v3: authorized operations; not offered
+// * v4: group instance id
+// * v5: flexible
+// * v6: GROUP_ID_NOT_FOUND and an error message; before, the state Dead (KIP-1043)
+
+func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeGroupsRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.DescribeGroupsResponse)
+	for _, group := range kreq.Groups {
+		rg := kmsg.NewDescribeGroupsResponseGroup()
+		rg.Group = group
+		d, err := c.s.deps.Groups.Describe(ctx, group)
+		if err != nil {
+			if federation.KindOf(err) == federation.GroupNotFound {
+				rg.State = "Dead"
+			}
+			if rg.State == "" || req.version >= 6 {
+				rg.ErrorCode = req.fail(err)
+				rg.ErrorMessage = message(err)
+			}
+			resp.Groups = append(resp.Groups, rg)
+			continue
+		}
+		rg.State, rg.ProtocolType, rg.Protocol = d.State, d.ProtocolType, d.ProtocolName
+		for _, m := range d.Members {
+			rm := kmsg.NewDescribeGroupsResponseGroupMember()
+			rm.MemberID, rm.InstanceID = m.MemberID, ref(m.InstanceID)
+			rm.ClientID, rm.ClientHost = m.ClientID, m.ClientHost
+			rm.ProtocolMetadata, rm.MemberAssignment = notNil(m.Metadata), notNil(m.Assignment)
+			rg.Members = append(rg.Members, rm)
+		}
+		resp.Groups = append(resp.Groups, rg)
+	}
+	return resp
+}
+
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}

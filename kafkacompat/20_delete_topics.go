@@ -1,0 +1,69 @@
+package kafkacompat
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// DeleteTopics: v1-v6
+//
+// The answer comes when the topic has left this gateway's map.
+//
+// Version notes:
+// * v4: flexible
+// * v5: error message
+// * v6: by topic id too (KIP-516)
+
+func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.DeleteTopicsRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.DeleteTopicsResponse)
+	ctx, cancel := c.adminContext(ctx, kreq.TimeoutMillis)
+	defer cancel()
+	if req.version < 6 {
+		for _, name := range kreq.TopicNames {
+			t := kmsg.NewDeleteTopicsRequestTopic()
+			t.Topic = &name
+			kreq.Topics = append(kreq.Topics, t)
+		}
+	}
+	m := c.s.mapOrNil()
+	seen := make(map[federation.TopicName]bool)
+	for _, t := range kreq.Topics {
+		rt := kmsg.NewDeleteTopicsResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		found, unknown := findTopic(m, t.Topic == nil, deref(t.Topic), t.TopicID)
+		switch {
+		case t.Topic != nil && t.TopicID != [16]byte{}:
+			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
+			rt.ErrorMessage = text("give either the name or the id of a topic")
+		case found == nil:
+			rt.ErrorCode = req.refuse(unknown)
+			rt.ErrorMessage = text(fmt.Sprintf("topic %s does not exist", nameOrID(t.Topic, t.TopicID)))
+		case seen[found.Name]:
+			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
+			rt.ErrorMessage = text("the topic is in the request more than once")
+		default:
+			seen[found.Name] = true
+			name := string(found.Name)
+			rt.Topic, rt.TopicID = &name, found.ID
+			err := c.s.deps.Admin.DeleteTopic(ctx, found.Name)
+			rt.ErrorCode, rt.ErrorMessage = req.fail(err), message(err)
+			if err == nil {
+				c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(m *federation.Map) bool { return m.TopicByID(found.ID) == nil })
+			}
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
+}
+
+func nameOrID(name *string, id federation.TopicID) string {
+	if name != nil {
+		return fmt.Sprintf("%q", *name)
+	}
+	return "with id " + id.String()
+}

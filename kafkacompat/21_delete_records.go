@@ -1,0 +1,60 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
+)
+
+// DeleteRecords: v0-v2
+//
+// Offsets are logical; what is deleted can lie on several clusters.
+//
+// Version notes:
+// * v2: flexible
+
+func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.DeleteRecordsRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.DeleteRecordsResponse)
+	ctx, cancel := c.adminContext(ctx, kreq.TimeoutMillis)
+	defer cancel()
+	loaded := c.s.mapOrNil() != nil
+	var deletes []router.DeleteBefore
+	var answers []*kmsg.DeleteRecordsResponseTopicPartition
+	for _, t := range kreq.Topics {
+		rt := kmsg.NewDeleteRecordsResponseTopic()
+		rt.Topic = t.Topic
+		rt.Partitions = make([]kmsg.DeleteRecordsResponseTopicPartition, len(t.Partitions))
+		for i, p := range t.Partitions {
+			rp := &rt.Partitions[i]
+			rp.Default()
+			rp.Partition, rp.LowWatermark = p.Partition, -1
+			switch {
+			case !loaded:
+				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+				continue
+			case p.Offset < -1:
+				rp.ErrorCode = req.refuse(kerr.OffsetOutOfRange)
+				continue
+			}
+			deletes = append(deletes, router.DeleteBefore{
+				TopicPartition: federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p.Partition)},
+				Offset:         federation.LogicalOffset(p.Offset),
+			})
+			answers = append(answers, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	if len(deletes) == 0 {
+		return resp
+	}
+	for i, d := range c.session().DeleteRecords(ctx, deletes) {
+		if answers[i].ErrorCode = req.fail(d.Err); d.Err == nil {
+			answers[i].LowWatermark = int64(d.LowWatermark)
+		}
+	}
+	return resp
+}

@@ -1,0 +1,143 @@
+package kafkacompat
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// DescribeConfigs: v1-v4
+//
+// Topics with what was set and Kafka's defaults; nodes with the settings of this
+// door that have a Kafka name.
+//
+// Version notes:
+// * v1: sources and synonyms
+// * v3: types and documentation (KIP-569)
+// * v4: flexible
+
+func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeConfigsRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	for i := range kreq.Resources {
+		r := &kreq.Resources[i]
+		rr := kmsg.NewDescribeConfigsResponseResource()
+		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
+		rr.Configs = []kmsg.DescribeConfigsResponseResourceConfig{}
+		configs, err := c.describeResource(ctx, r)
+		if err != nil {
+			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
+			resp.Resources = append(resp.Resources, rr)
+			continue
+		}
+		for _, d := range configs {
+			if r.ConfigNames == nil || slices.Contains(r.ConfigNames, d.name) {
+				rr.Configs = append(rr.Configs, d.response(kreq))
+			}
+		}
+		resp.Resources = append(resp.Resources, rr)
+	}
+	return resp
+}
+
+func (d *described) response(kreq *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {
+	rc := kmsg.NewDescribeConfigsResponseResourceConfig()
+	rc.Name, rc.Value, rc.ReadOnly, rc.IsSensitive = d.name, d.value, d.readOnly, d.sensitive
+	rc.Source, rc.ConfigType = d.source, d.kind
+	rc.ConfigSynonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{}
+	if kreq.IncludeSynonyms {
+		rc.ConfigSynonyms = d.synonyms
+	}
+	if kreq.IncludeDocumentation {
+		rc.Documentation = text(d.doc)
+	}
+	return rc
+}
+
+func (c *conn) describeResource(ctx context.Context, r *kmsg.DescribeConfigsRequestResource) ([]described, error) {
+	m := c.s.mapOrNil()
+	if m == nil {
+		return nil, federation.Errorf(federation.NotLeader, "the gateway is starting")
+	}
+	switch r.ResourceType {
+	case kmsg.ConfigResourceTypeTopic:
+		set, err := c.topicOverrides(ctx, m, federation.TopicName(r.ResourceName))
+		if err != nil {
+			return nil, err
+		}
+		return describeTopicConfig(set), nil
+	case kmsg.ConfigResourceTypeBroker:
+		if r.ResourceName == "" { // the cluster-wide defaults: none were set
+			return nil, nil
+		}
+		id, err := strconv.ParseInt(r.ResourceName, 10, 32)
+		if err != nil || m.GatewayByNode(federation.NodeID(id)) == nil {
+			return nil, federation.Errorf(federation.InvalidArgument, "node %q: Metadata lists none of that id", r.ResourceName)
+		}
+		return c.s.brokerConfigs(m.GatewayByNode(federation.NodeID(id))), nil
+	}
+	return nil, unknownResource(r.ResourceType)
+}
+
+func unknownResource(t kmsg.ConfigResourceType) error {
+	return federation.Errorf(federation.InvalidArgument, "configs of type %s are not offered: want topics or brokers", t)
+}
+
+// topicOverrides asks the control plane; while that is away, the map has the answer.
+func (c *conn) topicOverrides(ctx context.Context, m *federation.Map, name federation.TopicName) (map[string]ConfigValue, error) {
+	set, err := c.s.deps.Admin.TopicConfig(ctx, name)
+	if err == nil {
+		return set, nil
+	}
+	if t := m.Topics[name]; t != nil && federation.KindOf(err).Retriable() {
+		return values(t.Config), nil
+	}
+	return nil, err
+}
+
+// brokerConfigs are the settings of this door under their Kafka names.
+func (s *Server) brokerConfigs(g *federation.Gateway) []described {
+	ms := func(d interface{ Milliseconds() int64 }) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	c := s.cfg
+	keys := []configKey{
+		{"advertised.listeners", "PLAINTEXT://" + g.KafkaAddress, kmsg.ConfigTypeString, "Where clients reach this node."},
+		{"auto.create.topics.enable", strconv.FormatBool(c.AutoCreateTopics), kmsg.ConfigTypeBoolean, "Whether a topic is created when a client asks for its metadata."},
+		{"broker.id", fmt.Sprint(g.NodeID), kmsg.ConfigTypeInt, "The node's id."},
+		{"broker.rack", g.Zone, kmsg.ConfigTypeString, "The node's zone."},
+		{"connections.max.idle.ms", ms(c.IdleTimeout), kmsg.ConfigTypeLong, "When a connection without traffic is closed."},
+		{"default.replication.factor", strconv.Itoa(int(max(c.DefaultReplicationFactor, 1))), kmsg.ConfigTypeInt, "The replication factor of topics created without one."},
+		{"fetch.max.bytes", strconv.Itoa(int(c.FetchBytesMax)), kmsg.ConfigTypeInt, "The largest Fetch response."},
+		{"group.max.session.timeout.ms", ms(c.GroupMaxSessionTimeout), kmsg.ConfigTypeInt, "The longest session timeout of a group member."},
+		{"group.min.session.timeout.ms", ms(c.GroupMinSessionTimeout), kmsg.ConfigTypeInt, "The shortest session timeout of a group member."},
+		{"max.connections", strconv.Itoa(c.ConnectionsMax), kmsg.ConfigTypeInt, "The most connections of this node."},
+		{"max.request.partition.size.limit", strconv.Itoa(int(c.DescribePartitionsMax)), kmsg.ConfigTypeInt, "The most partitions of one DescribeTopicPartitions response."},
+		{"message.max.bytes", strconv.Itoa(maxMessageBytesDefault), kmsg.ConfigTypeInt, "The largest record batch of topics that set none."},
+		{"node.id", fmt.Sprint(g.NodeID), kmsg.ConfigTypeInt, "The node's id."},
+		{"num.partitions", strconv.Itoa(int(c.DefaultPartitions)), kmsg.ConfigTypeInt, "The partition count of topics created without one."},
+		{"queued.max.request.bytes", strconv.FormatInt(c.BytesInFlightMax, 10), kmsg.ConfigTypeLong, "The most bytes of requests in memory."},
+		{"socket.request.max.bytes", strconv.Itoa(c.FrameBytesMax), kmsg.ConfigTypeInt, "The largest request."},
+	}
+	out := make([]described, len(keys))
+	for i, k := range keys {
+		d := described{configKey: k, value: text(k.value), source: kmsg.ConfigSourceStaticBrokerConfig, readOnly: true}
+		d.synonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{synonym(k.name, d.value, d.source)}
+		out[i] = d
+	}
+	return out
+}
+
+// alterable says why a resource cannot be altered here; nil if it can.
+func alterable(req *request, t kmsg.ConfigResourceType) (int16, *string) {
+	switch t {
+	case kmsg.ConfigResourceTypeTopic:
+		return 0, nil
+	case kmsg.ConfigResourceTypeBroker:
+		return req.refuse(kerr.InvalidRequest), text("the settings of a gateway are changed in its own configuration, not by Kafka clients")
+	}
+	return req.refuse(kerr.InvalidRequest), message(unknownResource(t))
+}

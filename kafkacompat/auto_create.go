@@ -1,0 +1,90 @@
+package kafkacompat
+
+import (
+	"context"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// flights are the topics that are being created because a client asked for them,
+// so that a crowd of clients makes one call.
+type flights struct {
+	// mu guards the following.
+	mu      sync.Mutex
+	waiting map[federation.TopicName]chan struct{} // closed when the attempt is over
+}
+
+// autoCreateTopicsMax bounds the topics that one Metadata request creates.
+const autoCreateTopicsMax = 100
+
+// autoCreate creates the topics that do not exist, if that is configured, and
+// waits for them to be in the map. It reports whether it tried any.
+func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kmsg.MetadataRequestTopic) bool {
+	if !s.cfg.AutoCreateTopics {
+		return false
+	}
+	var missing []federation.TopicName
+	for _, t := range topics {
+		if t.Topic == nil || !validTopicName(*t.Topic) || len(missing) == autoCreateTopicsMax {
+			continue
+		}
+		if name := federation.TopicName(*t.Topic); m.Topics[name] == nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return false
+	}
+	var wg sync.WaitGroup
+	for _, name := range missing {
+		wg.Go(func() { s.createOnce(ctx, name) })
+	}
+	wg.Wait()
+	s.awaitMap(ctx, s.cfg.TopicWait, func(m *federation.Map) bool {
+		for _, name := range missing {
+			if m.Topics[name] == nil {
+				return false
+			}
+		}
+		return true
+	})
+	return true
+}
+
+// createOnce creates a topic, or waits for the attempt that is under way. What
+// comes of it, the map tells.
+func (s *Server) createOnce(ctx context.Context, name federation.TopicName) {
+	f := &s.creates
+	f.mu.Lock()
+	if other, ok := f.waiting[name]; ok {
+		f.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+		}
+		return
+	}
+	if f.waiting == nil {
+		f.waiting = make(map[federation.TopicName]chan struct{})
+	}
+	done := make(chan struct{})
+	f.waiting[name] = done
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.waiting, name)
+		f.mu.Unlock()
+		close(done)
+	}()
+	err := s.deps.Admin.CreateTopic(ctx, TopicSpec{
+		Name:              name,
+		Partitions:        s.cfg.DefaultPartitions,
+		ReplicationFactor: s.cfg.DefaultReplicationFactor,
+	})
+	if err != nil && federation.KindOf(err) != federation.TopicExists {
+		s.log.Warn("topic could not be created on first use", "topic", string(name), "error", err)
+	}
+}

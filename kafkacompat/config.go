@@ -1,0 +1,127 @@
+package kafkacompat
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// Config has the settings of a Server. The zero value of a field is its default;
+// names in brackets are the settings of a Kafka broker with the same meaning.
+type Config struct {
+	// GatewayID is the gateway that this server belongs to.
+	GatewayID federation.GatewayID
+	// Role is the gateway's role: that of clients which name none.
+	Role federation.Role
+
+	// FrameBytesMax bounds one request [socket.request.max.bytes]; 100 MiB by
+	// default. Memory is taken as the bytes come in, not by the announced length.
+	FrameBytesMax int
+	// SmallFrameBytesMax bounds one request other than Produce; 16 MiB by default.
+	SmallFrameBytesMax int
+	// LargeFramesMax bounds the requests above 1 MiB that are read at the same time; 16 by default.
+	LargeFramesMax int
+	// BytesInFlightMax bounds the bytes of all requests in memory [queued.max.request.bytes];
+	// 1 GiB by default, at least 2 FrameBytesMax.
+	BytesInFlightMax int64
+	// ConnectionBytesInFlightMax bounds those of one connection: above it, its next
+	// request is not read yet. 64 MiB by default.
+	ConnectionBytesInFlightMax int64
+	// RequestsInFlightMax bounds the requests of one connection that are read but not
+	// answered; 64 by default.
+	RequestsInFlightMax int
+	// ConnectionsMax bounds the open connections [max.connections]; 20,000 by default.
+	ConnectionsMax int
+	// IdleTimeout closes a connection without traffic [connections.max.idle.ms]; 10 min by default.
+	IdleTimeout time.Duration
+	// StallTimeout bounds the wait for the next MiB of a request that has begun, and
+	// for a client to take the next MiB of a response; 30 s by default.
+	StallTimeout time.Duration
+
+	// ProduceTimeoutMax bounds the timeout that a Produce request asks for; 2 min by default.
+	ProduceTimeoutMax time.Duration
+	// FetchWaitMax bounds the wait that a Fetch request asks for; 30 s by default.
+	FetchWaitMax time.Duration
+	// FetchBytesMax bounds one Fetch response [fetch.max.bytes]; 55 MiB by default.
+	FetchBytesMax int32
+	// PartitionsPerRequestMax bounds the partitions of one Produce request; 20,000 by default.
+	PartitionsPerRequestMax int
+	// RequestTimeout bounds the work for any other request but JoinGroup and SyncGroup,
+	// which wait for their group; 30 s by default.
+	RequestTimeout time.Duration
+
+	// AutoCreateTopics creates a topic when a client asks for its metadata and allows
+	// it [auto.create.topics.enable]; off by default.
+	AutoCreateTopics bool
+	// DefaultPartitions is the partition count of topics created without one
+	// [num.partitions]; 4 by default.
+	DefaultPartitions int32
+	// DefaultReplicationFactor is the replication factor of topics created without one
+	// [default.replication.factor]; 0, the default, leaves it to the physical clusters.
+	DefaultReplicationFactor int16
+	// TopicWait bounds the wait for a topic change to be in this gateway's map; 5 s by default.
+	TopicWait time.Duration
+	// DescribePartitionsMax bounds the partitions of one DescribeTopicPartitions
+	// response [max.request.partition.size.limit]; 2000 by default.
+	DescribePartitionsMax int32
+
+	// GroupMinSessionTimeout and GroupMaxSessionTimeout are what DescribeConfigs shows
+	// of the group coordinator's limits [group.min.session.timeout.ms,
+	// group.max.session.timeout.ms]; 6 s and 30 min by default. The coordinator enforces its own.
+	GroupMinSessionTimeout time.Duration
+	GroupMaxSessionTimeout time.Duration
+}
+
+// frameUnitBytes is what is read of a request before its whole length is believed.
+const frameUnitBytes = 1 << 20
+
+func (c Config) withDefaults() Config {
+	c.FrameBytesMax = or(c.FrameBytesMax, 100<<20)
+	c.SmallFrameBytesMax = or(c.SmallFrameBytesMax, 16<<20)
+	c.LargeFramesMax = or(c.LargeFramesMax, 16)
+	c.BytesInFlightMax = or(c.BytesInFlightMax, 1<<30)
+	c.ConnectionBytesInFlightMax = or(c.ConnectionBytesInFlightMax, 64<<20)
+	c.RequestsInFlightMax = or(c.RequestsInFlightMax, 64)
+	c.ConnectionsMax = or(c.ConnectionsMax, 20_000)
+	c.IdleTimeout = or(c.IdleTimeout, 10*time.Minute)
+	c.StallTimeout = or(c.StallTimeout, 30*time.Second)
+	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
+	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
+	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)
+	c.PartitionsPerRequestMax = or(c.PartitionsPerRequestMax, 20_000)
+	c.RequestTimeout = or(c.RequestTimeout, 30*time.Second)
+	c.DefaultPartitions = or(c.DefaultPartitions, 4)
+	c.TopicWait = or(c.TopicWait, 5*time.Second)
+	c.DescribePartitionsMax = or(c.DescribePartitionsMax, 2000)
+	c.GroupMinSessionTimeout = or(c.GroupMinSessionTimeout, 6*time.Second)
+	c.GroupMaxSessionTimeout = or(c.GroupMaxSessionTimeout, 30*time.Minute)
+	return c
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.GatewayID == "":
+		return fmt.Errorf("kafka facade: GatewayID is not set")
+	case c.FrameBytesMax < 1024 || c.FrameBytesMax > 1<<30:
+		return fmt.Errorf("kafka facade: FrameBytesMax %d: want 1024 to 1 GiB", c.FrameBytesMax)
+	case c.BytesInFlightMax < 2*int64(c.FrameBytesMax):
+		// Frames that are half read hold a part each: with less, they could wait for each other.
+		return fmt.Errorf("kafka facade: BytesInFlightMax %d: want at least twice FrameBytesMax %d", c.BytesInFlightMax, c.FrameBytesMax)
+	case int64(c.LargeFramesMax) > (c.BytesInFlightMax-int64(c.FrameBytesMax))/frameUnitBytes:
+		return fmt.Errorf("kafka facade: LargeFramesMax %d is too many for BytesInFlightMax %d", c.LargeFramesMax, c.BytesInFlightMax)
+	case c.RequestsInFlightMax < 1 || c.LargeFramesMax < 1 || c.ConnectionsMax < 1:
+		return fmt.Errorf("kafka facade: RequestsInFlightMax, LargeFramesMax and ConnectionsMax must be at least 1")
+	case c.DefaultPartitions < 1:
+		return fmt.Errorf("kafka facade: DefaultPartitions %d: want at least 1", c.DefaultPartitions)
+	}
+	return nil
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}

@@ -1,0 +1,336 @@
+package kafkacompat
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
+)
+
+// A conn is one client connection. Two goroutines work for it:
+//
+//   - the reader takes requests off the socket and submits Produce requests to
+//     the router at once, in order;
+//   - the writer answers in request order, as Kafka does. Any other request is
+//     worked on by the writer when its turn comes, so it sees the effects of all
+//     requests before it, just as at a broker.
+//
+// So produces are pipelined, and a Fetch or JoinGroup that waits does not stop the
+// reader before RequestsInFlightMax requests wait behind it.
+type conn struct {
+	s     *Server
+	nc    net.Conn
+	r     *bufio.Reader
+	log   *slog.Logger
+	slots chan *slot // read, not answered yet, in order
+
+	inFlight      atomic.Int64 // requests
+	bytesInFlight atomic.Int64
+	bytesFreed    chan struct{} // a hint that bytesInFlight fell
+
+	sessionOnce sync.Once
+	sess        router.Session
+
+	cancel    context.CancelFunc // ends all work for the connection
+	stopWaits context.CancelFunc // ends long polls and waits for groups
+
+	// deadlineMu guards the following.
+	deadlineMu sync.Mutex
+	stopped    bool // no more requests are read
+}
+
+// A slot is a request in line for its answer.
+type slot struct {
+	req   request
+	run   func(ctx, waitCtx context.Context) response // by the writer; or else:
+	ready chan response                               // capacity 1
+}
+
+// A response is what goes back for one request.
+type response struct {
+	vecs    [][]byte // frame, length included; none for acks=0
+	release func()   // after the bytes were written; may be nil
+	close   bool     // close the connection after it
+}
+
+const readBufferBytes = 4 << 10
+
+func newConn(s *Server, nc net.Conn) *conn {
+	return &conn{
+		s:          s,
+		nc:         nc,
+		r:          bufio.NewReaderSize(nc, readBufferBytes),
+		log:        s.log.With("remote", nc.RemoteAddr().String()),
+		slots:      make(chan *slot, s.cfg.RequestsInFlightMax),
+		bytesFreed: make(chan struct{}, 1),
+		cancel:     func() {},
+		stopWaits:  func() {},
+	}
+}
+
+// serve works until the client closes the connection, breaks the protocol, or
+// the server drains.
+func (c *conn) serve(ctx, waitCtx context.Context) {
+	defer c.s.removeConn(ctx, c)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.write(ctx, waitCtx)
+	}()
+	err := c.read(ctx)
+	close(c.slots)
+	if !c.s.isDraining() {
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil:
+			c.stopWaits() // nobody is there to take the answers
+		case errors.Is(err, errClosing):
+		default:
+			c.log.Debug("connection ends", "error", err)
+		}
+	}
+	<-written
+	c.abort()
+	if c.sess != nil {
+		c.sess.Close()
+	}
+}
+
+// session opens the router's session when it is first needed: an idle connection
+// or an admin client has none.
+func (c *conn) session() router.Session {
+	c.sessionOnce.Do(func() { c.sess = c.s.deps.NewSession() })
+	return c.sess
+}
+
+// abort closes the connection at once.
+func (c *conn) abort() {
+	c.cancel()
+	_ = c.nc.Close()
+}
+
+// stopReading ends the reader; requests that were read are answered still, waits
+// among them at once.
+func (c *conn) stopReading() {
+	c.deadlineMu.Lock()
+	c.stopped = true
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	c.deadlineMu.Unlock()
+	c.stopWaits()
+}
+
+func (c *conn) busy() bool { return c.inFlight.Load() > 0 }
+
+var errClosing = errors.New("connection is being closed")
+
+func (c *conn) read(ctx context.Context) error {
+	for {
+		if err := c.awaitRoom(ctx); err != nil {
+			return err
+		}
+		f, err := c.readFrame(ctx)
+		if err != nil {
+			return err
+		}
+		c.s.deps.Metrics.bytesIn(ctx, len(f.b)+4)
+		sl, err := c.dispatch(ctx, f)
+		if err != nil {
+			f.release()
+			c.log.Warn("request refused, connection closed", "error", err)
+			c.s.deps.Metrics.malformed(ctx)
+			return errClosing
+		}
+		c.inFlight.Add(1)
+		select {
+		case c.slots <- sl:
+		case <-ctx.Done():
+			c.drop(sl)
+			return ctx.Err()
+		}
+	}
+}
+
+// awaitRoom waits until the connection may have another request in memory.
+func (c *conn) awaitRoom(ctx context.Context) error {
+	for c.bytesInFlight.Load() >= c.s.cfg.ConnectionBytesInFlightMax {
+		select {
+		case <-c.bytesFreed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return ctx.Err()
+}
+
+// dispatch guards the reader against a bug in a decoder.
+func (c *conn) dispatch(ctx context.Context, f *frame) (sl *slot, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("panic in a request decoder", "panic", p, "stack", string(debug.Stack()))
+			sl, err = nil, errors.New("internal error")
+		}
+	}()
+	return c.decode(ctx, f)
+}
+
+// writeGatherBytes bounds how much of several ready answers goes into one write.
+const writeGatherBytes = 256 << 10
+
+func (c *conn) write(ctx, waitCtx context.Context) {
+	var out outgoing
+	for sl := range c.slots {
+		for sl != nil {
+			resp, ok := c.answer(ctx, waitCtx, sl, &out)
+			var next *slot
+			if ok && !resp.close {
+				next = c.nextReady(&out)
+			}
+			if ok && next == nil {
+				ok = c.flush(ctx, &out)
+			}
+			if !ok || resp.close {
+				out.drop(c)
+				c.abort()
+				for sl := range c.slots {
+					c.drop(sl)
+				}
+				return
+			}
+			sl = next
+		}
+	}
+}
+
+// nextReady returns the next request if it is there and its answer may be sent
+// together with those gathered.
+func (c *conn) nextReady(out *outgoing) *slot {
+	if out.bytes >= writeGatherBytes {
+		return nil
+	}
+	select {
+	case sl := <-c.slots:
+		return sl // nil if the channel is closed
+	default:
+		return nil
+	}
+}
+
+// answer gets the answer to a request and adds it to out. Unless it is there
+// already, what was gathered is sent first. It returns false if the connection
+// is broken.
+func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (response, bool) {
+	var resp response
+	select {
+	case resp = <-sl.ready:
+	default:
+		if !c.flush(ctx, out) {
+			c.drop(sl)
+			return response{}, false
+		}
+		if sl.run != nil {
+			resp = c.run(ctx, waitCtx, sl)
+			break
+		}
+		select {
+		case resp = <-sl.ready:
+		case <-ctx.Done():
+			c.drop(sl)
+			return response{}, false
+		}
+	}
+	sl.req.observe(ctx, c.s.deps.Metrics)
+	out.add(resp)
+	return resp, true
+}
+
+// run guards the writer against a bug in a handler.
+func (c *conn) run(ctx, waitCtx context.Context, sl *slot) (resp response) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("panic in a request handler", "api_key", sl.req.key, "panic", p, "stack", string(debug.Stack()))
+			resp = response{close: true}
+		}
+	}()
+	defer sl.req.frame.release()
+	return sl.run(ctx, waitCtx)
+}
+
+// drop forgets a request that will not be answered.
+func (c *conn) drop(sl *slot) {
+	c.inFlight.Add(-1)
+	if sl.run != nil {
+		sl.req.frame.release() // a Produce request's buffer is the router's until it is decided
+	}
+}
+
+// outgoing gathers answers for one write.
+type outgoing struct {
+	vecs     [][]byte
+	releases []func()
+	requests int64
+	bytes    int
+}
+
+func (o *outgoing) add(r response) {
+	for _, v := range r.vecs {
+		o.bytes += len(v)
+	}
+	o.vecs = append(o.vecs, r.vecs...)
+	if r.release != nil {
+		o.releases = append(o.releases, r.release)
+	}
+	o.requests++
+}
+
+// drop gives all buffers back.
+func (o *outgoing) drop(c *conn) {
+	for _, release := range o.releases {
+		release()
+	}
+	c.inFlight.Add(-o.requests)
+	clear(o.vecs)
+	clear(o.releases)
+	*o = outgoing{vecs: o.vecs[:0], releases: o.releases[:0]}
+}
+
+// flush writes what was gathered; each MiB must be taken within StallTimeout.
+func (c *conn) flush(ctx context.Context, out *outgoing) bool {
+	if out.requests == 0 {
+		return true
+	}
+	defer out.drop(c)
+	c.s.deps.Metrics.bytesOut(ctx, out.bytes)
+	for rest := out.vecs; len(rest) > 0; {
+		n, size := 0, 0
+		for n < len(rest) && (n == 0 || size+len(rest[n]) <= frameUnitBytes) {
+			size += len(rest[n])
+			n++
+		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.StallTimeout))
+		bufs := net.Buffers(rest[:n])
+		if _, err := bufs.WriteTo(c.nc); err != nil {
+			c.log.Debug("write failed", "error", err)
+			return false
+		}
+		rest = rest[n:]
+	}
+	return true
+}
+
+// client says who asks: the client id's hints, and the gateway's own role if it
+// names none.
+func (c *conn) client(clientID, rack string) federation.Client {
+	cl := federation.ParseClient(clientID, rack)
+	if cl.Role == federation.RoleBoth {
+		cl.Role = c.s.cfg.Role
+	}
+	return cl
+}

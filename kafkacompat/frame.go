@@ -1,0 +1,202 @@
+package kafkacompat
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A frame is one request as it came in, without its length field. It holds a
+// part of the budgets until release.
+type frame struct {
+	b      []byte
+	c      *conn
+	pooled *[]byte // nil if the garbage collector gets the buffer
+	taken  int64   // of the server's budget
+	size   int64   // counted for the connection
+	gone   atomic.Bool
+}
+
+// release gives buffer and budgets back. Only the first call does something.
+func (f *frame) release() {
+	if f.gone.Swap(true) {
+		return
+	}
+	f.c.s.budget.release(f.taken)
+	f.c.bytesInFlight.Add(-f.size)
+	select {
+	case f.c.bytesFreed <- struct{}{}:
+	default:
+	}
+	if f.pooled != nil {
+		f.c.s.frames.put(f.pooled)
+	}
+}
+
+// framePool keeps buffers of Produce requests, in classes of a quarter of a
+// power of two, so that at most a fifth of a buffer is unused.
+type framePool struct {
+	classes [128]sync.Pool
+}
+
+const frameClassMin = 4 << 10
+
+func frameClass(n int) (class, size int) {
+	n = max(n, frameClassMin)
+	shift := bits.Len(uint(n-1)) - 3 // n-1 has its 3 top bits in quarters of a power of two
+	quarters := (n - 1) >> shift     // 4..7
+	size = (quarters + 1) << shift
+	return shift*4 + quarters - 4, size
+}
+
+// get returns a buffer of length n; with reuse, it returns nil if none is there.
+func (p *framePool) get(n int, reuse bool) *[]byte {
+	class, size := frameClass(n)
+	if b, ok := p.classes[class].Get().(*[]byte); ok {
+		*b = (*b)[:n]
+		return b
+	}
+	if reuse {
+		return nil
+	}
+	b := make([]byte, n, size)
+	return &b
+}
+
+func (p *framePool) put(b *[]byte) {
+	class, size := frameClass(cap(*b))
+	if size == cap(*b) {
+		p.classes[class].Put(b)
+	}
+}
+
+// frameHeadBytes are length, API key and version: what is needed to decide how
+// to read the rest.
+const frameHeadBytes = 8
+
+// readFrame reads the next request. Its errors end the connection: io.EOF if the
+// client closed it between two requests.
+func (c *conn) readFrame(ctx context.Context) (*frame, error) {
+	if err := c.awaitFrame(); err != nil {
+		return nil, err
+	}
+	c.setReadDeadline(c.s.cfg.StallTimeout)
+	head, err := c.r.Peek(frameHeadBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the head of a request: %w", err)
+	}
+	size := int(int32(binary.BigEndian.Uint32(head)))
+	key := int16(binary.BigEndian.Uint16(head[4:]))
+	limit := c.s.cfg.SmallFrameBytesMax
+	produce := key == int16(kmsg.Produce)
+	if produce {
+		limit = c.s.cfg.FrameBytesMax
+	}
+	limit = min(limit, c.s.cfg.FrameBytesMax)
+	if size < requestHeadBytesMin || size > limit {
+		return nil, fmt.Errorf("request of %d bytes (API key %d): want %d to %d", size, key, requestHeadBytesMin, limit)
+	}
+	_, _ = c.r.Discard(4)
+	return c.readBody(ctx, size, produce)
+}
+
+// awaitFrame waits for the first byte of the next request. While requests are
+// being worked on, the connection is not idle, however long they take.
+func (c *conn) awaitFrame() error {
+	for {
+		c.setReadDeadline(c.s.cfg.IdleTimeout)
+		_, err := c.r.Peek(1)
+		var timeout net.Error
+		if err != nil && errors.As(err, &timeout) && timeout.Timeout() && !c.s.isDraining() && c.busy() {
+			continue
+		}
+		return err
+	}
+}
+
+// setReadDeadline does nothing once the server drains: stopReading has set one
+// in the past then.
+func (c *conn) setReadDeadline(d time.Duration) {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	if !c.stopped {
+		_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// readBody believes a length above frameUnitBytes only when that much of the
+// request is there: budget and memory for the rest are taken then.
+func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, error) {
+	first := min(size, frameUnitBytes)
+	if size > first {
+		select {
+		case c.s.large <- struct{}{}:
+			defer func() { <-c.s.large }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if err := c.s.budget.acquire(ctx, int64(first)); err != nil {
+		return nil, err
+	}
+	f := &frame{c: c, taken: int64(first), size: int64(size)}
+	c.bytesInFlight.Add(f.size)
+	f.grow(0, first, size, pooled)
+	err := c.readInto(f.b[:first])
+	if err == nil && size > first {
+		if err = c.s.budget.acquire(ctx, int64(size-first)); err == nil {
+			f.taken += int64(size - first)
+			f.grow(first, size, size, pooled)
+			err = c.readInto(f.b[first:])
+		}
+	}
+	if err != nil {
+		f.release()
+		return nil, err
+	}
+	return f, nil
+}
+
+// grow makes room for n bytes and keeps the first have. A buffer of the whole
+// size is used at once if one lies in the pool: it costs no new memory.
+func (f *frame) grow(have, n, size int, pooled bool) {
+	switch {
+	case len(f.b) >= n:
+	case !pooled:
+		b := make([]byte, n)
+		copy(b, f.b[:have])
+		f.b = b
+	default:
+		p := f.c.s.frames.get(size, n < size)
+		if p == nil {
+			p = f.c.s.frames.get(n, false)
+		}
+		copy(*p, f.b[:have])
+		if f.pooled != nil {
+			f.c.s.frames.put(f.pooled)
+		}
+		f.pooled, f.b = p, *p
+	}
+}
+
+// readInto fills b; each MiB must come within StallTimeout.
+func (c *conn) readInto(b []byte) error {
+	for len(b) > 0 {
+		c.setReadDeadline(c.s.cfg.StallTimeout)
+		n := min(len(b), frameUnitBytes)
+		if _, err := io.ReadFull(c.r, b[:n]); err != nil {
+			return fmt.Errorf("read the rest of a request: %w", err)
+		}
+		b = b[n:]
+	}
+	return nil
+}

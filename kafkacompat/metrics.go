@@ -1,0 +1,97 @@
+package kafkacompat
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// Metrics are the measurements of a Server. A nil *Metrics measures nothing.
+type Metrics struct {
+	requests     metric.Int64Counter
+	duration     metric.Float64Histogram
+	in, out      metric.Int64Counter
+	conns        metric.Int64UpDownCounter
+	connsRefused metric.Int64Counter
+	badRequests  metric.Int64Counter
+}
+
+// NewMetrics makes the instruments:
+//
+//	braid.kafka.requests            api, version, error
+//	braid.kafka.request.duration    api
+//	braid.kafka.bytes.in, .out
+//	braid.kafka.connections, .refused
+//	braid.kafka.requests.malformed
+func NewMetrics(meter metric.Meter) (*Metrics, error) {
+	var m Metrics
+	var errs [7]error
+	m.requests, errs[0] = meter.Int64Counter("braid.kafka.requests",
+		metric.WithDescription("Requests of Kafka clients that were answered."))
+	m.duration, errs[1] = meter.Float64Histogram("braid.kafka.request.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time from a request's last byte to its answer, waits included."))
+	m.in, errs[2] = meter.Int64Counter("braid.kafka.bytes.in", metric.WithUnit("By"),
+		metric.WithDescription("Bytes of requests."))
+	m.out, errs[3] = meter.Int64Counter("braid.kafka.bytes.out", metric.WithUnit("By"),
+		metric.WithDescription("Bytes of responses."))
+	m.conns, errs[4] = meter.Int64UpDownCounter("braid.kafka.connections",
+		metric.WithDescription("Open connections of Kafka clients."))
+	m.connsRefused, errs[5] = meter.Int64Counter("braid.kafka.connections.refused",
+		metric.WithDescription("Connections closed at once because there were too many."))
+	m.badRequests, errs[6] = meter.Int64Counter("braid.kafka.requests.malformed",
+		metric.WithDescription("Requests that could not be read; their connections were closed."))
+	for _, err := range errs {
+		if err != nil {
+			return nil, fmt.Errorf("kafka facade metrics: %w", err)
+		}
+	}
+	return &m, nil
+}
+
+func (m *Metrics) request(ctx context.Context, api string, version, code int16, d time.Duration) {
+	if m == nil {
+		return
+	}
+	name := "NONE"
+	if err := kerr.TypedErrorForCode(code); err != nil {
+		name = err.Message
+	}
+	a := attribute.String("api", api)
+	m.requests.Add(ctx, 1, metric.WithAttributes(a, attribute.Int("version", int(version)), attribute.String("error", name)))
+	m.duration.Record(ctx, d.Seconds(), metric.WithAttributes(a))
+}
+
+func (m *Metrics) bytesIn(ctx context.Context, n int) {
+	if m != nil {
+		m.in.Add(ctx, int64(n))
+	}
+}
+
+func (m *Metrics) bytesOut(ctx context.Context, n int) {
+	if m != nil {
+		m.out.Add(ctx, int64(n))
+	}
+}
+
+func (m *Metrics) connections(ctx context.Context, delta int64) {
+	if m != nil {
+		m.conns.Add(ctx, delta)
+	}
+}
+
+func (m *Metrics) refused(ctx context.Context) {
+	if m != nil {
+		m.connsRefused.Add(ctx, 1)
+	}
+}
+
+func (m *Metrics) malformed(ctx context.Context) {
+	if m != nil {
+		m.badRequests.Add(ctx, 1)
+	}
+}

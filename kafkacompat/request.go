@@ -1,0 +1,119 @@
+package kafkacompat
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// A request is one request of a client while it is worked on.
+type request struct {
+	api      *api
+	key      int16
+	version  int16
+	corr     int32
+	clientID string
+	frame    *frame
+	body     []byte // what follows the header; it points into frame
+	start    time.Time
+
+	code     int16 // the first error, for metrics
+	internal error // an error that nobody classified, for the log
+}
+
+// requestHeadBytesMin are API key, version and correlation id.
+const requestHeadBytesMin = 8
+
+// decode reads the header of a request and puts it in line. An error closes the
+// connection, as at a Kafka broker: an unknown API key or version has no answer
+// that a client could read. Only ApiVersions has one (KIP-511).
+func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
+	rd := reader{b: f.b}
+	sl := &slot{req: request{key: rd.i16(), version: rd.i16(), corr: rd.i32(), frame: f, start: time.Now()}}
+	req := &sl.req
+	req.api = c.s.apis[req.key]
+	if req.api == nil {
+		return nil, fmt.Errorf("unknown API key %d", req.key)
+	}
+	if req.version < req.api.min || req.version > req.api.max {
+		if req.key == int16(kmsg.ApiVersions) {
+			sl.run = func(context.Context, context.Context) response { return c.apiVersionsUnknown(req) }
+			return sl, nil
+		}
+		if req.key != int16(kmsg.Produce) || req.version < 0 || req.version > req.api.max {
+			return nil, fmt.Errorf("%s version %d: this gateway serves %d to %d", req.api.name, req.version, req.api.min, req.api.max)
+		}
+	}
+	clientID, _ := rd.str(false)
+	req.clientID = string(clientID)
+	if req.version >= req.api.flexible {
+		rd.tags()
+	}
+	if rd.bad {
+		return nil, fmt.Errorf("%s version %d: the header is cut off", req.api.name, req.version)
+	}
+	req.body = rd.b
+	switch req.key {
+	case int16(kmsg.Produce):
+		return sl, c.produce(ctx, sl)
+	case int16(kmsg.Fetch):
+		sl.run = func(_, waitCtx context.Context) response { return c.fetch(waitCtx, req) }
+	default:
+		sl.run = func(ctx, waitCtx context.Context) response { return c.handle(ctx, waitCtx, req) }
+	}
+	return sl, nil
+}
+
+// handle works on any request but Produce and Fetch.
+func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
+	kreq := kmsg.RequestForKey(req.key)
+	kreq.SetVersion(req.version)
+	if err := kreq.ReadFrom(req.body); err != nil {
+		return c.malformed(ctx, req, err)
+	}
+	if req.api.waits {
+		ctx = waitCtx
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.s.cfg.RequestTimeout)
+		defer cancel()
+	}
+	kresp := req.api.handle(ctx, c, req, kreq)
+	if req.internal != nil {
+		c.log.Error("request failed", "api", req.api.name, "error", req.internal)
+	}
+	return encode(req, kresp)
+}
+
+func (c *conn) malformed(ctx context.Context, req *request, err error) response {
+	c.log.Warn("malformed request, connection closed", "api", req.api.name, "version", req.version, "error", err)
+	c.s.deps.Metrics.malformed(ctx)
+	return response{close: true}
+}
+
+// encode makes the frame of a response.
+func encode(req *request, kresp kmsg.Response) response {
+	b := make([]byte, 0, 256)
+	b = appendResponseHead(b, req, kresp.IsFlexible())
+	b = kresp.AppendTo(b)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return response{vecs: [][]byte{b}}
+}
+
+// appendResponseHead leaves room for the length. The header of ApiVersions is
+// never flexible: the client cannot know yet what the broker speaks (KIP-511).
+func appendResponseHead(b []byte, req *request, flexible bool) []byte {
+	b = append(b, 0, 0, 0, 0)
+	b = appendI32(b, req.corr)
+	if flexible && req.key != int16(kmsg.ApiVersions) {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func (r *request) observe(ctx context.Context, m *Metrics) {
+	m.request(ctx, r.api.name, r.version, r.code, time.Since(r.start))
+}

@@ -1,0 +1,209 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+//go:generate go test -run TestAPIDocument -update .
+
+// A handler works on one request and returns its response.
+type handler func(ctx context.Context, c *conn, req *request, kreq kmsg.Request) kmsg.Response
+
+// An api is a row of the table.
+type api struct {
+	key  kmsg.Key
+	name string // Kafka's
+	// min and max are the versions that are served; without a handler, none are.
+	min, max int16
+	// flexible is the first version with tagged fields (KIP-482).
+	flexible int16
+	// seen is the newest version that kmsg had when the row was written. A test fails
+	// when kmsg learns a newer one, so that each is served or left out on purpose.
+	seen   int16
+	handle handler
+	// hot APIs have their own code instead of a handler.
+	hot bool
+	// waits is set for requests that wait for a group.
+	waits bool
+	// advertisedFromZero shows version 0 as the lowest, though min is higher.
+	advertisedFromZero bool
+	// note says how the API behaves over several clusters, and its limits; or why it
+	// is left out. Markdown.
+	note string
+}
+
+func on[Q kmsg.Request](f func(context.Context, *conn, *request, Q) kmsg.Response) handler {
+	return func(ctx context.Context, c *conn, req *request, kreq kmsg.Request) kmsg.Response {
+		return f(ctx, c, req, kreq.(Q))
+	}
+}
+
+// served returns the rows that are served, by key.
+func served() map[int16]*api {
+	byKey := make(map[int16]*api)
+	for i := range versions {
+		if a := &versions[i]; a.handle != nil || a.hot {
+			byKey[int16(a.key)] = a
+		}
+	}
+	return byKey
+}
+
+// advertised is the table as ApiVersions shows it.
+func advertised() []kmsg.ApiVersionsResponseApiKey {
+	var keys []kmsg.ApiVersionsResponseApiKey
+	for i := range versions {
+		a := &versions[i]
+		if a.handle == nil && !a.hot {
+			continue
+		}
+		k := kmsg.NewApiVersionsResponseApiKey()
+		k.ApiKey, k.MinVersion, k.MaxVersion = int16(a.key), a.min, a.max
+		if a.advertisedFromZero {
+			k.MinVersion = 0
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// versions is the one table of the APIs: what is served, and what is not and why.
+var versions = [...]api{
+	{key: kmsg.Produce, name: "Produce", min: 3, max: 13, flexible: 9, seen: 13, hot: true, advertisedFromZero: true,
+		note: "Each batch goes to the cluster of its partition's head, as it came in; batches of one request can go to several clusters, each is answered for itself. Idempotence holds over clusters. `acks=0` is sent on with `acks=1`, so that order and moves of the head hold. Versions 0-2 are advertised for older librdkafka (KAFKA-18659) and refused with UNSUPPORTED_VERSION. Transactional batches are refused."},
+	{key: kmsg.Fetch, name: "Fetch", min: 4, max: 18, flexible: 12, seen: 18, hot: true,
+		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions are declined (session id 0). Never names a preferred read replica."},
+	{key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
+		note: "Times are searched through all extents of a partition, oldest first. The tiered timestamps -5 and -6 are answered as by a broker without tiered storage: no such offset."},
+	{key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata),
+		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce|consume`."},
+	{key: kmsg.LeaderAndISR, name: "LeaderAndIsr", seen: 7, note: "Broker-internal."},
+	{key: kmsg.StopReplica, name: "StopReplica", seen: 4, note: "Broker-internal."},
+	{key: kmsg.UpdateMetadata, name: "UpdateMetadata", seen: 8, note: "Broker-internal."},
+	{key: kmsg.ControlledShutdown, name: "ControlledShutdown", seen: 3, note: "Broker-internal."},
+	{key: kmsg.OffsetCommit, name: "OffsetCommit", min: 2, max: 10, flexible: 8, seen: 10, handle: on(handleOffsetCommit),
+		note: "Offsets are logical and braid's own; they do not move with a head. The retention time of versions 2-4 is not used."},
+	{key: kmsg.OffsetFetch, name: "OffsetFetch", min: 1, max: 10, flexible: 6, seen: 10, handle: on(handleOffsetFetch),
+		note: "While the offset store is away the answer is COORDINATOR_LOAD_IN_PROGRESS, never \"no offset\"."},
+	{key: kmsg.FindCoordinator, name: "FindCoordinator", min: 0, max: 6, flexible: 3, seen: 6, handle: on(handleFindCoordinator),
+		note: "Groups: all gateways name the same one. Transactional ids are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED, which is final for all SDKs; share groups with INVALID_REQUEST."},
+	{key: kmsg.JoinGroup, name: "JoinGroup", min: 0, max: 9, flexible: 6, seen: 9, handle: on(handleJoinGroup), waits: true,
+		note: "Kafka members and Connect streams can share a group."},
+	{key: kmsg.Heartbeat, name: "Heartbeat", min: 0, max: 4, flexible: 4, seen: 4, handle: on(handleHeartbeat)},
+	{key: kmsg.LeaveGroup, name: "LeaveGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleLeaveGroup)},
+	{key: kmsg.SyncGroup, name: "SyncGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleSyncGroup), waits: true},
+	{key: kmsg.DescribeGroups, name: "DescribeGroups", min: 0, max: 6, flexible: 5, seen: 6, handle: on(handleDescribeGroups),
+		note: "Connect members are listed with the assignment of a Kafka member."},
+	{key: kmsg.ListGroups, name: "ListGroups", min: 0, max: 5, flexible: 3, seen: 5, handle: on(handleListGroups),
+		note: "The groups of the gateway that is asked; clients ask all and merge."},
+	{key: kmsg.SASLHandshake, name: "SaslHandshake", seen: 1, note: "The listener takes no authentication yet."},
+	{key: kmsg.ApiVersions, name: "ApiVersions", min: 0, max: 4, flexible: 3, seen: 5, handle: on(handleAPIVersions),
+		note: "Finalizes no features, so clients use version 1 of the transaction protocol and classic groups. Version 5 (KIP-1242) is not served: it lets clients insist on a node id."},
+	{key: kmsg.CreateTopics, name: "CreateTopics", min: 2, max: 7, flexible: 5, seen: 7, handle: on(handleCreateTopics),
+		note: "Creates the physical topics on all clusters of the topic. Of an explicit replica assignment only the counts are taken."},
+	{key: kmsg.DeleteTopics, name: "DeleteTopics", min: 1, max: 6, flexible: 4, seen: 6, handle: on(handleDeleteTopics),
+		note: "Deletes the topic on all its clusters."},
+	{key: kmsg.DeleteRecords, name: "DeleteRecords", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleDeleteRecords),
+		note: "Offsets are logical; the records can lie on several clusters."},
+	{key: kmsg.InitProducerID, name: "InitProducerId", min: 0, max: 5, flexible: 2, seen: 5, handle: on(handleInitProducerID),
+		note: "Producer ids are braid's own and valid on all clusters. A transactional id is refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED, which is final for all SDKs."},
+	{key: kmsg.OffsetForLeaderEpoch, name: "OffsetForLeaderEpoch", min: 2, max: 4, flexible: 4, seen: 4, handle: on(handleOffsetForLeaderEpoch),
+		note: "Answered in logical epochs and offsets, so a move to another cluster is no truncation."},
+	{key: kmsg.AddPartitionsToTxn, name: "AddPartitionsToTxn", seen: 5, note: noTransactions},
+	{key: kmsg.AddOffsetsToTxn, name: "AddOffsetsToTxn", seen: 4, note: noTransactions},
+	{key: kmsg.EndTxn, name: "EndTxn", seen: 5, note: noTransactions},
+	{key: kmsg.WriteTxnMarkers, name: "WriteTxnMarkers", seen: 2, note: "Broker-internal."},
+	{key: kmsg.TxnOffsetCommit, name: "TxnOffsetCommit", seen: 6, note: noTransactions},
+	{key: kmsg.DescribeACLs, name: "DescribeAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDescribeACLs), note: noACLs},
+	{key: kmsg.CreateACLs, name: "CreateAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleCreateACLs), note: noACLs},
+	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: noACLs},
+	{key: kmsg.DescribeConfigs, name: "DescribeConfigs", min: 1, max: 4, flexible: 4, seen: 4, handle: on(handleDescribeConfigs),
+		note: "Topics: what was set, and Kafka's defaults. Nodes: the gateway's settings that have a Kafka name. Nothing of the physical brokers."},
+	{key: kmsg.AlterConfigs, name: "AlterConfigs", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleAlterConfigs),
+		note: "Topics only; applied to every cluster that the topic lies on."},
+	{key: kmsg.AlterReplicaLogDirs, name: "AlterReplicaLogDirs", seen: 2, note: noDisks},
+	{key: kmsg.DescribeLogDirs, name: "DescribeLogDirs", seen: 5, note: noDisks},
+	{key: kmsg.SASLAuthenticate, name: "SaslAuthenticate", seen: 2, note: "The listener takes no authentication yet."},
+	{key: kmsg.CreatePartitions, name: "CreatePartitions", min: 0, max: 3, flexible: 2, seen: 3, handle: on(handleCreatePartitions),
+		note: "Only the count of an explicit assignment is taken. Adding a cluster needs no new partitions: heads move."},
+	{key: kmsg.CreateDelegationToken, name: "CreateDelegationToken", seen: 3, note: "The listener takes no authentication yet."},
+	{key: kmsg.RenewDelegationToken, name: "RenewDelegationToken", seen: 2, note: "The listener takes no authentication yet."},
+	{key: kmsg.ExpireDelegationToken, name: "ExpireDelegationToken", seen: 2, note: "The listener takes no authentication yet."},
+	{key: kmsg.DescribeDelegationToken, name: "DescribeDelegationToken", seen: 3, note: "The listener takes no authentication yet."},
+	{key: kmsg.DeleteGroups, name: "DeleteGroups", min: 0, max: 2, flexible: 2, seen: 3, handle: on(handleDeleteGroups),
+		note: "Version 3 is in no released broker yet."},
+	{key: kmsg.ElectLeaders, name: "ElectLeaders", seen: 2, note: noReplicas},
+	{key: kmsg.IncrementalAlterConfigs, name: "IncrementalAlterConfigs", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleIncrementalAlterConfigs),
+		note: "Topics only; APPEND and SUBTRACT work on configs of type list."},
+	{key: kmsg.AlterPartitionAssignments, name: "AlterPartitionReassignments", seen: 1, note: noReplicas},
+	{key: kmsg.ListPartitionReassignments, name: "ListPartitionReassignments", seen: 0, note: noReplicas},
+	{key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete)},
+	{key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
+	{key: kmsg.AlterClientQuotas, name: "AlterClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
+	{key: kmsg.DescribeUserSCRAMCredentials, name: "DescribeUserScramCredentials", seen: 0, note: "The listener takes no authentication yet."},
+	{key: kmsg.AlterUserSCRAMCredentials, name: "AlterUserScramCredentials", seen: 0, note: "The listener takes no authentication yet."},
+	{key: kmsg.Vote, name: "Vote", seen: 2, note: noQuorum},
+	{key: kmsg.BeginQuorumEpoch, name: "BeginQuorumEpoch", seen: 1, note: noQuorum},
+	{key: kmsg.EndQuorumEpoch, name: "EndQuorumEpoch", seen: 1, note: noQuorum},
+	{key: kmsg.DescribeQuorum, name: "DescribeQuorum", seen: 2, note: noQuorum},
+	{key: kmsg.AlterPartition, name: "AlterPartition", seen: 3, note: noQuorum},
+	{key: kmsg.UpdateFeatures, name: "UpdateFeatures", seen: 2, note: noQuorum},
+	{key: kmsg.Envelope, name: "Envelope", seen: 0, note: noQuorum},
+	{key: kmsg.FetchSnapshot, name: "FetchSnapshot", seen: 1, note: noQuorum},
+	{key: kmsg.DescribeCluster, name: "DescribeCluster", min: 0, max: 2, flexible: 0, seen: 2, handle: on(handleDescribeCluster),
+		note: "The nodes of Metadata. The controller is one of the client's gateways: any takes admin requests."},
+	{key: kmsg.DescribeProducers, name: "DescribeProducers", seen: 0, note: "Producer state lies on the physical clusters, and differs between extents."},
+	{key: kmsg.BrokerRegistration, name: "BrokerRegistration", seen: 4, note: noQuorum},
+	{key: kmsg.BrokerHeartbeat, name: "BrokerHeartbeat", seen: 2, note: noQuorum},
+	{key: kmsg.UnregisterBroker, name: "UnregisterBroker", seen: 0, note: noQuorum},
+	{key: kmsg.DescribeTransactions, name: "DescribeTransactions", seen: 0, note: noTransactions},
+	{key: kmsg.ListTransactions, name: "ListTransactions", seen: 2, note: noTransactions},
+	{key: kmsg.AllocateProducerIDs, name: "AllocateProducerIds", seen: 0, note: noQuorum},
+	{key: kmsg.ConsumerGroupHeartbeat, name: "ConsumerGroupHeartbeat", seen: 1, note: noConsumerProtocol},
+	{key: kmsg.ConsumerGroupDescribe, name: "ConsumerGroupDescribe", seen: 1, note: noConsumerProtocol},
+	{key: kmsg.ControllerRegistration, name: "ControllerRegistration", seen: 0, note: noQuorum},
+	{key: kmsg.GetTelemetrySubscriptions, name: "GetTelemetrySubscriptions", seen: 0, note: noTelemetry},
+	{key: kmsg.PushTelemetry, name: "PushTelemetry", seen: 0, note: noTelemetry},
+	{key: kmsg.AssignReplicasToDirs, name: "AssignReplicasToDirs", seen: 0, note: noQuorum},
+	{key: kmsg.ListConfigResources, name: "ListConfigResources", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleListConfigResources),
+		note: "Topics and nodes."},
+	{key: kmsg.DescribeTopicPartitions, name: "DescribeTopicPartitions", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeTopicPartitions),
+		note: "As Metadata, in pages. There are no eligible leader replicas beyond the in-sync ones."},
+	{key: kmsg.ShareGroupHeartbeat, name: "ShareGroupHeartbeat", seen: 1, note: noShareGroups},
+	{key: kmsg.ShareGroupDescribe, name: "ShareGroupDescribe", seen: 1, note: noShareGroups},
+	{key: kmsg.ShareFetch, name: "ShareFetch", seen: 2, note: noShareGroups},
+	{key: kmsg.ShareAcknowledge, name: "ShareAcknowledge", seen: 2, note: noShareGroups},
+	{key: kmsg.AddRaftVoter, name: "AddRaftVoter", seen: 1, note: noQuorum},
+	{key: kmsg.RemoveRaftVoter, name: "RemoveRaftVoter", seen: 0, note: noQuorum},
+	{key: kmsg.UpdateRaftVoter, name: "UpdateRaftVoter", seen: 0, note: noQuorum},
+	{key: kmsg.InitializeShareGroupState, name: "InitializeShareGroupState", seen: 0, note: noShareGroups},
+	{key: kmsg.ReadShareGroupState, name: "ReadShareGroupState", seen: 0, note: noShareGroups},
+	{key: kmsg.WriteShareGroupState, name: "WriteShareGroupState", seen: 1, note: noShareGroups},
+	{key: kmsg.DeleteShareGroupState, name: "DeleteShareGroupState", seen: 0, note: noShareGroups},
+	{key: kmsg.ReadShareGroupStateSummary, name: "ReadShareGroupStateSummary", seen: 1, note: noShareGroups},
+	{key: kmsg.StreamsGroupHeartbeat, name: "StreamsGroupHeartbeat", seen: 1, note: noStreamsGroups},
+	{key: kmsg.StreamsGroupDescribe, name: "StreamsGroupDescribe", seen: 1, note: noStreamsGroups},
+	{key: kmsg.DescribeShareGroupOffsets, name: "DescribeShareGroupOffsets", seen: 1, note: noShareGroups},
+	{key: kmsg.AlterShareGroupOffsets, name: "AlterShareGroupOffsets", seen: 0, note: noShareGroups},
+	{key: kmsg.DeleteShareGroupOffsets, name: "DeleteShareGroupOffsets", seen: 0, note: noShareGroups},
+	{key: kmsg.StreamsGroupTopologyDescriptionUpdate, name: "StreamsGroupTopologyDescriptionUpdate", seen: 0, note: noStreamsGroups},
+	{key: kmsg.UnregisterController, name: "UnregisterController", seen: 0, note: noQuorum},
+}
+
+// neverFlexible is above all versions.
+const neverFlexible = 1 << 14
+
+// The reasons that several APIs share.
+const (
+	noTransactions     = "Transactions are not offered: a transactional id is refused before a client gets here."
+	noACLs             = "SECURITY_DISABLED, as a stock broker without an authorizer answers."
+	noDisks            = "Disks belong to the physical brokers, which clients do not see."
+	noReplicas         = "Replicas belong to the physical clusters; where a partition's head lies is changed by braid's own operations. Kafka's tools take the API's absence."
+	noQuorum           = "Gateways form no Raft quorum; broker and controller internals are hidden."
+	noConsumerProtocol = "Groups use the classic protocol; clients fall back to it (KIP-848 is not offered)."
+	noTelemetry        = "Not advertised, as by a stock broker without a telemetry receiver."
+	noShareGroups      = "Share groups are not offered: they know one cluster, partitions here can span several."
+	noStreamsGroups    = "Streams groups are not offered; Kafka Streams then uses a classic group."
+)
