@@ -250,10 +250,11 @@ func (x *Topic) GetReplicationFactor() int32 {
 type PlacementPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty = all active clusters.
-	PhysicalClusters []string         `protobuf:"bytes,1,rep,name=physical_clusters,json=physicalClusters,proto3" json:"physical_clusters,omitempty"`
-	Weights          map[string]int32 `protobuf:"bytes,2,rep,name=weights,proto3" json:"weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	PhysicalClusters []string `protobuf:"bytes,1,rep,name=physical_clusters,json=physicalClusters,proto3" json:"physical_clusters,omitempty"`
+	// Instead of the clusters' own weights when the topic is created; not kept.
+	Weights       map[string]int32 `protobuf:"bytes,2,rep,name=weights,proto3" json:"weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlacementPolicy) Reset() {
@@ -471,8 +472,10 @@ type CreateTopicRequest struct {
 	TopicId string `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	Topic   *Topic `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
 	// A retry with the same id does not create twice.
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	ValidateOnly  bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Answer as soon as the operation has begun; else when it has ended.
+	NoWait        bool `protobuf:"varint,6,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,9 +545,17 @@ func (x *CreateTopicRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *CreateTopicRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
 type CreateTopicResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Topic *Topic                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// Unset while the operation runs.
+	Topic *Topic `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	// operations/{id}
 	Operation     string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -906,8 +917,10 @@ type GrowTopicRequest struct {
 	PartitionCount int32                  `protobuf:"varint,2,opt,name=partition_count,json=partitionCount,proto3" json:"partition_count,omitempty"`
 	RequestId      string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	ValidateOnly   bool                   `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Answer as soon as the operation has begun; else when it has ended.
+	NoWait        bool `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GrowTopicRequest) Reset() {
@@ -964,6 +977,13 @@ func (x *GrowTopicRequest) GetRequestId() string {
 func (x *GrowTopicRequest) GetValidateOnly() bool {
 	if x != nil {
 		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *GrowTopicRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
 	}
 	return false
 }
@@ -2649,6 +2669,104 @@ func (x *ListGatewaysResponse) GetNextPageToken() string {
 	return ""
 }
 
+type DrainGatewayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// gateways/{id}
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How long clients have to move; 0 = the gateway's own default.
+	GraceMs       int64 `protobuf:"varint,2,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainGatewayRequest) Reset() {
+	*x = DrainGatewayRequest{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainGatewayRequest) ProtoMessage() {}
+
+func (x *DrainGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainGatewayRequest.ProtoReflect.Descriptor instead.
+func (*DrainGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *DrainGatewayRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DrainGatewayRequest) GetGraceMs() int64 {
+	if x != nil {
+		return x.GraceMs
+	}
+	return 0
+}
+
+type DrainGatewayResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       *Gateway               `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainGatewayResponse) Reset() {
+	*x = DrainGatewayResponse{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainGatewayResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainGatewayResponse) ProtoMessage() {}
+
+func (x *DrainGatewayResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainGatewayResponse.ProtoReflect.Descriptor instead.
+func (*DrainGatewayResponse) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DrainGatewayResponse) GetGateway() *Gateway {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2657,7 +2775,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2787,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2800,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 type GetStatusResponse struct {
@@ -2703,7 +2821,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2833,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2846,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetStatusResponse) GetMapVersion() int64 {
@@ -2821,7 +2939,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +2951,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +2964,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Operation) GetName() string {
@@ -2921,7 +3039,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3051,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3064,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -2965,7 +3083,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3095,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3108,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetOperationResponse) GetOperation() *Operation {
@@ -3010,7 +3128,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3140,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3153,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListOperationsRequest) GetPageSize() int32 {
@@ -3062,7 +3180,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3192,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3205,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -3113,7 +3231,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3243,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3256,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchOperationRequest) GetName() string {
@@ -3157,7 +3275,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3287,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3300,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -3201,7 +3319,7 @@ type CancelOperationRequest struct {
 
 func (x *CancelOperationRequest) Reset() {
 	*x = CancelOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3331,7 @@ func (x *CancelOperationRequest) String() string {
 func (*CancelOperationRequest) ProtoMessage() {}
 
 func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3344,7 @@ func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CancelOperationRequest) GetName() string {
@@ -3245,7 +3363,7 @@ type CancelOperationResponse struct {
 
 func (x *CancelOperationResponse) Reset() {
 	*x = CancelOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3375,7 @@ func (x *CancelOperationResponse) String() string {
 func (*CancelOperationResponse) ProtoMessage() {}
 
 func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,7 +3388,7 @@ func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CancelOperationResponse) GetOperation() *Operation {
@@ -3296,7 +3414,7 @@ type Group_Member struct {
 
 func (x *Group_Member) Reset() {
 	*x = Group_Member{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3426,7 @@ func (x *Group_Member) String() string {
 func (*Group_Member) ProtoMessage() {}
 
 func (x *Group_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3379,7 +3497,7 @@ type Group_PartitionLag struct {
 
 func (x *Group_PartitionLag) Reset() {
 	*x = Group_PartitionLag{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3391,7 +3509,7 @@ func (x *Group_PartitionLag) String() string {
 func (*Group_PartitionLag) ProtoMessage() {}
 
 func (x *Group_PartitionLag) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3569,7 @@ type ResetOffsetsRequest_ExplicitOffsets struct {
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) Reset() {
 	*x = ResetOffsetsRequest_ExplicitOffsets{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3581,7 @@ func (x *ResetOffsetsRequest_ExplicitOffsets) String() string {
 func (*ResetOffsetsRequest_ExplicitOffsets) ProtoMessage() {}
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +3616,7 @@ type Operation_Step struct {
 
 func (x *Operation_Step) Reset() {
 	*x = Operation_Step{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3628,7 @@ func (x *Operation_Step) String() string {
 func (*Operation_Step) ProtoMessage() {}
 
 func (x *Operation_Step) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3641,7 @@ func (x *Operation_Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation_Step.ProtoReflect.Descriptor instead.
 func (*Operation_Step) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46, 0}
 }
 
 func (x *Operation_Step) GetName() string {
@@ -3602,14 +3720,15 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\tPartition\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x05R\x05epoch\x120\n" +
-	"\aextents\x18\x03 \x03(\v2\x16.braid.admin.v1.ExtentR\aextents\"\xb8\x01\n" +
+	"\aextents\x18\x03 \x03(\v2\x16.braid.admin.v1.ExtentR\aextents\"\xd1\x01\n" +
 	"\x12CreateTopicRequest\x12\x16\n" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12+\n" +
 	"\x05topic\x18\x03 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"`\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12\x17\n" +
+	"\ano_wait\x18\x06 \x01(\bR\x06noWait\"`\n" +
 	"\x13CreateTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\tR\toperation\"%\n" +
@@ -3631,13 +3750,14 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"updateMask\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"B\n" +
 	"\x13UpdateTopicResponse\x12+\n" +
-	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\"\x93\x01\n" +
+	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\"\xac\x01\n" +
 	"\x10GrowTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x0fpartition_count\x18\x02 \x01(\x05R\x0epartitionCount\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"^\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12\x17\n" +
+	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"^\n" +
 	"\x11GrowTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\tR\toperation\"<\n" +
@@ -3773,7 +3893,12 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"s\n" +
 	"\x14ListGatewaysResponse\x123\n" +
 	"\bgateways\x18\x01 \x03(\v2\x17.braid.admin.v1.GatewayR\bgateways\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x12\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"D\n" +
+	"\x13DrainGatewayRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\bgrace_ms\x18\x02 \x01(\x03R\agraceMs\"I\n" +
+	"\x14DrainGatewayResponse\x121\n" +
+	"\agateway\x18\x01 \x01(\v2\x17.braid.admin.v1.GatewayR\agateway\"\x12\n" +
 	"\x10GetStatusRequest\"\xa8\x03\n" +
 	"\x11GetStatusResponse\x12\x1f\n" +
 	"\vmap_version\x18\x01 \x01(\x03R\n" +
@@ -3849,9 +3974,10 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"ListGroups\x12!.braid.admin.v1.ListGroupsRequest\x1a\".braid.admin.v1.ListGroupsResponse\"\x03\x90\x02\x01\x12Y\n" +
 	"\fResetOffsets\x12#.braid.admin.v1.ResetOffsetsRequest\x1a$.braid.admin.v1.ResetOffsetsResponse\x12V\n" +
-	"\vDeleteGroup\x12\".braid.admin.v1.DeleteGroupRequest\x1a#.braid.admin.v1.DeleteGroupResponse2\xc5\x01\n" +
+	"\vDeleteGroup\x12\".braid.admin.v1.DeleteGroupRequest\x1a#.braid.admin.v1.DeleteGroupResponse2\xa0\x02\n" +
 	"\fFleetService\x12^\n" +
-	"\fListGateways\x12#.braid.admin.v1.ListGatewaysRequest\x1a$.braid.admin.v1.ListGatewaysResponse\"\x03\x90\x02\x01\x12U\n" +
+	"\fListGateways\x12#.braid.admin.v1.ListGatewaysRequest\x1a$.braid.admin.v1.ListGatewaysResponse\"\x03\x90\x02\x01\x12Y\n" +
+	"\fDrainGateway\x12#.braid.admin.v1.DrainGatewayRequest\x1a$.braid.admin.v1.DrainGatewayResponse\x12U\n" +
 	"\tGetStatus\x12 .braid.admin.v1.GetStatusRequest\x1a!.braid.admin.v1.GetStatusResponse\"\x03\x90\x02\x012\x9f\x03\n" +
 	"\x10OperationService\x12^\n" +
 	"\fGetOperation\x12#.braid.admin.v1.GetOperationRequest\x1a$.braid.admin.v1.GetOperationResponse\"\x03\x90\x02\x01\x12d\n" +
@@ -3874,7 +4000,7 @@ func file_braid_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(Extent_State)(0),                           // 0: braid.admin.v1.Extent.State
 	(Cluster_State)(0),                          // 1: braid.admin.v1.Cluster.State
@@ -3920,31 +4046,33 @@ var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(*Controller)(nil),                          // 41: braid.admin.v1.Controller
 	(*ListGatewaysRequest)(nil),                 // 42: braid.admin.v1.ListGatewaysRequest
 	(*ListGatewaysResponse)(nil),                // 43: braid.admin.v1.ListGatewaysResponse
-	(*GetStatusRequest)(nil),                    // 44: braid.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),                   // 45: braid.admin.v1.GetStatusResponse
-	(*Operation)(nil),                           // 46: braid.admin.v1.Operation
-	(*GetOperationRequest)(nil),                 // 47: braid.admin.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),                // 48: braid.admin.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),               // 49: braid.admin.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),              // 50: braid.admin.v1.ListOperationsResponse
-	(*WatchOperationRequest)(nil),               // 51: braid.admin.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),              // 52: braid.admin.v1.WatchOperationResponse
-	(*CancelOperationRequest)(nil),              // 53: braid.admin.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),             // 54: braid.admin.v1.CancelOperationResponse
-	nil,                                         // 55: braid.admin.v1.Topic.ConfigEntry
-	nil,                                         // 56: braid.admin.v1.PlacementPolicy.WeightsEntry
-	(*Group_Member)(nil),                        // 57: braid.admin.v1.Group.Member
-	(*Group_PartitionLag)(nil),                  // 58: braid.admin.v1.Group.PartitionLag
-	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 59: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	(*Operation_Step)(nil),                      // 60: braid.admin.v1.Operation.Step
-	(*timestamppb.Timestamp)(nil),               // 61: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),               // 62: google.protobuf.FieldMask
+	(*DrainGatewayRequest)(nil),                 // 44: braid.admin.v1.DrainGatewayRequest
+	(*DrainGatewayResponse)(nil),                // 45: braid.admin.v1.DrainGatewayResponse
+	(*GetStatusRequest)(nil),                    // 46: braid.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),                   // 47: braid.admin.v1.GetStatusResponse
+	(*Operation)(nil),                           // 48: braid.admin.v1.Operation
+	(*GetOperationRequest)(nil),                 // 49: braid.admin.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),                // 50: braid.admin.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),               // 51: braid.admin.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),              // 52: braid.admin.v1.ListOperationsResponse
+	(*WatchOperationRequest)(nil),               // 53: braid.admin.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),              // 54: braid.admin.v1.WatchOperationResponse
+	(*CancelOperationRequest)(nil),              // 55: braid.admin.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),             // 56: braid.admin.v1.CancelOperationResponse
+	nil,                                         // 57: braid.admin.v1.Topic.ConfigEntry
+	nil,                                         // 58: braid.admin.v1.PlacementPolicy.WeightsEntry
+	(*Group_Member)(nil),                        // 59: braid.admin.v1.Group.Member
+	(*Group_PartitionLag)(nil),                  // 60: braid.admin.v1.Group.PartitionLag
+	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 61: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	(*Operation_Step)(nil),                      // 62: braid.admin.v1.Operation.Step
+	(*timestamppb.Timestamp)(nil),               // 63: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),               // 64: google.protobuf.FieldMask
 }
 var file_braid_admin_v1_admin_proto_depIdxs = []int32{
-	55, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
+	57, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
 	3,  // 1: braid.admin.v1.Topic.placement:type_name -> braid.admin.v1.PlacementPolicy
-	61, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
-	56, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
+	63, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
+	58, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
 	0,  // 4: braid.admin.v1.Extent.state:type_name -> braid.admin.v1.Extent.State
 	4,  // 5: braid.admin.v1.Partition.extents:type_name -> braid.admin.v1.Extent
 	2,  // 6: braid.admin.v1.CreateTopicRequest.topic:type_name -> braid.admin.v1.Topic
@@ -3952,7 +4080,7 @@ var file_braid_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 8: braid.admin.v1.GetTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 9: braid.admin.v1.ListTopicsResponse.topics:type_name -> braid.admin.v1.Topic
 	2,  // 10: braid.admin.v1.UpdateTopicRequest.topic:type_name -> braid.admin.v1.Topic
-	62, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
+	64, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 12: braid.admin.v1.UpdateTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 13: braid.admin.v1.GrowTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	5,  // 14: braid.admin.v1.ListExtentsResponse.partitions:type_name -> braid.admin.v1.Partition
@@ -3962,78 +4090,81 @@ var file_braid_admin_v1_admin_proto_depIdxs = []int32{
 	20, // 18: braid.admin.v1.GetClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
 	20, // 19: braid.admin.v1.ListClustersResponse.clusters:type_name -> braid.admin.v1.Cluster
 	20, // 20: braid.admin.v1.UpdateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
-	62, // 21: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
+	64, // 21: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
 	20, // 22: braid.admin.v1.UpdateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	57, // 23: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
-	58, // 24: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
+	59, // 23: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
+	60, // 24: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
 	31, // 25: braid.admin.v1.GetGroupResponse.group:type_name -> braid.admin.v1.Group
 	31, // 26: braid.admin.v1.ListGroupsResponse.groups:type_name -> braid.admin.v1.Group
-	61, // 27: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
-	59, // 28: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	58, // 29: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
-	58, // 30: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
+	63, // 27: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
+	61, // 28: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	60, // 29: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
+	60, // 30: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
 	40, // 31: braid.admin.v1.ListGatewaysResponse.gateways:type_name -> braid.admin.v1.Gateway
-	20, // 32: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
-	40, // 33: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
-	41, // 34: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
-	46, // 35: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
-	60, // 36: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
-	61, // 37: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
-	61, // 38: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
-	46, // 39: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	46, // 40: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
-	46, // 41: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	46, // 42: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	58, // 43: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
-	6,  // 44: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
-	8,  // 45: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
-	10, // 46: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
-	12, // 47: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
-	14, // 48: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
-	16, // 49: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
-	18, // 50: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
-	21, // 51: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
-	23, // 52: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
-	25, // 53: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
-	27, // 54: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
-	29, // 55: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
-	32, // 56: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
-	34, // 57: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
-	36, // 58: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
-	38, // 59: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
-	42, // 60: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
-	44, // 61: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
-	47, // 62: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
-	49, // 63: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
-	51, // 64: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
-	53, // 65: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
-	7,  // 66: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
-	9,  // 67: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
-	11, // 68: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
-	13, // 69: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
-	15, // 70: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
-	17, // 71: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
-	19, // 72: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
-	22, // 73: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
-	24, // 74: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
-	26, // 75: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
-	28, // 76: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
-	30, // 77: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
-	33, // 78: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
-	35, // 79: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
-	37, // 80: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
-	39, // 81: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
-	43, // 82: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
-	45, // 83: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
-	48, // 84: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
-	50, // 85: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
-	52, // 86: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
-	54, // 87: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
-	66, // [66:88] is the sub-list for method output_type
-	44, // [44:66] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	40, // 32: braid.admin.v1.DrainGatewayResponse.gateway:type_name -> braid.admin.v1.Gateway
+	20, // 33: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
+	40, // 34: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
+	41, // 35: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
+	48, // 36: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
+	62, // 37: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
+	63, // 38: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
+	63, // 39: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
+	48, // 40: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	48, // 41: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
+	48, // 42: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	48, // 43: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	60, // 44: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
+	6,  // 45: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
+	8,  // 46: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
+	10, // 47: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
+	12, // 48: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
+	14, // 49: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
+	16, // 50: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
+	18, // 51: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
+	21, // 52: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
+	23, // 53: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
+	25, // 54: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
+	27, // 55: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
+	29, // 56: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
+	32, // 57: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
+	34, // 58: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
+	36, // 59: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
+	38, // 60: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
+	42, // 61: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
+	44, // 62: braid.admin.v1.FleetService.DrainGateway:input_type -> braid.admin.v1.DrainGatewayRequest
+	46, // 63: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
+	49, // 64: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
+	51, // 65: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
+	53, // 66: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
+	55, // 67: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
+	7,  // 68: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
+	9,  // 69: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
+	11, // 70: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
+	13, // 71: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
+	15, // 72: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
+	17, // 73: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
+	19, // 74: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
+	22, // 75: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
+	24, // 76: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
+	26, // 77: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
+	28, // 78: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
+	30, // 79: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
+	33, // 80: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
+	35, // 81: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
+	37, // 82: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
+	39, // 83: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
+	43, // 84: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
+	45, // 85: braid.admin.v1.FleetService.DrainGateway:output_type -> braid.admin.v1.DrainGatewayResponse
+	47, // 86: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
+	50, // 87: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
+	52, // 88: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
+	54, // 89: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
+	56, // 90: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
+	68, // [68:91] is the sub-list for method output_type
+	45, // [45:68] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_braid_admin_v1_admin_proto_init() }
@@ -4055,7 +4186,7 @@ func file_braid_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_admin_v1_admin_proto_rawDesc), len(file_braid_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -87,6 +87,9 @@ const (
 	// FleetServiceListGatewaysProcedure is the fully-qualified name of the FleetService's ListGateways
 	// RPC.
 	FleetServiceListGatewaysProcedure = "/braid.admin.v1.FleetService/ListGateways"
+	// FleetServiceDrainGatewayProcedure is the fully-qualified name of the FleetService's DrainGateway
+	// RPC.
+	FleetServiceDrainGatewayProcedure = "/braid.admin.v1.FleetService/DrainGateway"
 	// FleetServiceGetStatusProcedure is the fully-qualified name of the FleetService's GetStatus RPC.
 	FleetServiceGetStatusProcedure = "/braid.admin.v1.FleetService/GetStatus"
 	// OperationServiceGetOperationProcedure is the fully-qualified name of the OperationService's
@@ -765,6 +768,8 @@ func (UnimplementedGroupServiceHandler) DeleteGroup(context.Context, *v1.DeleteG
 type FleetServiceClient interface {
 	// The gateways that are registered.
 	ListGateways(context.Context, *v1.ListGatewaysRequest) (*v1.ListGatewaysResponse, error)
+	// Asks a gateway to drain: its clients move to others, then it stops.
+	DrainGateway(context.Context, *v1.DrainGatewayRequest) (*v1.DrainGatewayResponse, error)
 	// Everything at a glance.
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
 }
@@ -787,6 +792,12 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		drainGateway: connect.NewClient[v1.DrainGatewayRequest, v1.DrainGatewayResponse](
+			httpClient,
+			baseURL+FleetServiceDrainGatewayProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("DrainGateway")),
+			connect.WithClientOptions(opts...),
+		),
 		getStatus: connect.NewClient[v1.GetStatusRequest, v1.GetStatusResponse](
 			httpClient,
 			baseURL+FleetServiceGetStatusProcedure,
@@ -800,12 +811,22 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 // fleetServiceClient implements FleetServiceClient.
 type fleetServiceClient struct {
 	listGateways *connect.Client[v1.ListGatewaysRequest, v1.ListGatewaysResponse]
+	drainGateway *connect.Client[v1.DrainGatewayRequest, v1.DrainGatewayResponse]
 	getStatus    *connect.Client[v1.GetStatusRequest, v1.GetStatusResponse]
 }
 
 // ListGateways calls braid.admin.v1.FleetService.ListGateways.
 func (c *fleetServiceClient) ListGateways(ctx context.Context, req *v1.ListGatewaysRequest) (*v1.ListGatewaysResponse, error) {
 	response, err := c.listGateways.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DrainGateway calls braid.admin.v1.FleetService.DrainGateway.
+func (c *fleetServiceClient) DrainGateway(ctx context.Context, req *v1.DrainGatewayRequest) (*v1.DrainGatewayResponse, error) {
+	response, err := c.drainGateway.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -825,6 +846,8 @@ func (c *fleetServiceClient) GetStatus(ctx context.Context, req *v1.GetStatusReq
 type FleetServiceHandler interface {
 	// The gateways that are registered.
 	ListGateways(context.Context, *v1.ListGatewaysRequest) (*v1.ListGatewaysResponse, error)
+	// Asks a gateway to drain: its clients move to others, then it stops.
+	DrainGateway(context.Context, *v1.DrainGatewayRequest) (*v1.DrainGatewayResponse, error)
 	// Everything at a glance.
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
 }
@@ -843,6 +866,12 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceDrainGatewayHandler := connect.NewUnaryHandlerSimple(
+		FleetServiceDrainGatewayProcedure,
+		svc.DrainGateway,
+		connect.WithSchema(fleetServiceMethods.ByName("DrainGateway")),
+		connect.WithHandlerOptions(opts...),
+	)
 	fleetServiceGetStatusHandler := connect.NewUnaryHandlerSimple(
 		FleetServiceGetStatusProcedure,
 		svc.GetStatus,
@@ -854,6 +883,8 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		switch r.URL.Path {
 		case FleetServiceListGatewaysProcedure:
 			fleetServiceListGatewaysHandler.ServeHTTP(w, r)
+		case FleetServiceDrainGatewayProcedure:
+			fleetServiceDrainGatewayHandler.ServeHTTP(w, r)
 		case FleetServiceGetStatusProcedure:
 			fleetServiceGetStatusHandler.ServeHTTP(w, r)
 		default:
@@ -867,6 +898,10 @@ type UnimplementedFleetServiceHandler struct{}
 
 func (UnimplementedFleetServiceHandler) ListGateways(context.Context, *v1.ListGatewaysRequest) (*v1.ListGatewaysResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.FleetService.ListGateways is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) DrainGateway(context.Context, *v1.DrainGatewayRequest) (*v1.DrainGatewayResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.FleetService.DrainGateway is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
