@@ -17,6 +17,7 @@ type Router struct {
 	deps Deps
 
 	lanes  []*lane
+	count  counters
 	bytes  *budget
 	turn   atomic.Uint32
 	states partStates
@@ -90,9 +91,19 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 		s.bytes.release(size)
 		return err
 	}
+	c := &s.r.count
+	c.appends.Add(int64(len(appends)))
+	c.appendBytes.Add(size)
+	c.inFlight.Add(size)
 	sub := &submission{results: make([]Appended, len(appends)), left: len(appends), done: func(a []Appended) {
+		c.inFlight.Add(-size)
 		s.r.bytes.release(size)
 		s.bytes.release(size)
+		for i := range a {
+			if a[i].Err != nil {
+				c.appendFailures.Add(1)
+			}
+		}
 		done(a)
 	}}
 	if acks == AcksNone {
@@ -109,6 +120,7 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	case <-ctx.Done():
 	case <-s.r.ctx.Done():
 	}
+	c.inFlight.Add(-size)
 	s.r.bytes.release(size)
 	s.bytes.release(size)
 	if err := ctx.Err(); err != nil {

@@ -253,6 +253,7 @@ func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *u
 		return false, false // only a direct read names aborted transactions
 	}
 	for i, d := range got.data {
+		f.s.r.count.tailBytes.Add(int64(len(d)))
 		f.add(it, d, got.bufs[i])
 	}
 	it.at = got.next
@@ -313,6 +314,7 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		}
 	}
 	if len(got.data) > 0 {
+		f.s.r.count.directBytes.Add(int64(len(got.data)))
 		f.add(it, got.data, a.buf)
 		it.at, it.single = got.next, false
 		for _, t := range a.aborted {

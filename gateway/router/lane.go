@@ -362,7 +362,9 @@ func (l *lane) flush(c *connLane) {
 			acks = op.acks
 			size += len(op.batch)
 			q.ops, q.parts = append(q.ops, op), append(q.parts, p)
-			op.attempts++
+			if op.attempts++; op.attempts > 1 {
+				l.r.count.appendRetries.Add(1)
+			}
 			p.queue = p.queue[1:]
 			p.flying = append(p.flying, op)
 			if len(p.queue) > 0 {
@@ -410,6 +412,7 @@ func (l *lane) pauseOnce(p *partQueue) {
 
 func (l *lane) send(c *connLane, q *produceRequest, acks Acks) {
 	q.sort()
+	l.r.count.appendRequests.Add(1)
 	now := time.Now()
 	timeout := time.Second
 	for _, op := range q.ops {

@@ -109,6 +109,7 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 
 // writeReads sends a request on a connection whose slot is taken.
 func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit FetchLimit) {
+	s.r.count.directReads.Add(int64(len(reads)))
 	req := kmsg.NewPtrFetchRequest()
 	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
 	req.MaxWaitMillis, req.MinBytes = 0, 0

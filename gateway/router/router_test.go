@@ -260,6 +260,36 @@ func TestLeaderMovesUnderLoad(t *testing.T) {
 	for i, v := range values(t, s, at("orders", 0), 0, n) {
 		require.Equal(t, fmt.Sprintf("%d:%d", i, i), v)
 	}
+	st := w.r.Stats()
+	require.EqualValues(t, n, st.Appends)
+	require.Zero(t, st.AppendFailures)
+	require.Zero(t, st.AppendBytesInFlight)
+	require.Positive(t, st.AppendRetries, "the leader did not move in the middle")
+}
+
+// Many groups at the tail cost the brokers one read.
+func TestTailIsShared(t *testing.T) {
+	w := newWorld(t, 1)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	const readers, n = 20, 200
+	got := make(chan []string, readers)
+	for range readers {
+		r := w.r.NewSession()
+		t.Cleanup(r.Close)
+		go func() { got <- values(t, r, at("orders", 0), 0, n) }()
+	}
+	require.Eventually(t, func() bool { st := w.r.Stats(); return st.DirectReads == readers && st.TailFetches > 0 }, 10*time.Second, time.Millisecond)
+	s := w.r.NewSession()
+	defer s.Close()
+	for i := range n {
+		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, fmt.Sprint(i))})[0].Err)
+	}
+	for range readers {
+		require.Len(t, <-got, n)
+	}
+	st := w.r.Stats()
+	require.Less(t, st.DirectBytes, st.AppendBytes*2, "the readers read by themselves: %+v", st)
+	require.Greater(t, st.TailBytes, st.AppendBytes*(readers-3))
 }
 
 // Without a lease nothing is acknowledged.

@@ -227,6 +227,7 @@ func (t *tail) poll(s *tailSession) error {
 		s.conn = conn
 		t.forgetSession()
 	}
+	t.r.count.tailFetches.Add(1)
 	req := t.request(s)
 	if err := conn.Acquire(ctx); err != nil {
 		return err

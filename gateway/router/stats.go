@@ -1,0 +1,33 @@
+package router
+
+import "sync/atomic"
+
+// Stats are counters since the router began; they only grow, but for
+// AppendBytesInFlight.
+type Stats struct {
+	Appends             int64 // batches submitted
+	AppendBytes         int64
+	AppendRequests      int64 // Produce requests to brokers
+	AppendRetries       int64 // batches sent again
+	AppendFailures      int64 // batches answered with an error
+	AppendBytesInFlight int64
+	TailBytes           int64 // read from the tail caches
+	DirectBytes         int64 // read by direct reads
+	DirectReads         int64 // partitions asked for in direct reads
+	TailFetches         int64 // requests of the tails
+}
+
+type counters struct {
+	appends, appendBytes, appendRequests, appendRetries, appendFailures, inFlight atomic.Int64
+	tailBytes, directBytes, directReads, tailFetches                              atomic.Int64
+}
+
+// Stats returns the counters of this moment.
+func (r *Router) Stats() Stats {
+	c := &r.count
+	return Stats{
+		Appends: c.appends.Load(), AppendBytes: c.appendBytes.Load(), AppendRequests: c.appendRequests.Load(), AppendRetries: c.appendRetries.Load(),
+		AppendFailures: c.appendFailures.Load(), AppendBytesInFlight: c.inFlight.Load(),
+		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(),
+	}
+}
