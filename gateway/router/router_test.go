@@ -278,7 +278,7 @@ func TestTailIsShared(t *testing.T) {
 		t.Cleanup(r.Close)
 		go func() { got <- values(t, r, at("orders", 0), 0, n) }()
 	}
-	require.Eventually(t, func() bool { st := w.r.Stats(); return st.DirectReads == readers && st.TailFetches > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return w.r.Stats().TailFetches > 0 }, 10*time.Second, time.Millisecond)
 	s := w.r.NewSession()
 	defer s.Close()
 	for i := range n {
