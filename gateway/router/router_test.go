@@ -32,6 +32,11 @@ type world struct {
 // newWorld seeds each cluster with the physical topic "phys" of n partitions.
 func newWorld(t *testing.T, n int32) *world {
 	t.Helper()
+	return newWorldWith(t, n, router.Config{}, nil)
+}
+
+func newWorldWith(t *testing.T, n int32, cfg router.Config, seen router.LeaderSeen) *world {
+	t.Helper()
 	w := &world{clusters: make(map[string]*kfake.Cluster)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
@@ -48,7 +53,7 @@ func newWorld(t *testing.T, n int32) *world {
 		all = append(all, c)
 	}
 	pool.Update(all)
-	w.r = router.New(t.Context(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}})
+	w.r = router.New(t.Context(), cfg, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}, LeaderSeen: seen})
 	t.Cleanup(w.r.Close)
 	return w
 }

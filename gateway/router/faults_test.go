@@ -1,0 +1,179 @@
+package router_test
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/federationtest"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/recordbatch"
+)
+
+var errCut = errors.New("the test cuts the connection")
+
+// Answers are lost after the append, before it, and by broken connections,
+// under a pipelining idempotent producer: everything lands once, in order.
+func TestFaultyBrokerUnderLoad(t *testing.T) {
+	for name, fault := range map[string]func(c *kfake.Cluster, i int){
+		"answer lost after the append": func(c *kfake.Cluster, _ int) {
+			c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+		},
+		"not enough replicas": func(c *kfake.Cluster, _ int) {
+			c.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+				return refuse(req.(*kmsg.ProduceRequest), kerr.NotEnoughReplicas.Code), nil, true
+			})
+		},
+		"not the leader": func(c *kfake.Cluster, _ int) {
+			c.ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+				return refuse(req.(*kmsg.ProduceRequest), kerr.NotLeaderForPartition.Code), nil, true
+			})
+		},
+		"connection cut": func(c *kfake.Cluster, _ int) {
+			c.ControlKey(0, func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errCut, true })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+			s := w.r.NewSession()
+			defer s.Close()
+			const n = 300
+			sem, errs := make(chan struct{}, 5), make(chan error, n)
+			for i := range n {
+				sem <- struct{}{}
+				if i%20 == 10 {
+					fault(w.clusters["a"], i)
+				}
+				b := batch(recordbatch.Producer{ID: 1<<48 + 99, Sequence: int32(i)}, fmt.Sprint(i))
+				require.NoError(t, s.Produce(t.Context(), router.AcksAll, 20*time.Second, []router.Append{{TopicPartition: at("orders", 0), Batch: b}}, func(a []router.Appended) {
+					err := a[0].Err
+					if err == nil && a[0].BaseOffset != federation.LogicalOffset(i) {
+						err = fmt.Errorf("batch %d acknowledged at %d", i, a[0].BaseOffset)
+					}
+					errs <- err
+					<-sem
+				}))
+			}
+			for range n {
+				require.NoError(t, <-errs)
+			}
+			for i, v := range values(t, s, at("orders", 0), 0, n) {
+				require.Equal(t, fmt.Sprintf("%d:%d", i, i), v)
+			}
+			require.Positive(t, w.r.Stats().AppendRetries)
+		})
+	}
+}
+
+func refuse(req *kmsg.ProduceRequest, code int16) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.ProduceResponse)
+	for _, rt := range req.Topics {
+		st := kmsg.NewProduceResponseTopic()
+		st.Topic = rt.Topic
+		for _, rp := range rt.Partitions {
+			sp := kmsg.NewProduceResponseTopicPartition()
+			sp.Partition, sp.ErrorCode, sp.BaseOffset = rp.Partition, code, -1
+			st.Partitions = append(st.Partitions, sp)
+		}
+		resp.Topics = append(resp.Topics, st)
+	}
+	return resp
+}
+
+// A batch that no broker could recognise a second time is not sent twice.
+func TestUnknownOutcomeIsNotRepeated(t *testing.T) {
+	w := newWorld(t, 1)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	s := w.r.NewSession()
+	defer s.Close()
+	w.clusters["a"].Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+	a := produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "once")})
+	require.Equal(t, federation.Timeout, federation.KindOf(a[0].Err))
+	require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "next")})[0].Err)
+	require.Equal(t, []string{"0:once", "1:next"}, values(t, s, at("orders", 0), 0, 2))
+}
+
+// What is wrong with a batch is told, and does not stop what follows.
+func TestRefusalsReachTheSender(t *testing.T) {
+	for code, kind := range map[*kerr.Error]federation.Kind{
+		kerr.MessageTooLarge: federation.RecordTooLarge, kerr.InvalidRecord: federation.InvalidRecord, kerr.CorruptMessage: federation.CorruptBatch,
+		kerr.InvalidTimestamp: federation.InvalidTimestamp, kerr.OutOfOrderSequenceNumber: federation.OutOfOrderSequence, kerr.InvalidProducerEpoch: federation.ProducerFenced,
+		kerr.PolicyViolation: federation.PolicyViolation, kerr.TopicAuthorizationFailed: federation.ClusterUnavailable,
+	} {
+		w := newWorld(t, 1)
+		w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+		s := w.r.NewSession()
+		w.clusters["a"].ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+			return refuse(req.(*kmsg.ProduceRequest), code.Code), nil, true
+		})
+		a := produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "v")})
+		require.Equal(t, kind, federation.KindOf(a[0].Err), code.Message)
+		require.NotContains(t, a[0].Err.Error(), "phys", "physical names are for the log")
+		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "v")})[0].Err)
+		s.Close()
+	}
+}
+
+// A cluster that is away holds appends until their time is up, reads of it bring
+// nothing and no error, and reads of the other cluster go on.
+func TestClusterAway(t *testing.T) {
+	w := newWorld(t, 1)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)}, []*federation.Extent{federationtest.Head("b", "phys", 0)})
+	s := w.r.NewSession()
+	defer s.Close()
+	write(t, w.clusters["b"], 0, "v")
+	w.clusters["a"].Close()
+	ch := make(chan []router.Appended, 1)
+	require.NoError(t, s.Produce(t.Context(), router.AcksAll, 500*time.Millisecond, []router.Append{{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "v")}}, func(a []router.Appended) { ch <- a }))
+	from := []router.Position{{TopicPartition: at("orders", 0), MaxBytes: 1000, CurrentEpoch: -1}, {TopicPartition: at("orders", 1), MaxBytes: 1000, CurrentEpoch: -1}}
+	f, err := s.Fetch(t.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 5 * time.Second})
+	require.NoError(t, err)
+	require.NoError(t, f.Slices[0].Err)
+	require.Zero(t, f.Slices[0].Bytes())
+	require.Positive(t, f.Slices[1].Bytes())
+	f.Release()
+	a := <-ch
+	require.Error(t, a[0].Err)
+	require.True(t, federation.KindOf(a[0].Err).Retriable())
+}
+
+// Records of a leader epoch that the map does not name wait for the map, and
+// then carry the epoch that it gives them.
+func TestNewEpochWaitsForTheMap(t *testing.T) {
+	var seen atomic.Int32
+	w := newWorldWith(t, 1, router.Config{EpochWait: time.Hour}, func(_, _ string, _, epoch int32) { seen.Store(epoch) })
+	head := federationtest.Head("a", "phys", 0)
+	w.SetTopic("orders", nil, []*federation.Extent{head})
+	s := w.r.NewSession()
+	defer s.Close()
+	write(t, w.clusters["a"], 0, "old")
+	require.Equal(t, []string{"0:old"}, values(t, s, at("orders", 0), 0, 1))
+	for i := range 3 {
+		require.NoError(t, w.clusters["a"].MoveTopicPartition("phys", 0, int32(i%2)))
+	}
+	write(t, w.clusters["a"], 0, "new")
+	from := []router.Position{{TopicPartition: at("orders", 0), Offset: 1, MaxBytes: 1000, CurrentEpoch: -1}}
+	f, err := s.Fetch(t.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 700 * time.Millisecond})
+	require.NoError(t, err)
+	require.Zero(t, f.Slices[0].Bytes(), "records of an epoch that nobody has named")
+	require.Positive(t, seen.Load(), "the control plane was not told")
+
+	next := *head
+	next.Epochs = append(next.Epochs, federation.EpochEntry{Physical: federation.PhysicalEpoch(seen.Load()), Logical: 9})
+	w.SetTopic("orders", nil, []*federation.Extent{&next})
+	f, err = s.Fetch(t.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 10 * time.Second})
+	require.NoError(t, err)
+	h, ok := recordbatch.ParseHeader(f.Slices[0].Records[0])
+	require.True(t, ok)
+	require.EqualValues(t, 9, h.LeaderEpoch)
+	f.Release()
+}
