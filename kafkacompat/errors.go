@@ -27,7 +27,7 @@ var table = map[federation.Kind]codes{
 	federation.Internal:                 same(kerr.UnknownServerError),
 	federation.UnknownTopic:             same(kerr.UnknownTopicOrPartition),
 	federation.UnknownPartition:         same(kerr.UnknownTopicOrPartition),
-	federation.TopicExists:              same(kerr.TopicAlreadyExists),
+	federation.TopicExists:              notFetched(kerr.TopicAlreadyExists),
 	federation.InvalidTopicName:         {kerr.InvalidTopicException, kerr.InvalidTopicException, kerr.UnknownTopicOrPartition},
 	federation.InvalidPartitionCount:    notFetched(kerr.InvalidPartitions),
 	federation.InvalidReplicationFactor: notFetched(kerr.InvalidReplicationFactor),

@@ -78,7 +78,7 @@ var versions = [...]api{
 	{key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
 		note: "Times are searched through all extents of a partition, oldest first. The tiered timestamps -5 and -6 are answered as by a broker without tiered storage: no such offset."},
 	{key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata),
-		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce|consume`."},
+		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`."},
 	{key: kmsg.LeaderAndISR, name: "LeaderAndIsr", seen: 7, note: "Broker-internal."},
 	{key: kmsg.StopReplica, name: "StopReplica", seen: 4, note: "Broker-internal."},
 	{key: kmsg.UpdateMetadata, name: "UpdateMetadata", seen: 8, note: "Broker-internal."},
