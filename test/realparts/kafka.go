@@ -123,7 +123,7 @@ func (k *Kafka) start(t TB) (err error) {
 	if k.proc, err = StartProcess(t, "kafka-"+k.Name, k.dir, command...); err != nil {
 		return err
 	}
-	return k.proc.await(k.serves)
+	return k.proc.Ready(k.serves)
 }
 
 // serves returns nil when the broker is a member of its own cluster and has a controller.
@@ -147,6 +147,9 @@ func (k *Kafka) serves() error {
 	}
 	return nil
 }
+
+// PID is the broker's process id.
+func (k *Kafka) PID() int { return k.proc.PID() }
 
 // Kill ends the broker as its death would.
 func (k *Kafka) Kill() { k.proc.Kill() }
