@@ -175,7 +175,9 @@ func (p *parts) start() {
 	add := func() error {
 		return realparts.Output(dir, bin, "--api", "http://"+api, "cluster", "add", "a", "--seeds", p.kafka.Seed)
 	}
-	p.gateway.Await(p, add)
+	if err := p.gateway.Ready(add); err != nil {
+		p.Fatalf("%v\n%s", err, p.gateway.Tail())
+	}
 }
 
 // measure runs f and takes the CPU of gateway and broker meanwhile.
