@@ -85,7 +85,8 @@ var owners = []struct {
 	{"github.com/redis/go-redis", []string{"internal/redisstore"}, "one owner of keys and scripts"},
 	{"github.com/alicebob/miniredis", []string{"internal/embedded"}, "the embedded Redis"},
 	{
-		"connectrpc.com/", []string{"gateway", "gateway/mapwatch", "gateway/groups", "controller", "nameserver", "internal/rpcerror", "internal/process", "internal/embedded", "cmd/braid"},
+		"connectrpc.com/",
+		[]string{"gateway", "gateway/mapwatch", "gateway/groups", "controller", "nameserver", "internal/rpcerror", "internal/process", "internal/embedded", "cmd/braid"},
 		"who serves or calls Connect",
 	},
 	{"github.com/spf13/", []string{"cmd/braid"}, "the command line"},

@@ -110,8 +110,8 @@ func (p *Process) Tail() string {
 	return strings.TrimSpace(string(tail(b, 8192)))
 }
 
-// await polls ready until it returns nil, the process has ended or time is up.
-func (p *Process) await(ready func() error) error {
+// Ready polls ready until it returns nil, the process has ended or time is up.
+func (p *Process) Ready(ready func() error) error {
 	deadline := time.NewTimer(startTimeout)
 	defer deadline.Stop()
 	tick := time.NewTicker(readyPoll)
@@ -128,13 +128,5 @@ func (p *Process) await(ready func() error) error {
 		case <-deadline.C:
 			return fmt.Errorf("%s is not ready after %s: %w\n%s", p.Name, startTimeout, err, p.Tail())
 		}
-	}
-}
-
-// Await waits until ready returns nil, and fails the test if the process ends first.
-func (p *Process) Await(t TB, ready func() error) {
-	t.Helper()
-	if err := p.await(ready); err != nil {
-		t.Fatalf("%v", err)
 	}
 }

@@ -42,7 +42,9 @@ func (r *Redis) Restart(t TB) {
 		t.Fatalf("%v", err)
 	}
 	r.proc = p
-	p.Await(t, r.serves)
+	if err := p.Ready(r.serves); err != nil {
+		t.Fatalf("%v", err)
+	}
 }
 
 func (r *Redis) serves() error {

@@ -1,0 +1,129 @@
+package world
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/embedded"
+	"github.com/braidmq/braid/internal/process"
+	"github.com/braidmq/braid/test/realparts"
+)
+
+// Embedded starts a world in the test's own process; it ends with the test.
+func Embedded(t TB, o Options) *World {
+	t.Helper()
+	o = o.withDefaults()
+	w := &World{t: t, Client: newClient()}
+	e := &embeddedParts{t: t, options: o}
+	for i := range o.Controllers {
+		w.Controllers = append(w.Controllers, e.node(t, process.Controller, i))
+	}
+	for i := range o.Gateways {
+		w.Gateways = append(w.Gateways, e.node(t, process.Gateway, i))
+	}
+	w.NameServer = e.node(t, process.NameServer, 0)
+	e.nodes = map[process.Role][]*Node{process.Controller: w.Controllers, process.Gateway: w.Gateways, process.NameServer: {w.NameServer}}
+
+	options := embedded.Options{
+		Controllers: o.Controllers, Gateways: o.Gateways, NameServers: 1, Configure: e.configure, Build: "test",
+		Brokers: 1, // as many as a real cluster of the tests has
+	}
+	for _, name := range o.Clusters {
+		options.Clusters = append(options.Clusters, embedded.Cluster{Name: name})
+	}
+	e.federation = embedded.New(t, options)
+	for i, n := range e.federation.Controllers() {
+		w.Controllers[i].proc = n
+	}
+	for i, n := range e.federation.Gateways() {
+		w.Gateways[i].proc = n
+	}
+	for _, n := range e.federation.NameServers() {
+		w.NameServer.proc = n
+	}
+	for _, c := range e.federation.Clusters() {
+		w.Clusters = append(w.Clusters, Cluster{Name: c.Name, Seeds: c.Seeds, ClusterID: clusterID(t, c.Seeds)})
+	}
+	w.Redis = embeddedRedis{e.federation.Redis}
+	return w
+}
+
+// embeddedParts starts nodes in the test's process.
+type embeddedParts struct {
+	t          TB
+	options    Options
+	federation *embedded.Federation
+	nodes      map[process.Role][]*Node
+	again      *Node // that is being started again
+}
+
+func (e *embeddedParts) node(t TB, role process.Role, index int) *Node {
+	n := &Node{ID: role.String() + "-" + string(rune('0'+index)), role: role.String(), Connect: realparts.FreeAddress(t), start: e.start}
+	if role != process.Controller {
+		n.Kafka = realparts.FreeAddress(t)
+	}
+	n.Ops = realparts.FreeAddress(t)
+	return n
+}
+
+// configure gives a process the id and the addresses of its node.
+func (e *embeddedParts) configure(c *process.Config, index int) {
+	n := e.again
+	if n == nil {
+		n = e.nodes[c.Role][index]
+	}
+	c.ID, c.Listen, c.OpsListen = n.ID, n.Connect, n.Ops
+	switch c.Role {
+	case process.Gateway:
+		c.KafkaListen, c.AutoCreateTopics = n.Kafka, e.options.AutoCreateTopics
+	case process.NameServer:
+		c.BootstrapListen = n.Kafka
+	case process.Controller:
+	}
+}
+
+func (e *embeddedParts) start(n *Node) (nodeProcess, error) {
+	e.again = n
+	defer func() { e.again = nil }()
+	switch n.role {
+	case process.Gateway.String():
+		return e.federation.AddGateway(e.t.Context())
+	case process.Controller.String():
+		p, err := e.federation.AddController()
+		if err != nil {
+			return nil, err
+		}
+		return p, e.federation.AwaitReady(e.t.Context())
+	default:
+		p, err := e.federation.AddNameServer()
+		if err != nil {
+			return nil, err
+		}
+		return p, e.federation.AwaitReady(e.t.Context())
+	}
+}
+
+// embeddedRedis is taken away by answering every command with an error.
+type embeddedRedis struct{ *embedded.Redis }
+
+func (r embeddedRedis) Down() { r.Mini.SetError("LOADING Redis is loading the dataset in memory") }
+func (r embeddedRedis) Up()   { r.Mini.SetError("") }
+
+func clusterID(t TB, seeds []string) string {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...))
+	if err != nil {
+		t.Fatalf("client of %v: %v", seeds, err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	metadata, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, client)
+	if err != nil || metadata.ClusterID == nil {
+		t.Fatalf("cluster id of %v: %v", seeds, err)
+	}
+	return *metadata.ClusterID
+}

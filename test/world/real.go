@@ -1,0 +1,123 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/braidmq/braid/test/realparts"
+)
+
+// Real starts real Kafka clusters, a real Redis, and braid as one process for
+// each role of the built binary. It installs what is missing, and ends with the test.
+func Real(t TB, o Options) *World {
+	t.Helper()
+	o = o.withDefaults()
+	r := &realParts{t: t, options: o, dir: t.TempDir()}
+	w := &World{t: t, Real: true, Client: newClient()}
+	Binary(t)
+	redis := realparts.StartRedis(t)
+	r.redis, w.Redis = redis, realRedis{t, redis}
+	for _, k := range realparts.StartKafka(t, o.HeapMB, o.Clusters...) {
+		w.Clusters = append(w.Clusters, Cluster{
+			Name: k.Name, Seeds: []string{k.Seed}, ClusterID: k.ClusterID,
+			Kill: k.Kill, Restart: func() { k.Restart(t) },
+		})
+	}
+	for i := range o.Controllers {
+		w.Controllers = append(w.Controllers, r.node("controller", i))
+	}
+	for i := range o.Gateways {
+		w.Gateways = append(w.Gateways, r.node("gateway", i))
+	}
+	w.NameServer = r.node("nameserver", 0)
+
+	begin := time.Now()
+	if err := startAll(append(w.Controllers[:len(w.Controllers):len(w.Controllers)], w.Gateways...)); err != nil {
+		t.Fatalf("real world: %v", err)
+	}
+	for _, c := range w.Clusters {
+		w.MustBraid(t, "", "cluster", "add", c.Name, "--seeds", strings.Join(c.Seeds, ","))
+	}
+	if err := w.NameServer.Start(); err != nil {
+		t.Fatalf("real world: %v", err)
+	}
+	t.Logf("braid on real parts is ready after %.1f s", time.Since(begin).Seconds())
+	return w
+}
+
+// realParts starts nodes as processes.
+type realParts struct {
+	t       TB
+	options Options
+	dir     string
+	redis   *realparts.Redis
+}
+
+func (r *realParts) node(role string, index int) *Node {
+	n := &Node{ID: role + "-" + strconv.Itoa(index), role: role, Connect: realparts.FreeAddress(r.t), Ops: realparts.FreeAddress(r.t), start: r.start}
+	if role != "controller" {
+		n.Kafka = realparts.FreeAddress(r.t)
+	}
+	return n
+}
+
+func (r *realParts) start(n *Node) (nodeProcess, error) {
+	command := []string{
+		Binary(r.t), n.role, "--id", n.ID, "--redis", r.redis.URL(),
+		"--listen", n.Connect, "--ops-listen", n.Ops, "--log-level", "info",
+	}
+	switch n.role {
+	case "gateway":
+		command = append(command, "--kafka-listen", n.Kafka)
+		if r.options.AutoCreateTopics {
+			command = append(command, "--auto-create-topics")
+		}
+	case "nameserver":
+		command = append(command, "--bootstrap-listen", n.Kafka)
+	}
+	p, err := realparts.StartProcess(r.t, n.ID, r.dir, command...)
+	if err != nil {
+		return nil, err
+	}
+	return realNode{p}, p.Ready(func() error { return ready(n.Ops) })
+}
+
+// ready asks /readyz.
+func ready(ops string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz answers %s: %s", response.Status, text)
+	}
+	return nil
+}
+
+type realNode struct{ *realparts.Process }
+
+func (n realNode) Stop() error { return n.Process.Stop(StopTimeout) }
+
+type realRedis struct {
+	t     TB
+	redis *realparts.Redis
+}
+
+func (r realRedis) Down() { r.redis.Kill() }
+func (r realRedis) Up()   { r.redis.Restart(r.t) }
