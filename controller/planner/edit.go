@@ -54,8 +54,8 @@ func WithoutCluster(m *federation.Map, name federation.ClusterName) (*federation
 			}
 		}
 		if i := slices.Index(t.Clusters, name); i >= 0 {
-			if len(t.Clusters) == 1 {
-				return nil, federation.Errorf(federation.Conflict, "physical cluster %q is the only one that topic %q may use", name, n)
+			if len(t.Clusters) == 1 && extents == 0 {
+				return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q is the only one that topic %q may use", name, n)
 			}
 			changed := *t
 			changed.Clusters = slices.Delete(slices.Clone(t.Clusters), i, i+1)
@@ -63,7 +63,7 @@ func WithoutCluster(m *federation.Map, name federation.ClusterName) (*federation
 		}
 	}
 	if extents > 0 {
-		return nil, federation.Errorf(federation.Conflict,
+		return nil, federation.Errorf(federation.PolicyViolation,
 			"physical cluster %q still holds %d extents (one of topic %q); drain it, or delete the topics, first", name, extents, topic)
 	}
 	next.Clusters = maps.Clone(m.Clusters)

@@ -6,6 +6,7 @@
 package planner
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/braidmq/braid/federation"
@@ -138,7 +139,7 @@ func eligible(m *federation.Map, topic federation.TopicName, limit []federation.
 	default:
 		return nil, federation.Errorf(federation.PolicyViolation, "topic %q: no active physical cluster with a weight above 0 may take it; `braid cluster add` adds one", topic)
 	}
-	slices.SortFunc(out, func(a, b *target) int { return compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b *target) int { return cmp.Compare(a.name, b.name) })
 	return out, nil
 }
 
@@ -189,17 +190,6 @@ func countHeads(m *federation.Map, targets []*target) {
 				byName[h.Cluster].heads++
 			}
 		}
-	}
-}
-
-func compare(a, b federation.ClusterName) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
 	}
 }
 

@@ -80,6 +80,12 @@ func sortEntries(entries []*controlv1.MapEntry) {
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Key < entries[j].Key })
 }
 
+// TopicEntry returns the entry of a topic, with version 0.
+func TopicEntry(t *federation.Topic) *controlv1.MapEntry { return topicEntry(t, 0) }
+
+// ClusterEntry returns the entry of a physical cluster, with version 0.
+func ClusterEntry(c *federation.Cluster) *controlv1.MapEntry { return clusterEntry(c, 0) }
+
 func metaEntry(m *federation.Map, version int64) *controlv1.MapEntry {
 	return &controlv1.MapEntry{Key: keyMeta, Version: version, Value: &controlv1.MapEntry_Meta{Meta: &controlv1.MetaEntry{
 		LogicalCluster:  m.LogicalCluster,

@@ -1,0 +1,410 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+	"github.com/braidmq/braid/internal/rpcerror"
+)
+
+// leadersMax bounds the leader epochs that are taken from one Beat.
+const leadersMax = 10_000
+
+type controlService struct{ c *Controller }
+
+type attachStream = connect.BidiStream[controlv1.AttachRequest, controlv1.AttachResponse]
+
+// Attach serves the stream of one gateway or watcher: its registration, then the
+// map and every change of it, and leases for its beats. It ends when the peer
+// goes, is silent, or registers again elsewhere, and with a NotLeader frame when
+// this controller does not lead.
+func (s *controlService) Attach(ctx context.Context, stream *attachStream) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := s.c.attach(ctx, stream, receive(ctx, stream)); err != nil {
+		return rpcerror.Error(err)
+	}
+	return nil
+}
+
+func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan received) error {
+	reg, err := c.awaitRegister(ctx, in)
+	if err != nil {
+		return err
+	}
+	r, _ := c.currentRole()
+	if r.term == nil {
+		return c.sendNotLeader(stream)
+	}
+	t := r.term
+	if !t.fleet.admit(c.cfg.StreamsMax) {
+		return federation.Errorf(federation.Throttled, "the controller has %d streams, which is its maximum", c.cfg.StreamsMax)
+	}
+	defer t.fleet.dismiss()
+	if v := federation.MapVersion(reg.GetMapVersion()); v > t.current().Version {
+		t.health.alarm("ahead/"+reg.GetGatewayId(), "gateway %q holds map version %d, above the controller's %d: the store has lost writes", reg.GetGatewayId(), v, t.current().Version)
+		return federation.Errorf(federation.Conflict, "gateway %q holds map version %d, above the controller's %d; a map never goes back", reg.GetGatewayId(), v, t.current().Version)
+	}
+	a := &attachment{
+		term:   t,
+		stream: stream,
+		have:   t.known(federation.MapVersion(reg.GetMapVersion())),
+		binary: !strings.Contains(stream.RequestHeader().Get("Content-Type"), "json"),
+	}
+	var node federation.NodeID
+	if !reg.GetWatchOnly() {
+		if node, err = a.join(ctx, reg); err != nil {
+			return err
+		}
+		defer t.fleet.lost(a.session, t.cfg.GatewayGrace)
+	}
+	err = a.send(&controlv1.AttachResponse{Frame: &controlv1.AttachResponse_Registered{Registered: &controlv1.Registered{
+		BeatIntervalMs: c.cfg.BeatInterval.Milliseconds(),
+		Lease:          a.lease(0),
+		NodeId:         int32(node),
+	}}})
+	if err != nil {
+		return err
+	}
+	return a.serve(ctx, in)
+}
+
+// A received is what came from a stream.
+type received struct {
+	frame *controlv1.AttachRequest
+	err   error
+}
+
+// receive reads frames until the stream or ctx ends.
+func receive(ctx context.Context, stream *attachStream) <-chan received {
+	in := make(chan received)
+	go func() {
+		for {
+			frame, err := stream.Receive()
+			select {
+			case in <- received{frame, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return in
+}
+
+func (c *Controller) awaitRegister(ctx context.Context, in <-chan received) (*controlv1.Register, error) {
+	timeout := time.NewTimer(c.cfg.RegisterTimeout)
+	defer timeout.Stop()
+	select {
+	case r := <-in:
+		if r.err != nil {
+			return nil, r.err
+		}
+		reg := r.frame.GetRegister()
+		if reg == nil {
+			return nil, federation.Errorf(federation.InvalidArgument, "the first frame must be register")
+		}
+		return reg, checkRegister(reg)
+	case <-timeout.C:
+		return nil, federation.Errorf(federation.InvalidArgument, "no register frame came within %s", c.cfg.RegisterTimeout)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func checkRegister(reg *controlv1.Register) error {
+	if reg.GetMapVersion() < 0 {
+		return federation.Errorf(federation.InvalidArgument, "register: map version %d is negative", reg.GetMapVersion())
+	}
+	if reg.GetWatchOnly() {
+		return nil
+	}
+	if id := reg.GetGatewayId(); id == "" || len(id) > 128 || strings.ContainsAny(id, "/ \t\r\n") {
+		return federation.Errorf(federation.InvalidArgument, "register: gateway id %q: want 1 to 128 characters without spaces and '/'", id)
+	}
+	if reg.GetIncarnation() == "" {
+		return federation.Errorf(federation.InvalidArgument, "register: gateway %q has no incarnation", reg.GetGatewayId())
+	}
+	for name, address := range map[string]string{"connect": reg.GetConnectAddress(), "kafka": reg.GetKafkaAddress()} {
+		if address == "" && name == "kafka" {
+			continue // a gateway without a Kafka door
+		}
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			return federation.Errorf(federation.InvalidArgument, "register: gateway %q: %s address %q: want HOST:PORT, as clients reach it", reg.GetGatewayId(), name, address)
+		}
+	}
+	_, err := federation.ParseRole(reg.GetRole())
+	return err
+}
+
+func (c *Controller) sendNotLeader(stream *attachStream) error {
+	r, _ := c.currentRole()
+	url := r.leader.URL
+	if r.leader.ID == c.cfg.ID {
+		url = "" // it leads, but is not ready yet
+	}
+	return stream.Send(&controlv1.AttachResponse{
+		ControllerEpoch: r.leader.Fencing,
+		Frame:           &controlv1.AttachResponse_NotLeader{NotLeader: &controlv1.NotLeader{Leader: url}},
+	})
+}
+
+// An attachment is a stream that is served.
+type attachment struct {
+	*term
+	stream  *attachStream
+	session *session // nil for a watcher
+	have    *federation.Map
+	binary  bool
+}
+
+func (a *attachment) send(frame *controlv1.AttachResponse) error {
+	if frame.GetControllerEpoch() == 0 && frame.GetFrame() != nil {
+		frame.ControllerEpoch = a.fencing
+	}
+	return a.stream.Send(frame)
+}
+
+// join puts a gateway into the map. Gateways at the same address that have no
+// stream are earlier lives of it, and go at once.
+func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federation.NodeID, error) {
+	id := federation.GatewayID(reg.GetGatewayId())
+	s := &session{
+		id:          id,
+		incarnation: reg.GetIncarnation(),
+		build:       reg.GetBuild(),
+		ended:       make(chan struct{}),
+		drain:       make(chan *controlv1.Drain, 1),
+		version:     federation.MapVersion(reg.GetMapVersion()),
+	}
+	a.fleet.register(s)
+	a.session = s
+	var node federation.NodeID
+	err := func() error {
+		if g := a.current().Gateway(id); g != nil {
+			node = g.NodeID
+		} else {
+			var err error
+			if node, err = a.parts.Store.NodeID(ctx, a.cfg.LogicalCluster, id); err != nil {
+				return err
+			}
+		}
+		role, _ := federation.ParseRole(reg.GetRole()) // checked before
+		g := &federation.Gateway{
+			ID: id, NodeID: node, ConnectAddress: reg.GetConnectAddress(), KafkaAddress: reg.GetKafkaAddress(),
+			Zone: reg.GetZone(), Role: role, State: federation.GatewayReady,
+		}
+		_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+			m = planner.WithoutGateways(m, a.fleet.absent(sameAddress(m, g))...)
+			return planner.WithGateway(m, g), nil
+		})
+		return err
+	}()
+	if err != nil {
+		a.fleet.lost(s, a.cfg.GatewayGrace)
+		return 0, err
+	}
+	a.log.Info("gateway registered", "gateway", id, "node", node, "zone", reg.GetZone(), "role", reg.GetRole(), "build", reg.GetBuild())
+	return node, nil
+}
+
+func sameAddress(m *federation.Map, g *federation.Gateway) []federation.GatewayID {
+	var out []federation.GatewayID
+	for _, x := range m.Gateways {
+		if x.ID != g.ID && (x.ConnectAddress == g.ConnectAddress || x.KafkaAddress != "" && x.KafkaAddress == g.KafkaAddress) {
+			out = append(out, x.ID)
+		}
+	}
+	return out
+}
+
+// lease grants what is left of the gateway lease since the lead was confirmed.
+func (t *term) lease(answers int64) *controlv1.Lease {
+	left := t.cfg.GatewayLease - time.Since(*t.confirmed.Load())
+	return &controlv1.Lease{AnswersSentMs: answers, ValidMs: max(0, left.Milliseconds())}
+}
+
+func (a *attachment) serve(ctx context.Context, in <-chan received) error {
+	var ended <-chan struct{}
+	var drain <-chan *controlv1.Drain
+	if a.session != nil {
+		ended, drain = a.session.ended, a.session.drain
+	}
+	silent := time.NewTimer(a.cfg.BeatTimeout)
+	defer silent.Stop()
+	for {
+		frames, p := a.catchUp(a.have, a.binary)
+		for _, f := range frames {
+			if err := a.send(f); err != nil {
+				return err
+			}
+		}
+		a.have = p.m
+		select {
+		case r := <-in:
+			if errors.Is(r.err, io.EOF) {
+				return nil
+			}
+			if r.err != nil {
+				return r.err
+			}
+			silent.Reset(a.cfg.BeatTimeout)
+			if err := a.handle(ctx, r.frame); err != nil {
+				return err
+			}
+		case <-p.next:
+		case d := <-drain:
+			if err := a.send(&controlv1.AttachResponse{Frame: &controlv1.AttachResponse_Drain{Drain: d}}); err != nil {
+				return err
+			}
+		case <-ended:
+			return federation.Errorf(federation.Conflict, "gateway %q has registered again, or was silent for too long; this stream is over", a.session.id)
+		case <-silent.C:
+			return federation.Errorf(federation.Timeout, "no frame came for %s; this stream is over", a.cfg.BeatTimeout)
+		case <-a.done:
+			return a.sendNotLeader(a.stream)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest) error {
+	switch f := frame.GetFrame().(type) {
+	case *controlv1.AttachRequest_Beat:
+		return a.beat(ctx, f.Beat)
+	case *controlv1.AttachRequest_MapApplied:
+		for _, r := range f.MapApplied.GetRejected() {
+			a.health.alarm("rejected/"+a.name(), "gateway %q could not apply map %d: %s", a.name(), f.MapApplied.GetVersion(), r)
+		}
+		if len(f.MapApplied.GetRejected()) > 0 {
+			a.have = nil // a snapshot mends it
+			return nil
+		}
+		a.health.clear("rejected/" + a.name())
+		a.setApplied(f.MapApplied.GetVersion())
+	case *controlv1.AttachRequest_Drained:
+		return a.drainedNow(ctx)
+	case *controlv1.AttachRequest_Register:
+		return federation.Errorf(federation.InvalidArgument, "register came twice on one stream")
+	default:
+		return federation.Errorf(federation.InvalidArgument, "a frame that this controller does not know; is the gateway newer?")
+	}
+	return nil
+}
+
+func (a *attachment) name() string {
+	if a.session == nil {
+		return "a watcher"
+	}
+	return string(a.session.id)
+}
+
+func (a *attachment) setApplied(v int64) {
+	if s := a.session; s != nil {
+		a.fleet.update(func() { s.version = max(s.version, federation.MapVersion(v)) })
+	}
+}
+
+// beat answers with a lease first: what else the beat asks for may take a moment.
+func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
+	if err := a.send(&controlv1.AttachResponse{Frame: &controlv1.AttachResponse_Lease{Lease: a.lease(b.GetSentMs())}}); err != nil {
+		return err
+	}
+	s := a.session
+	if s == nil {
+		return nil
+	}
+	startDrain := false
+	a.fleet.update(func() {
+		s.lastBeat = time.Now()
+		s.connections = b.GetConnections()
+		s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
+		startDrain = b.GetDraining() && !s.draining
+	})
+	if startDrain {
+		if err := a.markDraining(ctx); err != nil {
+			a.log.Warn("a gateway that drains could not be marked; it is tried again", "gateway", s.id, "err", err)
+		} else {
+			a.fleet.update(func() { s.draining = true })
+		}
+	}
+	if len(b.GetLeaders()) > leadersMax {
+		return federation.Errorf(federation.InvalidArgument, "a beat names %d leaders, at most %d are allowed", len(b.GetLeaders()), leadersMax)
+	}
+	if len(b.GetLeaders()) > 0 {
+		a.leadersSeen(b.GetLeaders())
+	}
+	return nil
+}
+
+func (a *attachment) markDraining(ctx context.Context) error {
+	_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+		g := m.Gateway(a.session.id)
+		if g == nil {
+			return m, nil
+		}
+		draining := *g
+		draining.State = federation.GatewayDraining
+		return planner.WithGateway(m, &draining), nil
+	})
+	return err
+}
+
+// leadersSeen raises epochs. It does not wait: the gateway hears of it by the map.
+func (a *attachment) leadersSeen(leaders []*controlv1.LeaderSeen) {
+	seen := make([]planner.LeaderSeen, len(leaders))
+	for i, l := range leaders {
+		seen[i] = planner.LeaderSeen{
+			PhysicalAddress: federation.PhysicalAddress{
+				Cluster:   federation.ClusterName(l.GetCluster()),
+				Topic:     l.GetPhysicalTopic(),
+				Partition: federation.PhysicalPartition(l.GetPhysicalPartition()),
+			},
+			Epoch: federation.PhysicalEpoch(l.GetEpoch()),
+		}
+	}
+	if next, _ := planner.RaiseEpochs(a.current(), seen); next == a.current() {
+		return
+	}
+	e := edit{done: make(chan edited, 1), apply: func(m *federation.Map) (*federation.Map, error) {
+		next, n := planner.RaiseEpochs(m, seen)
+		if n > 0 {
+			a.log.Info("physical leaders changed", "partitions", n, "seen_by", a.name())
+		}
+		return next, nil
+	}}
+	select {
+	case a.edits <- e:
+	default:
+		a.hint() // the writer is behind: the next look at the clusters finds it too
+	}
+}
+
+func (a *attachment) drainedNow(ctx context.Context) error {
+	s := a.session
+	if s == nil {
+		return nil
+	}
+	a.fleet.update(func() { s.drained = true })
+	_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+		return planner.WithoutGateways(m, s.id), nil
+	})
+	if err != nil {
+		a.log.Warn("a gateway that has drained could not be taken out; it goes with its stream", "gateway", s.id, "err", err)
+		return nil
+	}
+	a.log.Info("gateway has drained", "gateway", s.id)
+	return nil
+}

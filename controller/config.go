@@ -1,0 +1,146 @@
+package controller
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// Config bounds a controller. EnsureDefaults fills what is zero.
+type Config struct {
+	// LogicalCluster is the logical cluster whose map this controller writes;
+	// "default" by default.
+	LogicalCluster string
+	// ID names this controller in lists; random by default.
+	ID string
+	// URL is the base URL at which gateways and the other controllers reach it.
+	URL string
+
+	// LeaseTTL is how long the lead lasts after its last renewal; 2 s by default. A
+	// standby takes over at the latest LeaseTTL + RenewInterval after the leader died.
+	LeaseTTL time.Duration
+	// RenewInterval is the time between renewals, and between a standby's looks at the
+	// lease; 500 ms by default.
+	RenewInterval time.Duration
+
+	// GatewayLease is how long a gateway may acknowledge appends after the last moment
+	// at which this controller's lead was confirmed; 60 s by default.
+	GatewayLease time.Duration
+	// BeatInterval is what gateways are told; 1 s by default.
+	BeatInterval time.Duration
+	// BeatTimeout is the silence after which a gateway's stream counts as lost; 6 s by default.
+	BeatTimeout time.Duration
+	// RegisterTimeout bounds the wait for the first frame of a stream; 5 s by default.
+	RegisterTimeout time.Duration
+	// GatewayGrace is how long a gateway stays in the map after its stream was lost; 2 s by default.
+	GatewayGrace time.Duration
+	// TakeoverGrace is the same for the gateways that a new leader finds in the map; 10 s by default.
+	TakeoverGrace time.Duration
+	// StreamsMax bounds the streams of gateways and watchers; 10,000 by default.
+	StreamsMax int
+
+	// CollectInterval is the time between two looks at the physical clusters; 5 s by default.
+	CollectInterval time.Duration
+	// CollectMinInterval is the shortest time between two looks, whatever the hints; 100 ms by default.
+	CollectMinInterval time.Duration
+	// ProbeTimeout bounds one look at one physical cluster; 5 s by default.
+	ProbeTimeout time.Duration
+
+	// StepTimeout bounds the retries of one step of an operation; 30 s by default.
+	StepTimeout time.Duration
+	// CleanupTimeout bounds the retries of deletes on physical clusters; 10 min by default.
+	CleanupTimeout time.Duration
+	// RequestWait bounds how long an admin call waits for its operation; 60 s by default.
+	RequestWait time.Duration
+	// ApplyWait bounds how long an operation waits until all gateways have applied the
+	// map that it published; 2 s by default.
+	ApplyWait time.Duration
+	// OperationsMax bounds the operations that run at one time; 256 by default.
+	OperationsMax int
+	// OperationsKeep bounds the ended operations that are remembered; 500 by default.
+	OperationsKeep int
+
+	// DefaultPartitions is the partition count of a topic that is created without one
+	// (Kafka's num.partitions); 1 by default.
+	DefaultPartitions int32
+	// PartitionsMax bounds the partitions of one topic; 10,000 by default.
+	PartitionsMax int32
+	// ForwardWait is how long a standby waits for a leader before it refuses a call; 5 s by default.
+	ForwardWait time.Duration
+
+	// Upstream is used to probe a cluster before it is registered.
+	Upstream upstream.Config
+}
+
+// EnsureDefaults fills fields that are zero.
+func (c *Config) EnsureDefaults() {
+	setDefault(&c.LogicalCluster, federation.DefaultLogicalCluster)
+	setDefault(&c.ID, "controller-"+rand.Text()[:8])
+	setDefault(&c.LeaseTTL, 2*time.Second)
+	setDefault(&c.RenewInterval, 500*time.Millisecond)
+	setDefault(&c.GatewayLease, 60*time.Second)
+	setDefault(&c.BeatInterval, time.Second)
+	setDefault(&c.BeatTimeout, 6*time.Second)
+	setDefault(&c.RegisterTimeout, 5*time.Second)
+	setDefault(&c.GatewayGrace, 2*time.Second)
+	setDefault(&c.TakeoverGrace, 10*time.Second)
+	setDefault(&c.StreamsMax, 10_000)
+	setDefault(&c.CollectInterval, 5*time.Second)
+	setDefault(&c.CollectMinInterval, 100*time.Millisecond)
+	setDefault(&c.ProbeTimeout, 5*time.Second)
+	setDefault(&c.StepTimeout, 30*time.Second)
+	setDefault(&c.CleanupTimeout, 10*time.Minute)
+	setDefault(&c.RequestWait, 60*time.Second)
+	setDefault(&c.ApplyWait, 2*time.Second)
+	setDefault(&c.OperationsMax, 256)
+	setDefault(&c.OperationsKeep, 500)
+	setDefault(&c.DefaultPartitions, 1)
+	setDefault(&c.PartitionsMax, 10_000)
+	setDefault(&c.ForwardWait, 5*time.Second)
+}
+
+// Validate returns the first field that makes no sense.
+func (c *Config) Validate() error {
+	if err := planner.CheckLogicalCluster(c.LogicalCluster); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	if u, err := url.Parse(c.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("controller: url %q: want http://HOST:PORT, as gateways reach this controller", c.URL)
+	}
+	for name, d := range map[string]time.Duration{
+		"lease ttl": c.LeaseTTL, "renew interval": c.RenewInterval, "gateway lease": c.GatewayLease, "beat interval": c.BeatInterval,
+		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
+		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "probe timeout": c.ProbeTimeout,
+		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait,
+		"forward wait": c.ForwardWait,
+	} {
+		if d <= 0 {
+			return fmt.Errorf("controller: %s is %s: want more than 0", name, d)
+		}
+	}
+	switch {
+	case c.RenewInterval*2 > c.LeaseTTL:
+		return fmt.Errorf("controller: renew interval %s: want at most half of the lease ttl %s", c.RenewInterval, c.LeaseTTL)
+	case c.BeatInterval*2 > c.BeatTimeout:
+		return fmt.Errorf("controller: beat interval %s: want at most half of the beat timeout %s", c.BeatInterval, c.BeatTimeout)
+	case c.GatewayLease <= c.LeaseTTL || c.GatewayLease <= 2*c.BeatInterval:
+		return fmt.Errorf("controller: gateway lease %s: want more than the lease ttl and two beat intervals", c.GatewayLease)
+	case c.DefaultPartitions < 1 || c.PartitionsMax < c.DefaultPartitions:
+		return fmt.Errorf("controller: default partitions %d: want 1 to the maximum of %d", c.DefaultPartitions, c.PartitionsMax)
+	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:
+		return fmt.Errorf("controller: streams, operations and kept operations need room for at least one each")
+	}
+	return nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

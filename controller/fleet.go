@@ -1,0 +1,252 @@
+package controller
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+)
+
+// A fleet holds the streams of the gateways of one term.
+type fleet struct {
+	mu       sync.Mutex // guards the following
+	sessions map[federation.GatewayID]*session
+	streams  int
+	// dropAt is when gateways of the map that have no stream are dropped.
+	dropAt  map[federation.GatewayID]time.Time
+	applied chan struct{} // closed when a session applied a version, or went
+}
+
+// A session is the stream of one gateway. Its fields below the channels are
+// guarded by the fleet's mutex.
+type session struct {
+	id          federation.GatewayID
+	incarnation string
+	build       string
+	ended       chan struct{} // closed when it was replaced or given up
+	drain       chan *controlv1.Drain
+
+	lastBeat    time.Time
+	version     federation.MapVersion // applied
+	connections int32
+	draining    bool
+	drained     bool
+	over        bool // ended is closed
+}
+
+func newFleet() *fleet {
+	return &fleet{
+		sessions: make(map[federation.GatewayID]*session),
+		dropAt:   make(map[federation.GatewayID]time.Time),
+		applied:  make(chan struct{}),
+	}
+}
+
+// takeOver gives the gateways of the map until a moment to register.
+func (f *fleet) takeOver(m *federation.Map, until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, g := range m.Gateways {
+		f.dropAt[g.ID] = until
+	}
+}
+
+// admit counts a stream; false if there are too many.
+func (f *fleet) admit(most int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.streams >= most {
+		return false
+	}
+	f.streams++
+	return true
+}
+
+func (f *fleet) dismiss() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.streams--
+}
+
+// register makes s the session of its gateway; an older one ends.
+func (f *fleet) register(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.endLocked(f.sessions[s.id])
+	s.lastBeat = time.Now()
+	f.sessions[s.id] = s
+	delete(f.dropAt, s.id)
+}
+
+// lost ends a session; its gateway is dropped after the grace, or at once if it
+// said that it is done.
+func (f *fleet) lost(s *session, grace time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.endLocked(s)
+	if f.sessions[s.id] != s {
+		return
+	}
+	delete(f.sessions, s.id)
+	if s.drained {
+		grace = 0
+	}
+	f.dropAt[s.id] = time.Now().Add(grace)
+	f.signalLocked()
+}
+
+func (f *fleet) endLocked(s *session) {
+	if s != nil && !s.over {
+		s.over = true
+		close(s.ended)
+	}
+}
+
+func (f *fleet) signalLocked() {
+	close(f.applied)
+	f.applied = make(chan struct{})
+}
+
+// update changes a session under the lock, and wakes those who wait for versions.
+func (f *fleet) update(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+	f.signalLocked()
+}
+
+// session returns a copy of a gateway's session.
+func (f *fleet) session(id federation.GatewayID) (session, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.sessions[id]; s != nil {
+		return *s, true
+	}
+	return session{}, false
+}
+
+// ask sends a drain request to a gateway; false if it has no stream.
+func (f *fleet) ask(id federation.GatewayID, d *controlv1.Drain) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.sessions[id]
+	if s == nil {
+		return false
+	}
+	select {
+	case s.drain <- d:
+	default: // it was asked already
+	}
+	return true
+}
+
+// behind returns how many sessions have not applied a version yet, and a channel
+// that is closed when that may have changed.
+func (f *fleet) behind(v federation.MapVersion) (int, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, s := range f.sessions {
+		if s.version < v {
+			n++
+		}
+	}
+	return n, f.applied
+}
+
+// overdue ends the sessions that are silent for too long, and returns the
+// gateways of the map that have no session and no grace left.
+func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace time.Duration) []federation.GatewayID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, s := range f.sessions {
+		if now.Sub(s.lastBeat) > beatTimeout {
+			f.endLocked(s)
+			delete(f.sessions, id)
+			f.dropAt[id] = now.Add(grace)
+			f.signalLocked()
+		}
+	}
+	var out []federation.GatewayID
+	known := make(map[federation.GatewayID]bool, len(m.Gateways))
+	for _, g := range m.Gateways {
+		known[g.ID] = true
+		at, ok := f.dropAt[g.ID]
+		if f.sessions[g.ID] == nil && (!ok || !now.Before(at)) {
+			out = append(out, g.ID)
+		}
+	}
+	for id := range f.dropAt {
+		if !known[id] {
+			delete(f.dropAt, id)
+		}
+	}
+	return out
+}
+
+// absent keeps those gateways that have no session at this moment.
+func (f *fleet) absent(ids []federation.GatewayID) []federation.GatewayID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []federation.GatewayID
+	for _, id := range ids {
+		if f.sessions[id] == nil {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// sweep drops gateways whose stream is lost for good.
+func (t *term) sweep(ctx context.Context) {
+	const perGrace = 8
+	tick := time.NewTicker(max(t.cfg.GatewayGrace/perGrace, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			t.sweepOnce(ctx, now)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (t *term) sweepOnce(ctx context.Context, now time.Time) {
+	late := t.fleet.overdue(t.current(), now, t.cfg.BeatTimeout, t.cfg.GatewayGrace)
+	if len(late) == 0 {
+		return
+	}
+	m, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+		return planner.WithoutGateways(m, t.fleet.absent(late)...), nil
+	})
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		t.log.Warn("lost gateways could not be dropped; it is tried again", "gateways", late, "err", err)
+	default:
+		t.log.Info("gateways dropped: their streams are lost", "gateways", late, "version", m.Version)
+	}
+}
+
+// awaitApplied waits until every gateway with a stream has applied a version, at
+// most for the configured time: a gateway that is slow must not hold up others.
+func (t *term) awaitApplied(ctx context.Context, v federation.MapVersion) {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.ApplyWait)
+	defer cancel()
+	for {
+		n, changed := t.fleet.behind(v)
+		if n == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.log.Warn("some gateways have not applied the map yet", "version", v, "gateways", n)
+			return
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package controller
+
+import (
+	"encoding/base64"
+	"hash/fnv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/wire"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+)
+
+// The collections of resource names.
+const (
+	collectionLogical    = "logicalClusters/"
+	collectionTopics     = "/topics/"
+	collectionPhysical   = "physicalClusters/"
+	collectionGateways   = "gateways/"
+	collectionOperations = "operations/"
+)
+
+func (c *Controller) parentName() string { return collectionLogical + c.cfg.LogicalCluster }
+
+func (c *Controller) topicName(t federation.TopicName) string {
+	return c.parentName() + collectionTopics + string(t)
+}
+
+// checkParent reads logicalClusters/{lc}; the empty string is the default one.
+func (c *Controller) checkParent(parent string) error {
+	if parent == "" || parent == c.parentName() {
+		return nil
+	}
+	name, ok := strings.CutPrefix(parent, collectionLogical)
+	if !ok {
+		return federation.Errorf(federation.InvalidArgument, "parent %q: want logicalClusters/NAME", parent)
+	}
+	return federation.Errorf(federation.InvalidArgument, "logical cluster %q is not known here; this is %q", name, c.cfg.LogicalCluster)
+}
+
+// parseTopic reads logicalClusters/{lc}/topics/{topic}.
+func (c *Controller) parseTopic(name string) (federation.TopicName, error) {
+	i := strings.Index(name, collectionTopics)
+	if i < 0 {
+		return "", federation.Errorf(federation.InvalidArgument, "topic name %q: want logicalClusters/%s/topics/TOPIC", name, c.cfg.LogicalCluster)
+	}
+	if err := c.checkParent(name[:i]); err != nil {
+		return "", err
+	}
+	topic := federation.TopicName(name[i+len(collectionTopics):])
+	return topic, planner.CheckTopicName(topic)
+}
+
+// parseCluster reads physicalClusters/{pc}.
+func parseCluster(name string) (federation.ClusterName, error) {
+	id, ok := strings.CutPrefix(name, collectionPhysical)
+	if !ok {
+		return "", federation.Errorf(federation.InvalidArgument, "cluster name %q: want physicalClusters/NAME", name)
+	}
+	return federation.ClusterName(id), planner.CheckClusterName(federation.ClusterName(id))
+}
+
+// page returns the part of sorted names that a List call asks for, and the token
+// of the next one. The token is the last name of the page.
+func page[T any](all []T, name func(T) string, size int32, token string) ([]T, string, error) {
+	const usual, most = 100, 1000
+	if size < 0 {
+		return nil, "", federation.Errorf(federation.InvalidArgument, "page size %d is negative", size)
+	}
+	if size == 0 {
+		size = usual
+	}
+	size = min(size, most)
+	start := 0
+	if token != "" {
+		last, err := base64.RawURLEncoding.DecodeString(token)
+		if err != nil {
+			return nil, "", federation.Errorf(federation.InvalidArgument, "page token %q is not one of ours", token)
+		}
+		for start < len(all) && name(all[start]) <= string(last) {
+			start++
+		}
+	}
+	end := min(len(all), start+int(size))
+	next := ""
+	if end < len(all) {
+		next = base64.RawURLEncoding.EncodeToString([]byte(name(all[end-1])))
+	}
+	return all[start:end], next, nil
+}
+
+// etag changes whenever the entries do.
+func etag(entries ...*controlv1.MapEntry) string {
+	h := fnv.New64a()
+	for _, e := range entries {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(e)
+		if err == nil {
+			_, _ = h.Write(b)
+		}
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+func topicEtag(t *federation.Topic) string     { return etag(wire.TopicEntry(t)) }
+func clusterEtag(c *federation.Cluster) string { return etag(wire.ClusterEntry(c)) }
+
+func checkEtag(what, given, have string) error {
+	if given != "" && given != have {
+		return federation.Errorf(federation.Conflict, "%s was changed since it was read (etag %q, now %q); read it again", what, given, have)
+	}
+	return nil
+}
