@@ -208,17 +208,23 @@ type SubscribeRequest struct {
 	// to another coordinator: the member goes on without a rebalance.
 	MemberID    string
 	MemberEpoch int64
+	// Owned is what such a member reads at the moment, without what it gave up. Events
+	// that the former coordinator could not bring any more are made up for in the first
+	// one.
+	Owned []federation.TopicPartition
 }
 
 // A Membership is a Connect member's side of its group. Events must be read.
 // Methods may be called concurrently.
 type Membership interface {
 	MemberID() string
-	// Events brings assignment changes in order; it is closed when the membership
-	// ended, and Err says why.
+	// Events brings assignment changes in order, the first one at once, even if it
+	// assigns nothing yet. It is closed when the membership ended, and Err says why.
 	Events() <-chan AssignmentEvent
 	// Err returns why Events was closed: UnknownMember or FencedInstance if the member
-	// was fenced, NotCoordinator if another gateway took the group over.
+	// was fenced, NotCoordinator if another gateway took the group over,
+	// CoordinatorLoading if the store does not answer; nil after Leave or if the context
+	// of Subscribe ended.
 	Err() error
 	// Alive tells the coordinator that the client was heard of.
 	Alive()
