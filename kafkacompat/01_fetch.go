@@ -57,6 +57,9 @@ const (
 func (c *conn) fetch(ctx context.Context, req *request) response {
 	var kreq kmsg.FetchRequest
 	kreq.SetVersion(req.version)
+	if err := req.api.check(req.version, req.body); err != nil {
+		return c.malformed(ctx, req, err)
+	}
 	if err := kreq.ReadFrom(req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}

@@ -71,6 +71,9 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	kreq := kmsg.RequestForKey(req.key)
 	kreq.SetVersion(req.version)
+	if err := req.api.check(req.version, req.body); err != nil {
+		return c.malformed(ctx, req, err)
+	}
 	if err := kreq.ReadFrom(req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +91,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	w.t.Cleanup(func() {
 		cancel()
 		require.NoError(w.t, <-done)
+		require.Eventually(w.t, func() bool { return s.BytesInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers are lost")
 	})
 	w.servers = append(w.servers, s)
 	w.Change(func(m *federation.Map) {
@@ -118,8 +120,8 @@ func (w *world) CreateTopic(ctx context.Context, spec kafkacompat.TopicSpec) err
 	if w.Current().Topics[spec.Name] != nil {
 		return federation.Errorf(federation.TopicExists, "topic %q exists already", spec.Name)
 	}
-	if spec.ValidateOnly {
-		return nil
+	if err := checkConfig(spec.Config); err != nil || spec.ValidateOnly {
+		return err
 	}
 	config := make(map[string]*string)
 	for k, v := range spec.Config {
@@ -132,6 +134,16 @@ func (w *world) CreateTopic(ctx context.Context, spec kafkacompat.TopicSpec) err
 		}
 	}
 	w.setTopic(spec.Name, spec.Config, int(spec.Partitions), spec.ReplicationFactor)
+	return nil
+}
+
+// checkConfig stands for a broker's check, which the embedded ones lack.
+func checkConfig(config map[string]string) error {
+	if v, ok := config["retention.ms"]; ok {
+		if _, err := strconv.Atoi(v); err != nil {
+			return federation.Errorf(federation.InvalidConfig, "retention.ms %q is no number", v)
+		}
+	}
 	return nil
 }
 
@@ -191,6 +203,9 @@ func (w *world) SetTopicConfig(ctx context.Context, name federation.TopicName, s
 	t := w.Current().Topics[name]
 	if t == nil {
 		return federation.Errorf(federation.UnknownTopic, "topic %q does not exist", name)
+	}
+	if err := checkConfig(set); err != nil {
+		return err
 	}
 	config := maps.Clone(t.Config)
 	if config == nil {

@@ -1,0 +1,93 @@
+package kafkacompat
+
+import (
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// fill sets all fields of v to random values, arrays to a few elements.
+func fill(rnd *rand.Rand, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[kmsg.Tags]() {
+			return
+		}
+		for i := range v.NumField() {
+			if v.Type().Field(i).Name != "Version" {
+				fill(rnd, v.Field(i))
+			}
+		}
+	case reflect.Pointer:
+		if rnd.IntN(3) > 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(rnd, v.Elem())
+		}
+	case reflect.Slice:
+		n := rnd.IntN(4)
+		v.Set(reflect.MakeSlice(v.Type(), n, n))
+		for i := range n {
+			fill(rnd, v.Index(i))
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			fill(rnd, v.Index(i))
+		}
+	case reflect.String:
+		v.SetString("name-" + fmt.Sprint(rnd.IntN(1000)))
+	case reflect.Bool:
+		v.SetBool(rnd.IntN(2) == 0)
+	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(int8(rnd.Uint32())))
+	case reflect.Uint8:
+		v.SetUint(uint64(rnd.IntN(256)))
+	default:
+		panic("no value for " + v.Type().String()) //nolint:forbidigo // a broken test
+	}
+}
+
+// TestLayoutsFitTheCodec walks random requests of each version, whole and cut off.
+func TestLayoutsFitTheCodec(t *testing.T) {
+	for _, a := range served() {
+		if a.hot && a.key != kmsg.Fetch {
+			continue
+		}
+		require.NotNil(t, layouts[int16(a.key)], a.name)
+		for v := a.min; v <= a.max; v++ {
+			for seed := range uint64(40) {
+				req := kmsg.RequestForKey(int16(a.key))
+				fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem())
+				req.SetVersion(v)
+				b := req.AppendTo(nil)
+				what := fmt.Sprintf("%s v%d seed %d: %s", a.name, v, seed, hex.EncodeToString(b))
+				require.NoError(t, a.check(v, b), what)
+				w := walk{reader: reader{b: b}, version: v, flexible: v >= a.flexible, elements: elementsMax}
+				w.walk(layouts[int16(a.key)])
+				require.Empty(t, w.b, "bytes left over: "+what)
+				for n := range b {
+					require.Error(t, a.check(v, b[:n]), "cut at %d: %s", n, what)
+				}
+			}
+		}
+	}
+}
+
+// TestCountsThatAreNotThere: neither memory nor time for what a request only says it has.
+func TestCountsThatAreNotThere(t *testing.T) {
+	a := served()[int16(kmsg.Metadata)]
+	tags := append([]byte{1, 0, 0, 0}, 0xff, 0xff, 0xff, 0xff, 0x0f) // no topics, three flags, 2^32-1 tagged fields
+	topics := append(appendUvarint(nil, elementsMax+2), make([]byte, 15<<20)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	require.ErrorIs(t, a.check(9, tags), errElementsMax)
+	require.ErrorIs(t, a.check(9, topics), errElementsMax)
+	require.ErrorIs(t, a.check(9, topics[:1000]), errCutOff)
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+}
