@@ -29,6 +29,7 @@ type Kafka struct {
 	// Fake is the cluster, for faults.
 	Fake *kfake.Cluster
 
+	id    string
 	seeds []string
 	tasks sync.WaitGroup
 	stop  chan struct{}
@@ -71,7 +72,7 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded kafka cluster %q: %w", o.Name, err)
 	}
-	k := &Kafka{Name: o.Name, Fake: cluster, seeds: cluster.ListenAddrs(), stop: make(chan struct{})}
+	k := &Kafka{Name: o.Name, Fake: cluster, id: id.ClusterID, seeds: cluster.ListenAddrs(), stop: make(chan struct{})}
 	if err := o.remember(id, k.seeds); err != nil {
 		cluster.Close()
 		return nil, err
@@ -82,6 +83,9 @@ func StartKafka(o KafkaOptions) (*Kafka, error) {
 
 // Seeds are its brokers' addresses.
 func (k *Kafka) Seeds() []string { return k.seeds }
+
+// ClusterID is the cluster id that its brokers report.
+func (k *Kafka) ClusterID() string { return k.id }
 
 // Close stops it.
 func (k *Kafka) Close() {

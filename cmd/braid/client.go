@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/rpcerror"
+)
+
+const defaultAPI = "http://127.0.0.1:8080"
+
+// An api calls the public API of a gateway or a controller.
+type api struct {
+	base    string
+	timeout time.Duration
+
+	clusters   adminv1connect.ClusterServiceClient
+	topics     adminv1connect.TopicServiceClient
+	groups     adminv1connect.GroupServiceClient
+	fleet      adminv1connect.FleetServiceClient
+	operations adminv1connect.OperationServiceClient
+	producer   braidv1connect.ProducerServiceClient
+	consumer   braidv1connect.ConsumerServiceClient
+}
+
+// apiFlags gives a command the flags with which it finds the API.
+func apiFlags(cmd *cobra.Command) {
+	cmd.Flags().String("api", defaultAPI, "base URL of the Connect API of a gateway")
+	cmd.Flags().Duration("timeout", 30*time.Second, "how long one call of the API may take")
+}
+
+// newAPI makes the clients of a command that has apiFlags.
+func newAPI(cmd *cobra.Command) (*api, error) {
+	base, err := cmd.Flags().GetString("api")
+	if err != nil {
+		return nil, err
+	}
+	timeout, err := cmd.Flags().GetDuration("timeout")
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usagef("--api %q: want a URL such as %s", base, defaultAPI)
+	}
+	return newClients(base, timeout), nil
+}
+
+func newClients(base string, timeout time.Duration) *api {
+	client := httpClient()
+	return &api{
+		base: base, timeout: timeout,
+		clusters:   adminv1connect.NewClusterServiceClient(client, base),
+		topics:     adminv1connect.NewTopicServiceClient(client, base),
+		groups:     adminv1connect.NewGroupServiceClient(client, base),
+		fleet:      adminv1connect.NewFleetServiceClient(client, base),
+		operations: adminv1connect.NewOperationServiceClient(client, base),
+		producer:   braidv1connect.NewProducerServiceClient(client, base),
+		consumer:   braidv1connect.NewConsumerServiceClient(client, base),
+	}
+}
+
+// httpClient speaks HTTP/2, without TLS by prior knowledge, so that streams in
+// both directions work.
+func httpClient() *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{
+		Proxy:       http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		Protocols:   protocols,
+		HTTP2:       &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+	}}
+}
+
+// call makes one call with the command's timeout and explains its error.
+func call[Req, Resp any](ctx context.Context, a *api, f func(context.Context, *Req) (*Resp, error), req *Req) (*Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	resp, err := f(ctx, req)
+	if err != nil {
+		return nil, a.explain(ctx, err)
+	}
+	return resp, nil
+}
+
+// explain turns an error of a call into one that says what to do.
+func (a *api) explain(ctx context.Context, err error) error {
+	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	var wire *connect.Error
+	if !errors.As(err, &wire) {
+		return err
+	}
+	if !connect.IsWireError(err) {
+		return a.unreachable(ctx, wire)
+	}
+	known := rpcerror.FromError(err)
+	text := known.Error()
+	if federation.KindOf(known).Retriable() && !strings.Contains(text, "again") {
+		text += "; try again"
+	}
+	return errors.New(text)
+}
+
+func (a *api) unreachable(ctx context.Context, err *connect.Error) error {
+	cause := err.Message()
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		cause = "unknown host " + dns.Name
+	case errors.As(err, &op):
+		cause = op.Err.Error()
+	case errors.Is(ctx.Err(), context.DeadlineExceeded), err.Code() == connect.CodeDeadlineExceeded:
+		cause = fmt.Sprintf("no answer in %s (--timeout)", a.timeout)
+	}
+	return fmt.Errorf("the braid API at %s cannot be reached: %s; start one with \"braid dev\", or name another with --api or BRAID_API", a.base, cause)
+}
+
+// elsewhere returns an api at the first of the addresses that a draining gateway
+// named, or at the same one.
+func (a *api) elsewhere(addresses []string) *api {
+	if len(addresses) == 0 {
+		return a
+	}
+	scheme, _, _ := strings.Cut(a.base, "://")
+	return newClients(scheme+"://"+addresses[0], a.timeout)
+}

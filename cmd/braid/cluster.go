@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+)
+
+const clusterPrefix = "physicalClusters/"
+
+func clusterCommand() *cobra.Command {
+	return parent("cluster", "Physical Kafka clusters", groupAdmin,
+		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterRemoveCommand())
+}
+
+func clusterAddCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "add NAME --seeds HOST:PORT,...",
+		Short:   "Register a Kafka cluster; it is contacted first",
+		Example: "  braid cluster add east --seeds kafka-1:9092,kafka-2:9092",
+		Args:    cobra.ExactArgs(1),
+	}
+	seeds := cmd.Flags().StringSlice("seeds", nil, "addresses of some of its brokers")
+	weight := cmd.Flags().Int32("weight", 0, "its share of new partitions relative to other clusters; 0 = as the others")
+	_ = cmd.MarkFlagRequired("seeds")
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.clusters.CreateCluster, &adminv1.CreateClusterRequest{
+			Cluster: &adminv1.Cluster{Name: clusterPrefix + args[0], Bootstrap: *seeds, Weight: *weight},
+		})
+		if err != nil {
+			return err
+		}
+		cmd.PrintErrf("cluster %s added: %s\n", args[0], plural(int64(resp.GetCluster().GetBrokers()), "broker"))
+		return nil
+	})
+	return cmd
+}
+
+func clusterListCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Short: "List the clusters", Args: cobra.NoArgs}
+	outputFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, _ []string) error {
+		all := &adminv1.ListClustersResponse{}
+		err := pages(func(token string) (string, error) {
+			resp, err := call(cmd.Context(), a, a.clusters.ListClusters, &adminv1.ListClustersRequest{PageToken: token})
+			all.Clusters = append(all.Clusters, resp.GetClusters()...)
+			return resp.GetNextPageToken(), err
+		})
+		if err != nil {
+			return err
+		}
+		return print(cmd, all, func(r *rows) { clusterRows(r, all.GetClusters()) })
+	})
+	return cmd
+}
+
+func clusterRows(r *rows, clusters []*adminv1.Cluster) {
+	r.row("NAME", "STATE", "HEALTH", "BROKERS", "EXTENTS", "WEIGHT", "DETAIL")
+	for _, c := range clusters {
+		r.row(short(c.GetName()), clusterState(c), health(c), c.GetBrokers(), c.GetExtents(), c.GetWeight(), c.GetDetail())
+	}
+}
+
+func clusterState(c *adminv1.Cluster) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(c.GetState().String(), "STATE_"), "_", "-"))
+}
+
+func health(c *adminv1.Cluster) string {
+	if c.GetHealthy() {
+		return "up"
+	}
+	return "DOWN"
+}
+
+func clusterDescribeCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "describe NAME", Short: "Show one cluster", Args: cobra.ExactArgs(1)}
+	outputFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.clusters.GetCluster, &adminv1.GetClusterRequest{Name: clusterPrefix + args[0]})
+		if err != nil {
+			return err
+		}
+		c := resp.GetCluster()
+		return print(cmd, c, func(r *rows) {
+			r.row("Name:", short(c.GetName()))
+			r.row("State:", clusterState(c))
+			r.row("Health:", health(c))
+			r.row("Seeds:", strings.Join(c.GetBootstrap(), ","))
+			r.row("Brokers:", c.GetBrokers())
+			r.row("Extents:", c.GetExtents())
+			r.row("Weight:", c.GetWeight())
+			if c.GetDetail() != "" {
+				r.row("Detail:", c.GetDetail())
+			}
+		})
+	})
+	return cmd
+}
+
+func clusterRemoveCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "remove NAME", Short: "Forget a cluster; refused while it holds a topic's data", Args: cobra.ExactArgs(1)}
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		if _, err := call(cmd.Context(), a, a.clusters.DeleteCluster, &adminv1.DeleteClusterRequest{Name: clusterPrefix + args[0]}); err != nil {
+			return err
+		}
+		cmd.PrintErrf("cluster %s removed\n", args[0])
+		return nil
+	})
+	return cmd
+}
+
+// withAPI gives a command the API flags and its run function an api.
+func withAPI(cmd *cobra.Command, f func(cmd *cobra.Command, a *api, args []string) error) func(*cobra.Command, []string) error {
+	apiFlags(cmd)
+	return func(cmd *cobra.Command, args []string) error {
+		a, err := newAPI(cmd)
+		if err != nil {
+			return err
+		}
+		return f(cmd, a, args)
+	}
+}
+
+// pagesMax bounds the pages of one list.
+const pagesMax = 100_000
+
+// pages reads all pages of a list.
+func pages(page func(token string) (next string, err error)) error {
+	token := ""
+	for range pagesMax {
+		next, err := page(token)
+		if err != nil || next == "" {
+			return err
+		}
+		token = next
+	}
+	return fmt.Errorf("the list has more than %d pages", pagesMax)
+}
+
+// short returns the last part of a resource's name.
+func short(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+func plural(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

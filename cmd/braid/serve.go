@@ -1,0 +1,185 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/process"
+)
+
+// The ports that scripts rest on.
+const (
+	defaultListen    = "127.0.0.1:8080"
+	defaultKafka     = "127.0.0.1:9092"
+	defaultBootstrap = "127.0.0.1:9093"
+	defaultOps       = "127.0.0.1:9464"
+)
+
+// A serving collects the flags of a role into its configuration.
+type serving struct {
+	config              process.Config
+	logLevel, logFormat string
+	gatewayRole         string
+}
+
+func gatewayCommand() *cobra.Command {
+	s := &serving{config: process.Config{Role: process.Gateway}}
+	cmd := &cobra.Command{
+		Use: "gateway", GroupID: groupRoles,
+		Short:   "Run a gateway: Connect API and Kafka facade; or list the gateways",
+		Example: "  braid gateway --redis redis://redis:6379/0 --controller http://controller:8080 --listen 0.0.0.0:8080 --kafka-listen 0.0.0.0:9092",
+		Args:    noArgs,
+		RunE:    s.run,
+	}
+	s.common(cmd, "info")
+	s.redis(cmd)
+	s.controllers(cmd)
+	s.kafka(cmd)
+	s.gateway(cmd)
+	cmd.AddCommand(gatewayListCommand())
+	return cmd
+}
+
+// noArgs refuses arguments; what stands there is most likely a command that does not exist.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func controllerCommand() *cobra.Command {
+	s := &serving{config: process.Config{Role: process.Controller}}
+	cmd := &cobra.Command{
+		Use: "controller", GroupID: groupRoles,
+		Short:   "Run a controller: several can run, one leads",
+		Example: "  braid controller --redis redis://redis:6379/0 --listen 0.0.0.0:8080",
+		Args:    noArgs,
+		RunE:    s.run,
+	}
+	s.common(cmd, "info")
+	s.redis(cmd)
+	s.controller(cmd)
+	return cmd
+}
+
+func nameserverCommand() *cobra.Command {
+	s := &serving{config: process.Config{Role: process.NameServer}}
+	cmd := &cobra.Command{
+		Use: "nameserver", GroupID: groupRoles,
+		Short:   "Run a name service: Connect, and a Kafka bootstrap that sends clients to their gateways",
+		Example: "  braid nameserver --controller http://controller:8080 --bootstrap-listen 0.0.0.0:9092",
+		Args:    noArgs,
+		RunE:    s.run,
+	}
+	s.common(cmd, "info")
+	s.redis(cmd)
+	s.controllers(cmd)
+	s.bootstrap(cmd)
+	return cmd
+}
+
+func (s *serving) common(cmd *cobra.Command, level string) {
+	f, c := cmd.Flags(), &s.config
+	f.StringVar(&c.ID, "id", "", "name of this process in the fleet, the same after a restart; host name and port by default")
+	f.StringVar(&c.LogicalCluster, "logical-cluster", federation.DefaultLogicalCluster, "logical cluster that is served")
+	f.StringVar(&c.Listen, "listen", defaultListen, "where the Connect API listens")
+	f.StringVar(&c.ConnectAdvertise, "connect-advertise", "", "HOST:PORT by which others reach the Connect API; as it listens by default")
+	f.StringVar(&c.OpsListen, "ops-listen", defaultOps, "where metrics, health and pprof are served; empty = nowhere")
+	f.DurationVar(&c.StopTimeout, "stop-timeout", 30*time.Second, "how long a graceful stop may take")
+	f.StringVar(&s.logLevel, "log-level", level, "least level of logs: debug, info, warn or error")
+	f.StringVar(&s.logFormat, "log-format", "text", "how logs are written: text or json")
+}
+
+func (s *serving) redis(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config.Redis
+	f.StringVar(&c.URL, "redis", "", "Redis, as redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// for TLS")
+	f.StringVar(&c.Prefix, "redis-prefix", "braid", "begins every key in Redis")
+}
+
+func (s *serving) controllers(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&s.config.Controllers, "controller", nil, "base URLs of controllers; found in Redis by default")
+}
+
+func (s *serving) kafka(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config
+	f.StringVar(&c.KafkaListen, "kafka-listen", defaultKafka, "where the Kafka facade listens; empty = nowhere")
+	f.StringVar(&c.KafkaAdvertise, "kafka-advertise", "", "HOST:PORT that Kafka clients are given for it; as it listens by default")
+}
+
+func (s *serving) gateway(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config
+	f.StringVar(&s.gatewayRole, "role", "both", "whom it serves: produce, consume or both")
+	f.StringVar(&c.Zone, "zone", "", "where it stands; clients of the zone are sent to it first")
+	s.topics(cmd, false)
+	f.StringSliceVar(&c.CORSOrigins, "cors-origin", nil, "origins that browsers may call the Connect API from; * is any")
+	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"produce", "consume", "both"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (s *serving) topics(cmd *cobra.Command, autoCreate bool) {
+	f, c := cmd.Flags(), &s.config
+	f.BoolVar(&c.AutoCreateTopics, "auto-create-topics", autoCreate, "create a topic when a Kafka client asks for one that does not exist and allows it")
+	f.Int32Var(&c.DefaultPartitions, "default-partitions", 4, "partitions of a topic that is created without a count")
+}
+
+func (s *serving) controller(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config.Controller
+	f.DurationVar(&c.LeaseTTL, "leader-lease", 2*time.Second, "how long the lead lasts after its last renewal; a dead leader is replaced after it")
+	f.DurationVar(&c.GatewayLease, "gateway-lease", 60*time.Second, "how long gateways go on acknowledging without Redis or a controller")
+	f.DurationVar(&c.GatewayGrace, "gateway-grace", 2*time.Second, "how long a gateway whose connection was lost stays in the map")
+	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")
+}
+
+func (s *serving) bootstrap(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.config.BootstrapListen, "bootstrap-listen", defaultBootstrap, "where the name service's Kafka bootstrap listens; empty = nowhere")
+}
+
+// finish turns texts of flags into values.
+func (s *serving) finish(stderr io.Writer) error {
+	s.config.Build = build()
+	var err error
+	if s.config.GatewayRole, err = federation.ParseRole(s.gatewayRole); err != nil {
+		return usagef("--role: %w", err)
+	}
+	s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat)
+	return err
+}
+
+func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usagef("--log-level %q: want debug, info, warn or error", level)
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch strings.ToLower(format) {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	default:
+		return nil, usagef("--log-format %q: want text or json", format)
+	}
+}
+
+// run runs one role until the context of the command ends.
+func (s *serving) run(cmd *cobra.Command, _ []string) error {
+	if err := s.finish(cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	p, err := process.New(cmd.Context(), s.config)
+	var config process.ConfigError
+	if errors.As(err, &config) {
+		return usageError{err}
+	}
+	if err != nil {
+		return err
+	}
+	return p.Run(cmd.Context())
+}

@@ -1,0 +1,220 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/braidmq/braid/controller"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/gateway/mapwatch"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/redisstore"
+	"github.com/braidmq/braid/internal/upstream"
+	"github.com/braidmq/braid/kafkacompat"
+	"github.com/braidmq/braid/nameserver"
+)
+
+// Role is what a process does.
+type Role int8
+
+// The roles of processes.
+const (
+	Gateway Role = iota + 1
+	Controller
+	NameServer
+)
+
+func (r Role) String() string {
+	switch r {
+	case Gateway:
+		return "gateway"
+	case Controller:
+		return "controller"
+	case NameServer:
+		return "nameserver"
+	}
+	return "unknown"
+}
+
+// Config says what a process does and where. Zero fields take the defaults.
+type Config struct {
+	Role Role
+	// ID names the process in the fleet and stays the same over restarts; host name and
+	// port of the Connect API by default.
+	ID string
+	// LogicalCluster is the logical cluster that the process serves; "default" by default.
+	LogicalCluster string
+	// Build is the version that metrics, logs and the fleet's list show.
+	Build string
+
+	// Redis is the store.
+	Redis redisstore.Config
+	// Controllers are base URLs of controllers; without them they are found in Redis.
+	Controllers []string
+
+	// Listen is where the Connect API listens; a gateway's and a controller's is needed.
+	Listen string
+	// ConnectAdvertise is the host:port that clients are given for it; the listener's
+	// by default, with the host name where it listens on all addresses.
+	ConnectAdvertise string
+	// KafkaListen is where a gateway's Kafka facade listens; empty = nowhere.
+	KafkaListen string
+	// KafkaAdvertise is the host:port that Kafka clients are given for it, as ConnectAdvertise.
+	KafkaAdvertise string
+	// BootstrapListen is where a name service's Kafka bootstrap listens; empty = nowhere.
+	BootstrapListen string
+	// OpsListen is where metrics, health and pprof are served; empty = nowhere.
+	OpsListen string
+
+	// GatewayRole is whom a gateway serves: producers, consumers or both.
+	GatewayRole federation.Role
+	// Zone is where a gateway stands; clients of the zone are sent to it first.
+	Zone string
+	// AutoCreateTopics lets Kafka clients create topics by asking for their metadata.
+	AutoCreateTopics bool
+	// DefaultPartitions is the partition count of topics created without one; 4 by default.
+	DefaultPartitions int32
+	// CORSOrigins are the origins that browsers may call the Connect API from.
+	CORSOrigins []string
+
+	// StopTimeout bounds a graceful stop; 30 s by default.
+	StopTimeout time.Duration
+	// AbandonTimeout bounds the wait for what does not end by then; 5 s by default.
+	AbandonTimeout time.Duration
+	// DrainNotice bounds the wait, at a graceful stop, for the map to say that this
+	// gateway drains, and for the controller to hear that it has; 2 s by default.
+	DrainNotice time.Duration
+
+	// The limits of the parts. What the fields above say, and ids, are filled in.
+	Controller controller.Config
+	MapWatch   mapwatch.Config
+	Upstream   upstream.Config
+	Router     router.Config
+	Groups     groups.Config
+	Gateway    gateway.Config
+	Kafka      kafkacompat.Config
+	NameServer nameserver.Config
+
+	// Listener and Dialer replace the network; nil = TCP.
+	Listener func(network, address string) (net.Listener, error)
+	Dialer   func(ctx context.Context, network, address string) (net.Conn, error)
+	// Telemetry is shared by several processes in one; nil = one of its own.
+	Telemetry *Telemetry
+	Logger    *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.LogicalCluster == "" {
+		c.LogicalCluster = federation.DefaultLogicalCluster
+	}
+	if c.StopTimeout == 0 {
+		c.StopTimeout = 30 * time.Second
+	}
+	if c.AbandonTimeout == 0 {
+		c.AbandonTimeout = 5 * time.Second
+	}
+	if c.DrainNotice == 0 {
+		c.DrainNotice = 2 * time.Second
+	}
+	if c.DefaultPartitions == 0 {
+		c.DefaultPartitions = 4
+	}
+	if c.Listener == nil {
+		c.Listener = net.Listen
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Upstream.Logger, c.Router.Logger = c.Logger, c.Logger
+	return c
+}
+
+// withDialer makes connections to Redis and to other processes go through a
+// dialer. Those to brokers stay as they are: wrapped ones could not write many
+// buffers at once, and they say no goodbye that a cut would have to prevent.
+func (c Config) withDialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) Config {
+	if c.Dialer != nil {
+		c.Upstream.Dialer = c.Dialer
+	}
+	c.Dialer, c.Redis.Dialer = dial, dial
+	return c
+}
+
+// A ConfigError says that a Config makes no sense: which setting, and what to set.
+type ConfigError struct{ Message string }
+
+func (e ConfigError) Error() string { return e.Message }
+
+func configErrorf(format string, args ...any) error {
+	return ConfigError{fmt.Sprintf(format, args...)}
+}
+
+func (c Config) validate() error {
+	if c.Redis.URL == "" {
+		return configErrorf("a %s needs Redis: set --redis redis://HOST:PORT/DB", c.Role)
+	}
+	switch c.Role {
+	case Gateway, Controller:
+		if c.Listen == "" {
+			return configErrorf("a %s needs an address for its Connect API: set --listen HOST:PORT", c.Role)
+		}
+	case NameServer:
+		if c.Listen == "" && c.BootstrapListen == "" {
+			return configErrorf("a nameserver needs an address: set --listen or --bootstrap-listen")
+		}
+	default:
+		return configErrorf("process role %d is not known", c.Role)
+	}
+	for _, u := range c.Controllers {
+		parsed, err := url.Parse(u)
+		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
+			return configErrorf("controller %q: want a URL such as http://HOST:PORT (--controller)", u)
+		}
+	}
+	for _, a := range []struct{ flag, address string }{
+		{"connect-advertise", c.ConnectAdvertise}, {"kafka-advertise", c.KafkaAdvertise},
+	} {
+		if _, _, err := net.SplitHostPort(a.address); a.address != "" && err != nil {
+			return configErrorf("--%s %q: want HOST:PORT", a.flag, a.address)
+		}
+	}
+	return nil
+}
+
+// defaultID makes an id of the host's name and the port of an address.
+func defaultID(listen string) (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("id: %w; set --id", err)
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return host, nil //nolint:nilerr // no port: the host's name will do
+	}
+	return host + "-" + port, nil
+}
+
+// advertised returns what clients are given for a listener: what the operator
+// says, or the listener's own address, with the host's name for a wildcard.
+func advertised(configured string, l net.Listener) (string, error) {
+	if configured != "" || l == nil {
+		return configured, nil
+	}
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return "", fmt.Errorf("listener %s: %w", l.Addr(), err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return "", fmt.Errorf("listener %s: %w; set the advertised address", l.Addr(), err)
+		}
+	}
+	return net.JoinHostPort(host, port), nil
+}

@@ -1,0 +1,96 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	"github.com/braidmq/braid/controller"
+	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/redisstore"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// controllerServices are what a controller's port serves.
+var controllerServices = []string{
+	adminv1connect.TopicServiceName, adminv1connect.ClusterServiceName, adminv1connect.FleetServiceName, adminv1connect.OperationServiceName,
+}
+
+// controller wires a controller: the store, the physical clusters, and the
+// controller itself behind its port.
+func (w *wiring) controller(context.Context) error {
+	store, err := w.store()
+	if err != nil {
+		return err
+	}
+	pool := upstream.NewPool(w.cfg.Upstream)
+	w.onEnd(pool.Close)
+	transport := newTransport(w.cfg.Dialer)
+	w.onEnd(transport.CloseIdleConnections)
+
+	cfg := w.cfg.Controller
+	cfg.LogicalCluster, cfg.ID, cfg.Upstream = w.cfg.LogicalCluster, w.id, w.cfg.Upstream
+	address, err := advertised(w.cfg.ConnectAdvertise, w.connect)
+	if err != nil {
+		return err
+	}
+	cfg.URL = "http://" + address
+	c, err := controller.New(cfg, controller.Parts{Store: store, Clusters: pool, Transport: transport, Logger: w.log})
+	if err != nil {
+		return err
+	}
+	observe, err := w.telemetry.interceptor()
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	c.Mount(mux, connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax))
+	mountHealth(mux, controllerServices)
+	// The port goes first: a leader that cannot be reached must not lead.
+	w.task(httpTask("connect api", w.connect, gateway.NewServer(mux)))
+	w.task(lifecycle.Task{Name: "controller", Run: func(ctx context.Context) error {
+		if err := c.Run(ctx); err != nil || ctx.Err() == nil {
+			return errors.Join(err, errors.New("the controller ended"))
+		}
+		return nil
+	}})
+	w.setChecks([]Check{storeCheck(store), {Name: "leader", Err: func(ctx context.Context) error {
+		if _, ok, err := store.Leader(ctx, w.cfg.LogicalCluster); err != nil || !ok {
+			return errors.Join(err, errors.New("no controller leads yet"))
+		}
+		return nil
+	}}})
+	return nil
+}
+
+// readBytesMax bounds one message of the admin and the control services.
+const readBytesMax = 16 << 20
+
+// store opens Redis; it does not connect yet.
+func (w *wiring) store() (*redisstore.Store, error) {
+	store, err := redisstore.Open(w.cfg.Redis)
+	if err != nil {
+		return nil, ConfigError{fmt.Sprintf("--redis: %v", err)}
+	}
+	w.onEnd(func() { _ = store.Close() })
+	return store, nil
+}
+
+func storeCheck(store *redisstore.Store) Check {
+	return Check{Name: "store", Err: store.Ping}
+}
+
+// mountHealth adds health and reflection for services.
+func mountHealth(mux *http.ServeMux, services []string) {
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(services...)))
+	reflector := grpcreflect.NewStaticReflector(append(services, grpchealth.HealthV1ServiceName)...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+}

@@ -1,0 +1,329 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/gateway/mapwatch"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/redisstore"
+	"github.com/braidmq/braid/internal/upstream"
+	"github.com/braidmq/braid/kafkacompat"
+	"github.com/braidmq/braid/nameserver"
+)
+
+// A gatewayParts is what a gateway is made of.
+type gatewayParts struct {
+	store       *redisstore.Store
+	controllers *controllers
+	admin       controllerClients
+	watch       *mapwatch.Watch
+	router      *router.Router
+	groups      *groups.Engine
+	names       *nameserver.Service
+	door        *gateway.Gateway
+	http        *http.Server
+	kafka       *kafkacompat.Server // nil if there is no Kafka facade
+
+	draining chan struct{} // closed when a stop begins
+	drain    sync.Once
+}
+
+// gateway wires a gateway: the map and the clusters that it names, the engines,
+// and the doors in front of them.
+func (w *wiring) gateway(ctx context.Context) error {
+	g := &gatewayParts{draining: make(chan struct{})}
+	if err := w.reach(g); err != nil {
+		return err
+	}
+	if err := w.watch(g); err != nil {
+		return err
+	}
+	pool := w.clusters(g.watch)
+	w.router(ctx, g, pool)
+	if err := w.engine(g); err != nil {
+		return err
+	}
+	if err := w.doors(g); err != nil {
+		return err
+	}
+	if err := w.gatewayMetrics(g); err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{
+		Name: "drain",
+		Run:  func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		Stop: func(ctx context.Context) error { return w.drain(ctx, g) },
+	})
+	w.setChecks(w.gatewayChecks(g))
+	return nil
+}
+
+// reach opens what a gateway talks to: the store and the controllers.
+func (w *wiring) reach(g *gatewayParts) error {
+	store, err := w.store()
+	if err != nil {
+		return err
+	}
+	g.store = store
+	g.controllers, err = w.newControllers(store)
+	if err != nil {
+		return err
+	}
+	observe, err := w.telemetry.interceptor()
+	if err != nil {
+		return err
+	}
+	g.admin = g.controllers.clients(clientOptions(observe)...)
+	return nil
+}
+
+// newControllers makes the way to the controllers.
+func (w *wiring) newControllers(store *redisstore.Store) (*controllers, error) {
+	transport := newTransport(w.cfg.Dialer)
+	w.onEnd(transport.CloseIdleConnections)
+	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: transport}, nil
+}
+
+// watch follows the map.
+func (w *wiring) watch(g *gatewayParts) error {
+	connectAddress, err := advertised(w.cfg.ConnectAdvertise, w.connect)
+	if err != nil {
+		return err
+	}
+	kafkaAddress, err := advertised(w.cfg.KafkaAdvertise, w.kafka)
+	if err != nil {
+		return err
+	}
+	cfg := w.cfg.MapWatch
+	cfg.LogicalCluster, cfg.ID, cfg.Role, cfg.Zone, cfg.Build = w.cfg.LogicalCluster, federation.GatewayID(w.id), w.cfg.GatewayRole, w.cfg.Zone, w.cfg.Build
+	cfg.ConnectAddress, cfg.KafkaAddress, cfg.Controllers = connectAddress, kafkaAddress, w.cfg.Controllers
+	cfg.Load = g.load
+	cfg.OnDrain = func(_ time.Duration, cause string) {
+		w.log.Info("the controller asks to drain", "cause", cause)
+		w.stop()
+	}
+	transport := newTransport(w.cfg.Dialer)
+	w.onEnd(transport.CloseIdleConnections)
+	g.watch, err = mapwatch.New(cfg, mapwatch.Parts{Store: g.store, HTTP: &http.Client{Transport: transport}, Logger: w.log})
+	if err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{Name: "map watch", Run: g.watch.Run})
+	return nil
+}
+
+// load is what the controller is told that this gateway carries.
+func (g *gatewayParts) load() mapwatch.Load {
+	n := g.door.Streams()
+	if g.kafka != nil {
+		n += g.kafka.Connections()
+	}
+	return mapwatch.Load{Connections: int32(n)}
+}
+
+// clusters makes a pool that holds the clusters of the current map.
+func (w *wiring) clusters(watch *mapwatch.Watch) *upstream.Pool {
+	pool := upstream.NewPool(w.cfg.Upstream)
+	w.onEnd(pool.Close)
+	w.task(lifecycle.Task{Name: "clusters", Run: func(ctx context.Context) error {
+		for {
+			changed := watch.Changed()
+			pool.Update(clustersOf(watch.Current()))
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}})
+	return pool
+}
+
+func clustersOf(m *federation.Map) []*federation.Cluster {
+	all := make([]*federation.Cluster, 0, len(m.Clusters))
+	for _, c := range m.Clusters {
+		all = append(all, c)
+	}
+	return all
+}
+
+// router makes the router. It ends after the doors have been drained: it is
+// closed when all tasks have ended.
+func (w *wiring) router(ctx context.Context, g *gatewayParts, pool *upstream.Pool) {
+	g.router = router.New(ctx, w.cfg.Router, router.Deps{
+		Maps: g.watch, Clusters: pool, Lease: g.watch, ProducerIDs: g.store.ProducerIDs(),
+		LeaderSeen: func(cluster, topic string, partition, epoch int32) {
+			at := federation.PhysicalAddress{Cluster: federation.ClusterName(cluster), Topic: topic, Partition: federation.PhysicalPartition(partition)}
+			g.watch.SeenLeader(at, federation.PhysicalEpoch(epoch))
+		},
+	})
+	w.onEnd(g.router.Close)
+}
+
+// engine makes the group engine.
+func (w *wiring) engine(g *gatewayParts) error {
+	cfg := w.cfg.Groups
+	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(w.id), g.watch, g.store, w.log
+	var err error
+	if g.groups, err = groups.NewEngine(cfg); err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{Name: "groups", Run: g.groups.Run})
+	return nil
+}
+
+// doors makes the Connect API and the Kafka facade.
+func (w *wiring) doors(g *gatewayParts) error {
+	g.names = nameserver.New(w.cfg.NameServer, g.watch)
+	cfg := w.cfg.Gateway
+	cfg.LogicalCluster, cfg.CORSOrigins = w.cfg.LogicalCluster, w.cfg.CORSOrigins
+	var err error
+	g.door, err = gateway.New(cfg, gateway.Deps{
+		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups,
+		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
+		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names,
+		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters,
+	})
+	if err != nil {
+		return err
+	}
+	g.http = gateway.NewServer(g.door.Handler())
+	w.task(httpTask("connect api", w.connect, g.http))
+	if w.kafka == nil {
+		return nil
+	}
+	kafka := w.cfg.Kafka
+	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
+	kafka.AutoCreateTopics, kafka.DefaultPartitions = w.cfg.AutoCreateTopics, w.cfg.DefaultPartitions
+	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
+	if err != nil {
+		return err
+	}
+	g.kafka, err = kafkacompat.New(kafka, kafkacompat.Deps{
+		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Admin: newKafkaAdmin(g.admin.topics, w.cfg.LogicalCluster),
+		Metrics: metrics, Logger: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{Name: "kafka facade", Run: func(ctx context.Context) error {
+		if err := g.kafka.Serve(ctx, w.Process.kafka); err != nil {
+			return err
+		}
+		<-ctx.Done() // drained: the rest of the stop follows
+		return nil
+	}})
+	return nil
+}
+
+// gatewayMetrics registers the numbers of a gateway.
+func (w *wiring) gatewayMetrics(g *gatewayParts) error {
+	gauges := append(routerGauges(g.router),
+		gauge{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(g.watch.Current().Version) }},
+		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
+		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},
+		gauge{"braid.lease.valid", "1", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
+		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
+	)
+	stop, err := w.telemetry.observe(w.id, gauges)
+	if err != nil {
+		return err
+	}
+	w.onEnd(stop)
+	return nil
+}
+
+func boolean(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// gatewayChecks are the conditions under which clients should come here.
+func (w *wiring) gatewayChecks(g *gatewayParts) []Check {
+	id := federation.GatewayID(w.id)
+	return []Check{
+		{Name: "serving", Err: func(context.Context) error {
+			select {
+			case <-g.draining:
+				return errors.New("draining")
+			default:
+				return nil
+			}
+		}},
+		{Name: "map", Err: func(context.Context) error {
+			switch m := g.watch.Current(); {
+			case m.Version == 0:
+				return errors.New("no map is loaded")
+			case m.Gateway(id) == nil:
+				return errors.New("no controller has taken this gateway in")
+			case m.Gateway(id).State != federation.GatewayReady:
+				return errors.New("this gateway is draining")
+			default:
+				return nil
+			}
+		}},
+		{Name: "lease", Err: func(context.Context) error {
+			if !g.watch.Valid() {
+				return errors.New("no valid lease: appends are not acknowledged")
+			}
+			return nil
+		}},
+		storeCheck(g.store),
+	}
+}
+
+// drain takes a gateway out of service: the fleet and new clients are told
+// first, then groups are handed over, then streams and connections end. What is
+// left when ctx ends is cut.
+func (w *wiring) drain(ctx context.Context, g *gatewayParts) error {
+	g.drain.Do(func() { close(g.draining) })
+	g.watch.Drain()
+	w.awaitDraining(ctx, g)
+	errs := []error{g.groups.Close(ctx)}
+	var wg sync.WaitGroup
+	var doorErr, kafkaErr error
+	wg.Go(func() {
+		if doorErr = g.door.Drain(ctx); doorErr == nil {
+			doorErr = g.http.Shutdown(ctx)
+		}
+	})
+	if g.kafka != nil {
+		wg.Go(func() { kafkaErr = g.kafka.Drain(ctx) })
+	}
+	wg.Wait()
+	told, cancel := context.WithTimeout(ctx, w.cfg.DrainNotice)
+	defer cancel()
+	if err := g.watch.Drained(told, g.load().Connections); err != nil {
+		w.log.Info("the controller could not be told that the drain is done; it finds out by itself")
+	}
+	return errors.Join(append(errs, doorErr, kafkaErr)...)
+}
+
+// awaitDraining waits until the map says that this gateway drains, so that no
+// client is sent here any more; without a controller, not for long.
+func (w *wiring) awaitDraining(ctx context.Context, g *gatewayParts) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.DrainNotice)
+	defer cancel()
+	for {
+		changed := g.watch.Changed()
+		self := g.watch.Current().Gateway(federation.GatewayID(w.id))
+		if self == nil || self.State == federation.GatewayDraining {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

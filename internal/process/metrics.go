@@ -1,0 +1,66 @@
+package process
+
+import (
+	"context"
+	"fmt"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/braidmq/braid/gateway/router"
+)
+
+// A gauge is a number that is read when metrics are collected.
+type gauge struct {
+	name, unit, description string
+	counter                 bool // only grows
+	read                    func() int64
+}
+
+// observe registers gauges with an attribute that tells processes apart.
+func (t *Telemetry) observe(id string, gauges []gauge) (stop func(), err error) {
+	meter := t.meter()
+	attributes := metric.WithAttributes(attribute.String("braid.id", id))
+	var instruments []metric.Observable
+	observers := make([]func(metric.Observer), 0, len(gauges))
+	for _, g := range gauges {
+		var i metric.Int64Observable
+		if g.counter {
+			i, err = meter.Int64ObservableCounter(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.description))
+		} else {
+			i, err = meter.Int64ObservableGauge(g.name, metric.WithUnit(g.unit), metric.WithDescription(g.description))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("metric %s: %w", g.name, err)
+		}
+		instruments = append(instruments, i)
+		observers = append(observers, func(o metric.Observer) { o.ObserveInt64(i, g.read(), attributes) })
+	}
+	registration, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for _, observe := range observers {
+			observe(o)
+		}
+		return nil
+	}, instruments...)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return func() { _ = registration.Unregister() }, nil
+}
+
+// routerGauges are the counters of a router.
+func routerGauges(r *router.Router) []gauge {
+	stat := func(pick func(router.Stats) int64) func() int64 { return func() int64 { return pick(r.Stats()) } }
+	return []gauge{
+		{"braid.router.appends", "{batch}", "Batches submitted for appending.", true, stat(func(s router.Stats) int64 { return s.Appends })},
+		{"braid.router.append.bytes", "By", "Bytes of batches submitted for appending.", true, stat(func(s router.Stats) int64 { return s.AppendBytes })},
+		{"braid.router.append.requests", "{request}", "Produce requests sent to brokers.", true, stat(func(s router.Stats) int64 { return s.AppendRequests })},
+		{"braid.router.append.retries", "{batch}", "Batches sent to a broker again.", true, stat(func(s router.Stats) int64 { return s.AppendRetries })},
+		{"braid.router.append.failures", "{batch}", "Batches answered with an error.", true, stat(func(s router.Stats) int64 { return s.AppendFailures })},
+		{"braid.router.append.inflight", "By", "Bytes of batches that are not decided.", false, stat(func(s router.Stats) int64 { return s.AppendBytesInFlight })},
+		{"braid.router.read.tail.bytes", "By", "Bytes read from the tail caches.", true, stat(func(s router.Stats) int64 { return s.TailBytes })},
+		{"braid.router.read.direct.bytes", "By", "Bytes read from brokers for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectBytes })},
+		{"braid.router.read.direct.requests", "{partition}", "Partitions asked for in reads for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectReads })},
+		{"braid.router.read.tail.requests", "{request}", "Fetch requests that fill the tail caches.", true, stat(func(s router.Stats) int64 { return s.TailFetches })},
+	}
+}

@@ -1,0 +1,212 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/gateway/mapwatch"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
+	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/kafkacompat"
+	"github.com/braidmq/braid/nameserver"
+)
+
+// nameserver wires a name service: a watch on the map behind a Connect service
+// and a Kafka bootstrap. The bootstrap is the Kafka facade without engines, so
+// its Metadata is the gateways' own; it answers all data requests with errors that
+// send the client to them.
+func (w *wiring) nameserver(context.Context) error {
+	store, err := w.store()
+	if err != nil {
+		return err
+	}
+	controllers, err := w.newControllers(store)
+	if err != nil {
+		return err
+	}
+	observe, err := w.telemetry.interceptor()
+	if err != nil {
+		return err
+	}
+	cfg := w.cfg.MapWatch
+	cfg.LogicalCluster, cfg.WatchOnly, cfg.ID, cfg.Build = w.cfg.LogicalCluster, true, federation.GatewayID(w.id), w.cfg.Build
+	cfg.Controllers = w.cfg.Controllers
+	transport := newTransport(w.cfg.Dialer)
+	w.onEnd(transport.CloseIdleConnections)
+	watch, err := mapwatch.New(cfg, mapwatch.Parts{Store: store, HTTP: &http.Client{Transport: transport}, Logger: w.log})
+	if err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{Name: "map watch", Run: watch.Run})
+	if w.connect != nil {
+		mux := http.NewServeMux()
+		mux.Handle(nameserver.New(w.cfg.NameServer, watch).Handler(connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax)))
+		mountHealth(mux, []string{namingv1connect.NameServiceName})
+		w.task(httpTask("connect api", w.connect, gateway.NewServer(mux)))
+	}
+	if w.bootstrap != nil {
+		admin := newKafkaAdmin(controllers.clients(clientOptions(observe)...).topics, w.cfg.LogicalCluster)
+		if err := w.kafkaBootstrap(watch, admin); err != nil {
+			return err
+		}
+	}
+	stop, err := w.telemetry.observe(w.id, []gauge{
+		{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(watch.Current().Version) }},
+	})
+	if err != nil {
+		return err
+	}
+	w.onEnd(stop)
+	w.setChecks([]Check{{Name: "map", Err: func(context.Context) error {
+		if watch.Current().Version == 0 {
+			return errors.New("no map is loaded")
+		}
+		return nil
+	}}})
+	return nil
+}
+
+func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin) error {
+	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
+	if err != nil {
+		return err
+	}
+	kafka := w.cfg.Kafka
+	kafka.GatewayID = federation.GatewayID(w.id)
+	server, err := kafkacompat.New(kafka, kafkacompat.Deps{
+		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Metrics: metrics, Logger: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	w.task(lifecycle.Task{
+		Name: "kafka bootstrap",
+		Run: func(ctx context.Context) error {
+			if err := server.Serve(ctx, w.bootstrap); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return nil
+		},
+		Stop: server.Drain,
+	})
+	return nil
+}
+
+// errElsewhere sends a Kafka client to the gateways that Metadata names.
+func errElsewhere() error {
+	return federation.Errorf(federation.NoLeader, "the bootstrap holds no data; ask for metadata and use the gateways that it names")
+}
+
+// errNoCoordinator does the same for groups.
+func errNoCoordinator() error {
+	return federation.Errorf(federation.NotCoordinator, "the bootstrap coordinates no groups; ask for the coordinator")
+}
+
+// noSession is a router without data: every answer sends the client away.
+type noSession struct{}
+
+var _ router.Session = noSession{}
+
+func (noSession) Produce(_ context.Context, _ router.Acks, _ time.Duration, appends []router.Append, done func([]router.Appended)) error {
+	answers := make([]router.Appended, len(appends))
+	for i := range answers {
+		answers[i] = router.Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Err: errElsewhere()}
+	}
+	go done(answers) // never from the caller's goroutine
+	return nil
+}
+
+func (noSession) Fetch(_ context.Context, from []router.Position, _ router.FetchLimit) (*router.Fetched, error) {
+	f := &router.Fetched{}
+	for _, p := range from {
+		f.Slices = append(f.Slices, router.Slice{TopicPartition: p.TopicPartition, HighWatermark: -1, LastStable: -1, LogStart: -1, Err: errElsewhere()})
+	}
+	return f, nil
+}
+
+func (noSession) ListOffsets(_ context.Context, q []router.OffsetQuery) []router.OffsetAnswer {
+	answers := make([]router.OffsetAnswer, len(q))
+	for i := range answers {
+		answers[i] = router.OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch, Err: errElsewhere()}
+	}
+	return answers
+}
+
+func (noSession) OffsetsForEpochs(_ context.Context, q []router.EpochQuery) []router.EpochAnswer {
+	answers := make([]router.EpochAnswer, len(q))
+	for i := range answers {
+		answers[i] = router.EpochAnswer{EpochEnd: router.EpochEnd{Epoch: federation.NoEpoch, End: -1}, Err: errElsewhere()}
+	}
+	return answers
+}
+
+func (noSession) DeleteRecords(_ context.Context, d []router.DeleteBefore) []router.Deleted {
+	answers := make([]router.Deleted, len(d))
+	for i := range answers {
+		answers[i] = router.Deleted{LowWatermark: -1, Err: errElsewhere()}
+	}
+	return answers
+}
+
+func (noSession) Watermarks(context.Context, federation.TopicPartition) (router.Watermarks, error) {
+	return router.Watermarks{}, errElsewhere()
+}
+
+func (noSession) InitProducer(context.Context, int64, int16) (int64, int16, error) {
+	return -1, -1, errNoCoordinator()
+}
+
+func (noSession) Close() {}
+
+// noGroups is a coordinator of no group.
+type noGroups struct{}
+
+var _ groups.Coordinator = noGroups{}
+
+func (noGroups) Join(context.Context, groups.JoinRequest) (groups.JoinResponse, error) {
+	return groups.JoinResponse{}, errNoCoordinator()
+}
+
+func (noGroups) Sync(context.Context, groups.SyncRequest) (groups.SyncResponse, error) {
+	return groups.SyncResponse{}, errNoCoordinator()
+}
+
+func (noGroups) Heartbeat(context.Context, groups.HeartbeatRequest) error { return errNoCoordinator() }
+
+func (noGroups) Leave(context.Context, string, []groups.LeavingMember) ([]error, error) {
+	return nil, errNoCoordinator()
+}
+
+func (noGroups) Commit(context.Context, groups.CommitRequest) ([]error, error) {
+	return nil, errNoCoordinator()
+}
+
+func (noGroups) Committed(context.Context, string, []federation.TopicPartition) ([]groups.CommittedOffset, error) {
+	return nil, errNoCoordinator()
+}
+
+func (noGroups) DeleteOffsets(context.Context, string, []federation.TopicPartition) ([]error, error) {
+	return nil, errNoCoordinator()
+}
+
+func (noGroups) Describe(context.Context, string) (groups.Description, error) {
+	return groups.Description{}, errNoCoordinator()
+}
+
+// List finds no group: clients ask every node that Metadata names.
+func (noGroups) List(context.Context) ([]groups.Listing, error) { return nil, nil }
+
+func (noGroups) Delete(context.Context, string) error { return errNoCoordinator() }
+
+func (noGroups) Subscribe(context.Context, groups.SubscribeRequest) (groups.Membership, error) {
+	return nil, errNoCoordinator()
+}

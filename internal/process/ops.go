@@ -1,0 +1,73 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/braidmq/braid/internal/lifecycle"
+)
+
+// readyTimeout bounds all checks of one /readyz request.
+const readyTimeout = 2 * time.Second
+
+// A Check is a condition for being ready.
+type Check struct {
+	Name string
+	// Err returns why the condition does not hold; nil if it does.
+	Err func(ctx context.Context) error
+}
+
+// OpsTask serves /metrics, /healthz, /readyz and /debug/pprof on a listener.
+// checks is called for each /readyz.
+func OpsTask(listener net.Listener, t *Telemetry, checks func() []Check) lifecycle.Task {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { serveReady(w, r, checks()) })
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return httpTask("ops", listener, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second})
+}
+
+// serveReady answers 200 if all checks hold and 503 otherwise, with one line for each.
+func serveReady(w http.ResponseWriter, r *http.Request, checks []Check) {
+	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+	defer cancel()
+	status, text := http.StatusOK, ""
+	for _, c := range checks {
+		if err := c.Err(ctx); err != nil {
+			status = http.StatusServiceUnavailable
+			text += fmt.Sprintf("%s: %v\n", c.Name, err)
+			continue
+		}
+		text += c.Name + ": ok\n"
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text))
+}
+
+// httpTask serves until its context ends; then all connections are closed.
+func httpTask(name string, listener net.Listener, server *http.Server) lifecycle.Task {
+	return lifecycle.Task{
+		Name: name,
+		Run: func(ctx context.Context) error {
+			server.BaseContext = func(net.Listener) context.Context { return ctx }
+			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+			defer stop()
+			if err := server.Serve(listener); ctx.Err() == nil {
+				return err
+			}
+			return nil
+		},
+	}
+}
