@@ -2,49 +2,32 @@ package kafkacompat_test
 
 import (
 	"context"
-	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/redisstore"
 )
 
-// elsewhere is the coordinator of a gateway that owns no group.
-type elsewhere struct{ groups.Coordinator }
-
-func newCoordinator(*testing.T, *world) groups.Coordinator { return elsewhere{} }
-
-var errElsewhere = federation.Errorf(federation.NotCoordinator, "another gateway coordinates the group")
-
-func (elsewhere) Join(context.Context, groups.JoinRequest) (groups.JoinResponse, error) {
-	return groups.JoinResponse{}, errElsewhere
+// newCoordinator starts the group engine of a gateway, on the world's Redis.
+func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
+	w.t.Helper()
+	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + w.redis.Addr() + "/0"})
+	require.NoError(w.t, err)
+	e, err := groups.NewEngine(groups.Config{
+		Gateway: id, Maps: w, Store: store,
+		SessionTimeoutMin: 100 * time.Millisecond, InitialRebalanceDelay: 20 * time.Millisecond,
+	})
+	require.NoError(w.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	w.t.Cleanup(func() {
+		cancel()
+		require.NoError(w.t, <-done)
+		require.NoError(w.t, store.Close())
+	})
+	return e
 }
-
-func (elsewhere) Sync(context.Context, groups.SyncRequest) (groups.SyncResponse, error) {
-	return groups.SyncResponse{}, errElsewhere
-}
-
-func (elsewhere) Heartbeat(context.Context, groups.HeartbeatRequest) error { return errElsewhere }
-
-func (elsewhere) Leave(context.Context, string, []groups.LeavingMember) ([]error, error) {
-	return nil, errElsewhere
-}
-
-func (elsewhere) Commit(context.Context, groups.CommitRequest) ([]error, error) {
-	return nil, errElsewhere
-}
-
-func (elsewhere) Committed(context.Context, string, []federation.TopicPartition) ([]groups.CommittedOffset, error) {
-	return nil, errElsewhere
-}
-
-func (elsewhere) DeleteOffsets(context.Context, string, []federation.TopicPartition) ([]error, error) {
-	return nil, errElsewhere
-}
-
-func (elsewhere) Describe(context.Context, string) (groups.Description, error) {
-	return groups.Description{}, errElsewhere
-}
-
-func (elsewhere) List(context.Context) ([]groups.Listing, error) { return nil, nil }
-
-func (elsewhere) Delete(context.Context, string) error { return errElsewhere }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -23,7 +24,6 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/federationtest"
-	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
@@ -38,7 +38,7 @@ type world struct {
 	*federationtest.World
 	t        *testing.T
 	router   *router.Router
-	groups   groups.Coordinator
+	redis    *miniredis.Miniredis
 	clusters map[string]*kfake.Cluster
 	admins   map[string]*kadm.Client
 	servers  []*kafkacompat.Server
@@ -52,7 +52,7 @@ type option func(*kafkacompat.Config)
 // newWorld starts one gateway.
 func newWorld(t *testing.T, opts ...option) *world {
 	t.Helper()
-	w := &world{t: t, clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
+	w := &world{t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("physical-"+name))
@@ -69,7 +69,6 @@ func newWorld(t *testing.T, opts ...option) *world {
 	pool.Update(slices.Collect(maps.Values(w.Current().Clusters)))
 	w.router = router.New(t.Context(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &producerIDs{}})
 	t.Cleanup(w.router.Close)
-	w.groups = newCoordinator(t, w)
 	w.addr = w.addGateway("gw-0", 1, "", opts...)
 	return w
 }
@@ -83,7 +82,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	for _, o := range opts {
 		o(&cfg)
 	}
-	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.groups, Admin: w})
+	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Admin: w})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
