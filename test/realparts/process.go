@@ -35,7 +35,7 @@ func StartProcess(t TB, name, dir string, command ...string) (*Process, error) {
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.Dir = dir
-	p.cmd.SysProcAttr = dieWithParent()
+	p.cmd.SysProcAttr = DieWithParent()
 	started := make(chan error, 1)
 	go func() {
 		// The child dies with the thread that started it, so that thread must live on.

@@ -4,4 +4,5 @@ package realparts
 
 import "syscall"
 
-func dieWithParent() *syscall.SysProcAttr { return nil }
+// DieWithParent makes a child process die with this one, where the system can.
+func DieWithParent() *syscall.SysProcAttr { return nil }

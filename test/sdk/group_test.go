@@ -1,0 +1,70 @@
+//go:build real
+
+package sdk_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/braidmq/braid/test/sdk"
+)
+
+// testMixedGroup has a Java, a confluent-kafka and a Connect member in one group,
+// each with its default configuration. They share the partitions, each record is
+// read once, and those who stay take over from the one who goes.
+func testMixedGroup(t *testing.T) {
+	topic := newTopic(t)
+	const group = "mixed"
+	java := sdk.Start(t, "java member", nil, sdk.Java(t, "consume", bootstrap(), topic, group)...)
+	program, env := sdk.Python(t, "confluent_client.py", "consume", bootstrap(), topic, group)
+	confluent := sdk.Start(t, "confluent-kafka member", env, program...)
+	member := subscribe(t, shared.Gateways[1].URL(), group, topic)
+	sdk.Until(t, "a share of the partitions for each member", func() bool {
+		return len(java.Assigned()) == 2 && len(confluent.Assigned()) == 2 && member.partitions() == 2
+	}, java, confluent)
+
+	producer, err := kgo.NewClient(kgo.SeedBrokers(bootstrap()), kgo.DefaultProduceTopic(topic))
+	require.NoError(t, err)
+	t.Cleanup(producer.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	var want []sdk.Record
+	produce := func(count int) {
+		batch := records("mixed", len(want), count, 31)
+		require.NoError(t, producer.ProduceSync(ctx, batch...).FirstErr())
+		for _, r := range batch {
+			want = append(want, sdk.Record{Key: string(r.Key), Value: string(r.Value)})
+		}
+	}
+	all := func() []sdk.Record {
+		got := append(java.Records("record"), confluent.Records("record")...)
+		return append(got, member.records()...)
+	}
+
+	produce(600)
+	sdk.Until(t, "all records of three members", func() bool { return len(all()) >= len(want) }, java, confluent)
+	requireOnce(t, want, all())
+	for name, got := range map[string]int{"java": len(java.Records("record")), "confluent-kafka": len(confluent.Records("record")), "connect": len(member.records())} {
+		require.Positive(t, got, "records that the %s member read", name)
+	}
+
+	java.Stop()
+	sdk.Until(t, "the partitions of the member that left", func() bool {
+		return len(confluent.Assigned())+member.partitions() == partitions
+	}, confluent)
+	produce(300)
+	sdk.Until(t, "all records of two members", func() bool { return len(all()) >= len(want) }, confluent)
+	requireOnce(t, want, all())
+
+	confluent.Stop()
+	require.Eventually(t, func() bool { return member.partitions() == partitions }, 30*time.Second, 50*time.Millisecond)
+	produce(100)
+	require.Eventually(t, func() bool { return len(all()) >= len(want) }, 30*time.Second, 50*time.Millisecond)
+	requireOnce(t, want, all())
+	member.leave()
+	requireCommitted(t, group, topic, int64(len(want)))
+}

@@ -1,0 +1,105 @@
+package sdk
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/braidmq/braid/test/realparts"
+)
+
+// Java returns the command line of the Java program.
+func Java(t realparts.TB, args ...string) []string {
+	t.Helper()
+	source := dir("java", "Sdk.java")
+	jars := realparts.Jars(t)
+	classes := realparts.Cached(t, "sdk-java", read(t, source)+jars, func(out string) error {
+		return realparts.Output("", realparts.Javac(t), "-Xlint:all", "-Werror", "-d", out, "-cp", filepath.Join(jars, "lib", "*"), source)
+	})
+	return realparts.JavaCommand(t, 128, []string{classes}, "Sdk", args...)
+}
+
+// KafkaTool returns the command line of one of Kafka's own tools.
+func KafkaTool(t realparts.TB, class string, args ...string) []string {
+	t.Helper()
+	return realparts.JavaCommand(t, 200, nil, class, args...)
+}
+
+// protos returns the contents of the proto files that clients generate code from.
+func protos(t realparts.TB) string {
+	t.Helper()
+	var all strings.Builder
+	for _, name := range []string{"record", "producer", "consumer"} {
+		all.WriteString(read(t, filepath.Join(realparts.Root(), "proto", "braid", "v1", name+".proto")))
+	}
+	return all.String()
+}
+
+// Python returns the command line of a Python program, and its environment.
+func Python(t realparts.TB, program string, args ...string) (command, env []string) {
+	t.Helper()
+	python := realparts.Tool(t, "python3", "python3", "python3-venv")
+	requirements := dir("python", "requirements.txt")
+	venv := realparts.Cached(t, "sdk-python", read(t, requirements), func(out string) error {
+		if err := realparts.Output("", python, "-m", "venv", out); err != nil {
+			return err
+		}
+		return realparts.Install("", filepath.Join(out, "bin", "pip"), "install", "-q", "--disable-pip-version-check", "-r", requirements)
+	})
+	python = filepath.Join(venv, "bin", "python")
+	generated := realparts.Cached(t, "sdk-python-gen", read(t, requirements)+protos(t), func(out string) error {
+		return realparts.Output("", python, "-m", "grpc_tools.protoc", "-I", filepath.Join(realparts.Root(), "proto"),
+			"--python_out="+out, "--grpc_python_out="+out, "braid/v1/record.proto", "braid/v1/producer.proto", "braid/v1/consumer.proto")
+	})
+	return append([]string{python, dir("python", program)}, args...), []string{"PYTHONPATH=" + generated, "PYTHONDONTWRITEBYTECODE=1"}
+}
+
+// Node returns the command line of a program for Node.
+func Node(t realparts.TB, program string, args ...string) []string {
+	t.Helper()
+	node := realparts.Tool(t, "node", "nodejs", "npm")
+	files := []string{"package.json", "package-lock.json", ".npmrc", "buf.gen.yaml", "print.mjs", "kafkajs_client.mjs", "connect_client.mjs"}
+	var pins strings.Builder
+	for _, f := range files[:4] {
+		pins.WriteString(read(t, dir("js", f)))
+	}
+	// Programs find their modules beside themselves, so they are copied there.
+	modules := realparts.Cached(t, "sdk-js", pins.String()+protos(t), func(out string) error {
+		for _, f := range files[:4] {
+			if err := os.WriteFile(filepath.Join(out, f), []byte(read(t, dir("js", f))), 0o644); err != nil {
+				return err
+			}
+		}
+		if err := realparts.Install(out, realparts.Tool(t, "npm", "npm"), "ci", "--no-progress"); err != nil {
+			return err
+		}
+		for _, source := range []string{filepath.Join(realparts.Root(), "proto"), dir("js", "proto")} {
+			if err := generate(t, out, source); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, f := range files[4:] {
+		if err := os.WriteFile(filepath.Join(modules, f), []byte(read(t, dir("js", f))), 0o644); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	return append([]string{node, filepath.Join(modules, program)}, args...)
+}
+
+// generate runs buf in a directory with a buf.gen.yaml.
+func generate(t realparts.TB, out, source string) error {
+	t.Helper()
+	return realparts.Output(out, Buf(t), "generate", source, "--template", "buf.gen.yaml")
+}
+
+// Buf returns the path of buf, as pinned with the other tools.
+func Buf(t realparts.TB) string {
+	t.Helper()
+	pins := read(t, filepath.Join(realparts.Root(), "tools", "tools.sum"))
+	out := realparts.Cached(t, "buf", pins, func(out string) error {
+		return realparts.Output(realparts.Root(), "go", "build", "-modfile=tools/tools.mod", "-o", filepath.Join(out, "buf"), "github.com/bufbuild/buf/cmd/buf")
+	})
+	return filepath.Join(out, "buf")
+}
