@@ -176,8 +176,7 @@ func (a *attachment) send(frame *controlv1.AttachResponse) error {
 	return a.stream.Send(frame)
 }
 
-// join puts a gateway into the map. Gateways at the same address that have no
-// stream are earlier lives of it, and go at once.
+// join puts a gateway into the map.
 func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federation.NodeID, error) {
 	id := federation.GatewayID(reg.GetGatewayId())
 	s := &session{
@@ -206,7 +205,6 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 			Zone: reg.GetZone(), Role: role, State: federation.GatewayReady,
 		}
 		_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
-			m = planner.WithoutGateways(m, a.fleet.absent(sameAddress(m, g))...)
 			return planner.WithGateway(m, g), nil
 		})
 		return err
@@ -217,16 +215,6 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 	}
 	a.log.Info("gateway registered", "gateway", id, "node", node, "zone", reg.GetZone(), "role", reg.GetRole(), "build", reg.GetBuild())
 	return node, nil
-}
-
-func sameAddress(m *federation.Map, g *federation.Gateway) []federation.GatewayID {
-	var out []federation.GatewayID
-	for _, x := range m.Gateways {
-		if x.ID != g.ID && (x.ConnectAddress == g.ConnectAddress || x.KafkaAddress != "" && x.KafkaAddress == g.KafkaAddress) {
-			out = append(out, x.ID)
-		}
-	}
-	return out
 }
 
 // lease grants what is left of the gateway lease since the lead was confirmed.

@@ -219,6 +219,7 @@ func (t *term) judge(m *federation.Map, s sighting) bool {
 	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers))}
 	if s.err != nil {
 		c.detail = s.err.Error()
+		t.health.clear(key + "/missing") // not known
 		t.health.alarm(key+"/away", "physical cluster %q does not answer", s.cluster)
 		if t.health.set(s.cluster, c) {
 			t.log.Warn("physical cluster does not answer", "cluster", s.cluster, "err", s.err)
@@ -229,11 +230,13 @@ func (t *term) judge(m *federation.Map, s sighting) bool {
 	if want := m.Clusters[s.cluster].PhysicalID; want != "" && s.info.ClusterID != want {
 		c.healthy = false
 		c.detail = "its seeds now lead to another Kafka cluster"
+		t.health.clear(key + "/missing")
 		t.health.alarm(key+"/id", "physical cluster %q: its seeds lead to another Kafka cluster than before; nothing new is placed there", s.cluster)
+		t.health.set(s.cluster, c)
 		t.log.Error("physical cluster has another cluster id", "cluster", s.cluster, "want", want, "got", s.info.ClusterID)
-	} else {
-		t.health.clear(key + "/id")
+		return false
 	}
+	t.health.clear(key + "/id")
 	if len(s.missing) > 0 { // some may have been deleted meanwhile
 		used := topicsInUse(t.current())[s.cluster]
 		s.missing = slices.DeleteFunc(s.missing, func(topic string) bool { return !slices.Contains(used, topic) })

@@ -172,10 +172,17 @@ func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace tim
 	}
 	var out []federation.GatewayID
 	known := make(map[federation.GatewayID]bool, len(m.Gateways))
+	taken := make(map[string]bool, len(m.Gateways))
+	for _, g := range m.Gateways {
+		if f.sessions[g.ID] != nil {
+			taken[g.ConnectAddress] = true
+		}
+	}
 	for _, g := range m.Gateways {
 		known[g.ID] = true
 		at, ok := f.dropAt[g.ID]
-		if f.sessions[g.ID] == nil && (!ok || !now.Before(at)) {
+		// One whose address another gateway has taken does not come back.
+		if f.sessions[g.ID] == nil && (!ok || !now.Before(at) || taken[g.ConnectAddress]) {
 			out = append(out, g.ID)
 		}
 	}
@@ -202,8 +209,8 @@ func (f *fleet) absent(ids []federation.GatewayID) []federation.GatewayID {
 
 // sweep drops gateways whose stream is lost for good.
 func (t *term) sweep(ctx context.Context) {
-	const perGrace = 8
-	tick := time.NewTicker(max(t.cfg.GatewayGrace/perGrace, time.Millisecond))
+	const perGrace, most = 8, 250 * time.Millisecond
+	tick := time.NewTicker(max(time.Millisecond, min(most, t.cfg.GatewayGrace/perGrace, t.cfg.BeatTimeout/perGrace)))
 	defer tick.Stop()
 	for {
 		select {

@@ -1,7 +1,11 @@
 package controller
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -17,54 +21,101 @@ import (
 // that disagree about the leader do not pass it back and forth.
 const headerForwarded = "Braid-Forwarded-By"
 
-// forwarding serves calls while this controller leads, and else passes them on to
-// the leader as they are, whatever their protocol. While nobody leads it waits a
-// moment: a take-over is short.
+// forwardBytesMax bounds the request of an admin call.
+const forwardBytesMax = 4 << 20
+
+// A forwarder serves calls while its controller leads, and else passes them on to
+// the leader as they are, whatever their protocol. While nobody leads, or the
+// leader cannot be reached, it waits a moment: a take-over is short. It holds the
+// whole request, which all admin calls send before they are answered.
+type forwarder struct {
+	*Controller
+	serve   http.Handler
+	proxy   *httputil.ReverseProxy
+	refusal *connect.ErrorWriter
+}
+
+// A hop is one attempt to pass a call on.
+type hop struct {
+	target *url.URL
+	err    error // no connection: nothing was sent, and nothing was answered
+}
+
+type hopKey struct{}
+
 func (c *Controller) forwarding(h http.Handler) http.Handler {
-	refusal := connect.NewErrorWriter()
-	refuse := func(w http.ResponseWriter, r *http.Request, err error) {
-		_ = refusal.Write(w, r, rpcerror.Error(err))
-	}
-	proxy := &httputil.ReverseProxy{
+	f := &forwarder{Controller: c, serve: h, refusal: connect.NewErrorWriter()}
+	f.proxy = &httputil.ReverseProxy{
 		Transport:     c.parts.Transport,
 		FlushInterval: -1, // streams
 		Rewrite: func(r *httputil.ProxyRequest) {
-			target, _ := r.In.Context().Value(leaderKey{}).(*url.URL)
-			r.SetURL(target)
+			if p, ok := r.In.Context().Value(hopKey{}).(*hop); ok {
+				r.SetURL(p.target)
+			}
 			r.Out.Header.Set(headerForwarded, c.cfg.ID)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			var op *net.OpError
+			if p, ok := r.Context().Value(hopKey{}).(*hop); ok && errors.As(err, &op) && op.Op == "dial" {
+				p.err = err
+				return
+			}
 			c.log.Warn("a call could not be passed on to the leader", "path", r.URL.Path, "err", err)
-			refuse(w, r, federation.Errorf(federation.NotLeader, "the leading controller does not answer; try again").WithCause(err))
+			f.refuse(w, r, federation.Errorf(federation.NotLeader, "the leading controller broke off; look whether the call was done, and try again").WithCause(err))
 		},
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		target, err := c.awaitLeader(r.Context(), r.Header.Get(headerForwarded) != "")
-		switch {
-		case err != nil:
-			refuse(w, r, err)
-		case target == nil:
-			h.ServeHTTP(w, r)
-		default:
-			proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), leaderKey{}, target)))
-		}
-	})
+	return f
 }
 
-type leaderKey struct{}
+func (f *forwarder) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	_ = f.refusal.Write(w, r, rpcerror.Error(err)) // fails only if the caller is gone
+}
+
+// ServeHTTP implements http.Handler.
+func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if role, _ := f.currentRole(); role.term != nil {
+		f.serve.ServeHTTP(w, r)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, forwardBytesMax))
+	if err != nil {
+		f.refuse(w, r, federation.Errorf(federation.InvalidArgument, "the request could not be read, or is above %d bytes", forwardBytesMax))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), f.cfg.ForwardWait)
+	defer cancel()
+	for {
+		target, err := f.awaitLeader(ctx, r.Header.Get(headerForwarded) != "")
+		if err != nil {
+			f.refuse(w, r, err)
+			return
+		}
+		again := r.WithContext(r.Context())
+		again.Body = io.NopCloser(bytes.NewReader(body))
+		if target == nil {
+			f.serve.ServeHTTP(w, again)
+			return
+		}
+		p := &hop{target: target}
+		f.proxy.ServeHTTP(w, again.WithContext(context.WithValue(r.Context(), hopKey{}, p)))
+		if p.err == nil {
+			return
+		}
+		f.log.Info("the leader cannot be reached; waiting for the next one", "leader", target, "err", p.err)
+		sleep(ctx, f.cfg.RenewInterval)
+	}
+}
 
 // awaitLeader returns where to pass a call on; nil if this controller leads. It
 // waits while nobody is known to lead. A call that was passed on is not passed
 // on again.
 func (c *Controller) awaitLeader(ctx context.Context, forwarded bool) (*url.URL, error) {
-	timeout := time.NewTimer(c.cfg.ForwardWait)
-	defer timeout.Stop()
 	for {
 		r, changed := c.currentRole()
 		if r.term != nil {
-			return nil, nil //nolint:nilnil // this controller leads
+			return nil, nil // this controller leads
 		}
-		if r.leader.URL != "" && r.leader.ID != c.cfg.ID && !forwarded && c.parts.Transport != nil {
+		if r.leader.URL != "" && r.leader.ID != c.cfg.ID && !forwarded && c.parts.Transport != nil && ctx.Err() == nil {
 			target, err := url.Parse(r.leader.URL)
 			if err == nil {
 				return target, nil
@@ -72,10 +123,10 @@ func (c *Controller) awaitLeader(ctx context.Context, forwarded bool) (*url.URL,
 		}
 		select {
 		case <-changed:
-		case <-timeout.C:
-			return nil, federation.Errorf(federation.NotLeader, "no controller leads at the moment; try again")
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			e := federation.Errorf(federation.NotLeader, "no controller leads at the moment, or the leader cannot be reached; try again")
+			e.RetryAfter = time.Second
+			return nil, e
 		}
 	}
 }

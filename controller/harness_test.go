@@ -132,7 +132,7 @@ func fast() controller.Config {
 		TakeoverGrace:      3 * time.Second,
 		CollectInterval:    100 * time.Millisecond,
 		CollectMinInterval: 10 * time.Millisecond,
-		ProbeTimeout:       3 * time.Second,
+		ProbeTimeout:       time.Second,
 		StepTimeout:        5 * time.Second,
 		RequestWait:        10 * time.Second,
 	}

@@ -232,10 +232,13 @@ func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Tim
 // cannot renew our lease: it may be cut off from Redis, and not know that it was
 // replaced.
 func (l *link) watchLeader(ctx context.Context) {
+	pause := time.Duration(l.cfg.SilenceFactor) * beatIntervalDefault
 	for ctx.Err() == nil {
 		before := l.leaseUntil.Load()
-		sleep(ctx, time.Duration(l.cfg.SilenceFactor)*beatIntervalDefault)
-		if ctx.Err() != nil || l.cfg.WatchOnly || l.leaseUntil.Load() > before {
+		sleep(ctx, pause)
+		// An old confirmation moves the end by no more than the network's jitter.
+		renewed := l.leaseUntil.Load() > before+int64(pause/2)
+		if ctx.Err() != nil || l.cfg.WatchOnly || renewed {
 			continue
 		}
 		call, cancel := context.WithTimeout(ctx, l.cfg.AttachTimeout)

@@ -1,0 +1,219 @@
+package controller_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/controller"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/mapwatch"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+)
+
+// leads waits until a controller leads.
+func (n *node) leads(t *testing.T) {
+	t.Helper()
+	a := adminOf(t, n.url)
+	require.Eventually(t, func() bool {
+		s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		if err != nil {
+			return false
+		}
+		for _, c := range s.GetControllers() {
+			if c.GetLeader() && c.GetUrl() == n.url {
+				return true
+			}
+		}
+		return false
+	}, patience, 5*time.Millisecond)
+}
+
+func TestLeaderKilledDuringTopicCreation(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	c2 := w.controller(t, "c2")
+	a := adminOf(t, c1.url)
+	w.addClusters(t, a)
+	g := w.gateway(t, "g1", []string{c1.url, c2.url})
+	g.awaitRegistered(t)
+
+	// Cluster b does not answer the creation before the leader is dead.
+	k := w.kafka["b"]
+	asked, dead := make(chan struct{}), make(chan struct{})
+	first := true
+	k.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if req.(*kmsg.CreateTopicsRequest).ValidateOnly || !first {
+			return nil, nil, false
+		}
+		first = false
+		close(asked)
+		k.SleepControl(func() { <-dead })
+		return nil, errors.New("the leader is dead"), true
+	})
+	started, err := a.create(t.Context(), "orders", 4, func(r *adminv1.CreateTopicRequest) { r.NoWait, r.RequestId = true, "r1" })
+	require.NoError(t, err)
+	<-asked
+	require.Nil(t, g.Current().Topic("orders"))
+	c1.kill()
+	close(dead)
+
+	g.eventually(t, "the next leader goes on", func(m *federation.Map) bool { return m.Topic("orders") != nil })
+	b := adminOf(t, c2.url)
+	op := b.await(t, started.GetOperation())
+	require.Zero(t, op.GetErrorCode(), op.GetErrorMessage())
+	require.Len(t, b.extents(t, "orders"), 4)
+	for _, cluster := range []string{"a", "b"} {
+		require.Len(t, w.kafka[cluster].PartitionInfos("default.orders.1"), 2)
+		require.Nil(t, w.kafka[cluster].TopicInfo("default.orders.2"), "the plan of the first leader was kept")
+	}
+	again, err := b.create(t.Context(), "orders", 4, func(r *adminv1.CreateTopicRequest) { r.RequestId = "r1" })
+	require.NoError(t, err)
+	require.Equal(t, started.GetOperation(), again.GetOperation())
+	require.Len(t, g.Current().Gateways, 1, "no gateway was dropped")
+	require.True(t, g.Valid())
+}
+
+func TestStandbyPassesCallsOn(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	c2 := w.controller(t, "c2")
+	a := adminOf(t, c2.url)
+	w.addClusters(t, a)
+	_, err := a.create(t.Context(), "orders", 2)
+	require.NoError(t, err)
+	_, err = a.create(t.Context(), "orders", 2)
+	requireKind(t, federation.TopicExists, err)
+
+	ops, err := a.operations.ListOperations(t.Context(), &adminv1.ListOperationsRequest{})
+	require.NoError(t, err)
+	stream, err := a.operations.WatchOperation(t.Context(), &adminv1.WatchOperationRequest{Name: ops.GetOperations()[0].GetName()})
+	require.NoError(t, err)
+	require.True(t, stream.Receive(), "%v", stream.Err())
+	require.True(t, stream.Msg().GetOperation().GetDone())
+	require.False(t, stream.Receive())
+	require.NoError(t, stream.Err())
+
+	g := w.gateway(t, "g1", []string{c2.url}) // knows only the standby
+	g.awaitRegistered(t)
+	g.eventually(t, "the map", func(m *federation.Map) bool { return m.Topic("orders") != nil })
+
+	// A graceful stop hands over at once; the call waits for it.
+	c1.shutdown()
+	resp, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, resp.GetTopics())
+}
+
+// A leader that is cut off from Redis can change nothing any more, once another
+// one leads; its gateways find the new one.
+func TestOldLeaderCutOffFromRedis(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1", func(c *controller.Config) { c.GatewayLease = 3 * time.Second })
+	c1.leads(t)
+	a1 := adminOf(t, c1.url)
+	w.addClusters(t, a1)
+	g := w.gateway(t, "g1", []string{c1.url}, func(c *mapwatch.Config) { c.SilenceFactor = 2 })
+	g.awaitRegistered(t)
+	require.Eventually(t, g.Valid, patience, time.Millisecond)
+	c2 := w.controller(t, "c2")
+
+	c1.net.set(true)
+	c2.leads(t)
+	a2 := adminOf(t, c2.url)
+	before, err := a2.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	_, err = a1.create(t.Context(), "by-the-old-leader", 1, func(r *adminv1.CreateTopicRequest) { r.NoWait = true })
+	require.Error(t, err)
+
+	// The gateway's stream stands, but its lease is not renewed: it looks elsewhere.
+	require.Eventually(t, func() bool {
+		s, err := a2.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		return err == nil && len(s.GetGateways()) == 1 && s.GetGateways()[0].GetMapVersion() >= before.GetMapVersion() && g.Valid()
+	}, patience, 10*time.Millisecond)
+	_, err = a2.create(t.Context(), "by-the-new-leader", 1)
+	require.NoError(t, err)
+	g.eventually(t, "the new leader's map", func(m *federation.Map) bool { return m.Topic("by-the-new-leader") != nil })
+
+	// Back on the network the old leader finds that it is none, and passes calls on.
+	c1.net.set(false)
+	require.Eventually(t, func() bool {
+		list, err := a1.topics.ListTopics(t.Context(), &adminv1.ListTopicsRequest{})
+		return err == nil && len(list.GetTopics()) == 1
+	}, patience, 10*time.Millisecond)
+	m, err := w.store(t, nil).LoadMap(t.Context(), "default")
+	require.NoError(t, err)
+	require.Nil(t, m.Topic("by-the-old-leader"))
+}
+
+func TestLeaseRunsOutWithoutRedis(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayLease = 700 * time.Millisecond })
+	g := w.gateway(t, "g1", []string{n.url})
+	g.awaitRegistered(t)
+	require.Eventually(t, g.Valid, patience, time.Millisecond)
+	n.net.set(true)
+	require.Eventually(t, func() bool { return !g.Valid() }, patience, time.Millisecond)
+	n.net.set(false)
+	require.Eventually(t, g.Valid, patience, time.Millisecond, "the lead is confirmed again")
+}
+
+func TestGatewayStartsWithoutAnyController(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	a := adminOf(t, c1.url)
+	w.addClusters(t, a)
+	_, err := a.create(t.Context(), "orders", 2)
+	require.NoError(t, err)
+	c1.kill()
+	g := w.gateway(t, "g1", []string{c1.url})
+	g.eventually(t, "the map from the store", func(m *federation.Map) bool { return m.Topic("orders") != nil })
+	require.False(t, g.Valid())
+
+	// The next controller is found by Redis, though no configuration names it.
+	c2 := w.controller(t, "c2")
+	g.awaitRegistered(t)
+	require.Eventually(t, g.Valid, patience, time.Millisecond)
+	c2.leads(t)
+	m, err := g.Await(t.Context(), g.Current().Version)
+	require.NoError(t, err)
+	require.NotNil(t, m.Topic("orders"))
+}
+
+func TestCancelledAndFailedCreationsAreUndone(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	n := w.controller(t, "c1", func(c *controller.Config) { c.StepTimeout = time.Second })
+	a := adminOf(t, n.url)
+	w.addClusters(t, a)
+	k := w.kafka["b"]
+	k.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if req.(*kmsg.CreateTopicsRequest).ValidateOnly {
+			return nil, nil, false
+		}
+		return nil, errors.New("cluster b takes no topics"), true
+	})
+	started, err := a.create(t.Context(), "orders", 4, func(r *adminv1.CreateTopicRequest) { r.NoWait = true })
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return w.kafka["a"].TopicInfo("default.orders.1") != nil }, patience, time.Millisecond)
+	_, err = a.create(t.Context(), "orders", 4)
+	requireKind(t, federation.Conflict, err)
+	cancelled, err := a.operations.CancelOperation(t.Context(), &adminv1.CancelOperationRequest{Name: started.GetOperation()})
+	require.NoError(t, err)
+	require.True(t, cancelled.GetOperation().GetDone())
+	require.EqualValues(t, 1, cancelled.GetOperation().GetErrorCode())
+	require.Nil(t, w.kafka["a"].TopicInfo("default.orders.1"))
+
+	_, err = a.create(t.Context(), "orders", 4)
+	requireKind(t, federation.ClusterUnavailable, err)
+	require.Nil(t, w.kafka["a"].TopicInfo("default.orders.2"))
+	list, err := a.topics.ListTopics(t.Context(), &adminv1.ListTopicsRequest{})
+	require.NoError(t, err)
+	require.Empty(t, list.GetTopics())
+}

@@ -1,0 +1,295 @@
+package controller_test
+
+import (
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/braidmq/braid/controller"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/mapwatch"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
+)
+
+func ids(m *federation.Map) []string {
+	out := []string{}
+	for _, g := range m.Gateways {
+		out = append(out, string(g.ID)+" "+g.State.String())
+	}
+	return out
+}
+
+func TestGatewayIsDroppedWhenItsStreamDies(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1")
+	g1 := w.gateway(t, "g1", []string{n.url})
+	g1.awaitRegistered(t)
+	g2 := w.gateway(t, "g2", []string{n.url}, func(c *mapwatch.Config) { c.Zone, c.Role = "west", federation.RoleConsume })
+	g2.awaitRegistered(t)
+	g1.eventually(t, "both", func(m *federation.Map) bool { return len(m.Gateways) == 2 })
+	require.NotEqual(t, g1.NodeID(), g2.NodeID())
+	m := g1.Current()
+	require.Equal(t, &federation.Gateway{
+		ID: "g2", NodeID: g2.NodeID(), ConnectAddress: "g2:8080", KafkaAddress: "g2:9092", Zone: "west",
+		Role: federation.RoleConsume, State: federation.GatewayReady,
+	}, m.Gateway("g2"))
+	generation, node := m.FleetGeneration, g2.NodeID()
+
+	g2.stop()
+	<-g2.ended
+	g1.eventually(t, "g2 is dropped", func(m *federation.Map) bool { return len(m.Gateways) == 1 })
+	require.Greater(t, g1.Current().FleetGeneration, generation)
+
+	again := w.gateway(t, "g2", []string{n.url})
+	again.awaitRegistered(t)
+	require.Equal(t, node, again.NodeID(), "a gateway id keeps its node id")
+}
+
+func TestStreamThatComesBackInTimeKeepsTheGateway(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayGrace = patience })
+	g1 := w.gateway(t, "g1", []string{n.url})
+	g2 := w.gateway(t, "g2", []string{n.url})
+	g1.awaitRegistered(t)
+	g2.awaitRegistered(t)
+	g1.eventually(t, "both", func(m *federation.Map) bool { return len(m.Gateways) == 2 })
+	generation := g1.Current().FleetGeneration
+
+	g2.net.set(true)
+	g2.net.set(false)
+	// It is attached again when a hint that it sends comes through.
+	a := adminOf(t, n.url)
+	require.Eventually(t, func() bool {
+		resp, err := a.fleet.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Name: "gateways/g2"})
+		return err == nil && resp.GetGateway() != nil && g2.drains.Load() > 0
+	}, patience, 10*time.Millisecond)
+	require.Equal(t, generation, g1.Current().FleetGeneration, "nobody else noticed")
+}
+
+func TestNewGatewayAtTheAddressOfALostOne(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayGrace = time.Hour })
+	old := w.gateway(t, "old", []string{n.url})
+	old.awaitRegistered(t)
+	old.stop()
+	<-old.ended
+	g := w.gateway(t, "new", []string{n.url}, func(c *mapwatch.Config) { c.ConnectAddress = "old:8080" })
+	g.eventually(t, "the lost one is gone", func(m *federation.Map) bool { return len(m.Gateways) == 1 && m.Gateway("new") != nil })
+}
+
+func TestDrainingGateway(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayGrace = time.Hour })
+	g1 := w.gateway(t, "g1", []string{n.url})
+	g2 := w.gateway(t, "g2", []string{n.url})
+	g1.awaitRegistered(t)
+	g2.awaitRegistered(t)
+	g1.eventually(t, "both", func(m *federation.Map) bool { return len(m.Gateways) == 2 })
+	generation := g1.Current().FleetGeneration
+
+	g2.Drain()
+	g1.eventually(t, "g2 drains", func(m *federation.Map) bool { return m.Gateway("g2").State == federation.GatewayDraining })
+	require.Greater(t, g1.Current().FleetGeneration, generation)
+	require.NoError(t, g2.Drained(t.Context(), 0))
+	g1.eventually(t, "g2 is out at once", func(m *federation.Map) bool { return m.Gateway("g2") == nil })
+
+	_, err := adminOf(t, n.url).fleet.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Name: "gateways/ghost"})
+	requireKind(t, federation.InvalidArgument, err)
+}
+
+func TestEpochsRiseWithPhysicalLeaders(t *testing.T) {
+	for name, hint := range map[string]bool{"found by the controller": false, "told by a gateway": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a")
+			n := w.controller(t, "c1", func(c *controller.Config) {
+				if hint {
+					c.CollectInterval = time.Hour
+				}
+			})
+			a := adminOf(t, n.url)
+			w.addClusters(t, a)
+			g := w.gateway(t, "g1", []string{n.url})
+			g.awaitRegistered(t)
+			_, err := a.create(t.Context(), "orders", 2)
+			require.NoError(t, err)
+			before := g.Current().Topic("orders").Partitions[1]
+			at := before.Head().PhysicalAddress
+
+			k := w.kafka["a"]
+			to := k.PartitionInfo(at.Topic, int32(at.Partition)).Leader
+			require.NoError(t, k.MoveTopicPartition(at.Topic, int32(at.Partition), 1-to))
+			epoch := federation.PhysicalEpoch(k.PartitionInfo(at.Topic, int32(at.Partition)).Epoch)
+			require.Greater(t, epoch, before.Head().LastEpoch().Physical)
+			if hint {
+				g.SeenLeader(at, epoch-1)
+				g.SeenLeader(at, epoch)
+				g.SeenLeader(federation.PhysicalAddress{Cluster: "a", Topic: "of nobody"}, 7)
+			}
+			g.eventually(t, "the epoch rises", func(m *federation.Map) bool {
+				return m.Topic("orders").Partitions[1].Head().LastEpoch().Physical == epoch
+			})
+			m := g.Current()
+			after := m.Topic("orders").Partitions[1]
+			require.Greater(t, after.Epoch, before.Epoch)
+			require.Equal(t, after.Epoch, after.Head().LastEpoch().Logical)
+			require.Equal(t, before.Head().Epochs[0], after.Head().Epochs[0], "batches of before keep their epoch")
+			require.Zero(t, m.Topic("orders").Partitions[0].Epoch)
+		})
+	}
+}
+
+func TestClusterAlarms(t *testing.T) {
+	w := newWorld(t, "a")
+	n := w.controller(t, "c1")
+	a := adminOf(t, n.url)
+	w.addClusters(t, a)
+	_, err := a.create(t.Context(), "orders", 1)
+	require.NoError(t, err)
+	k := w.kafka["a"]
+	status := func() *adminv1.GetStatusResponse {
+		resp, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		require.NoError(t, err)
+		return resp
+	}
+	alarm := func(says string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			alarms := status().GetAlarms()
+			return says == "" && len(alarms) == 0 || len(alarms) == 1 && says != "" && strings.Contains(alarms[0], says)
+		}, patience, 10*time.Millisecond, "want %q, have %v", says, status().GetAlarms())
+	}
+	alarm("")
+	healthy := func() bool { return status().GetClusters()[0].GetHealthy() }
+	require.True(t, healthy())
+
+	require.NoError(t, k.DeleteTopic("default.orders.1"))
+	alarm("1 topics that hold extents are missing")
+
+	addresses := k.ListenAddrs()
+	k.Close()
+	alarm("does not answer")
+	require.False(t, healthy())
+	_, err = a.create(t.Context(), "more", 1)
+	requireKind(t, federation.ClusterUnavailable, err)
+
+	// Another cluster answers at the addresses.
+	var ports []int
+	for _, address := range addresses {
+		_, port, err := net.SplitHostPort(address)
+		require.NoError(t, err)
+		n, err := strconv.Atoi(port)
+		require.NoError(t, err)
+		ports = append(ports, n)
+	}
+	other, err := kfake.NewCluster(kfake.Ports(ports...), kfake.ClusterID("another"))
+	require.NoError(t, err)
+	defer other.Close()
+	alarm("another Kafka cluster")
+	require.False(t, healthy())
+}
+
+func TestStatus(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	n := w.controller(t, "c1")
+	a := adminOf(t, n.url)
+	w.addClusters(t, a)
+	g := w.gateway(t, "g1", []string{n.url}, func(c *mapwatch.Config) {
+		c.Build = "v7"
+		c.Load = func() mapwatch.Load { return mapwatch.Load{Connections: 5} }
+	})
+	g.awaitRegistered(t)
+	_, err := a.create(t.Context(), "orders", 3)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		return err == nil && len(s.GetGateways()) == 1 && s.GetGateways()[0].GetConnections() == 5 &&
+			s.GetGateways()[0].GetMapVersion() == s.GetMapVersion() && s.GetGateways()[0].GetBuild() == "v7" &&
+			s.GetTopics() == 1 && s.GetPartitions() == 3 && s.GetExtents() == 3 && len(s.GetClusters()) == 2 &&
+			len(s.GetControllers()) == 1 && s.GetControllers()[0].GetLeader() && s.GetControllers()[0].GetUrl() == n.url &&
+			len(s.GetRunningOperations()) == 0 && len(s.GetAlarms()) == 0
+	}, patience, 10*time.Millisecond)
+	list, err := a.fleet.ListGateways(t.Context(), &adminv1.ListGatewaysRequest{})
+	require.NoError(t, err)
+	require.Equal(t, "gateways/g1", list.GetGateways()[0].GetName())
+}
+
+func TestAttachRefusesNonsense(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.RegisterTimeout = 200 * time.Millisecond })
+	transport := h2c(nil)
+	defer transport.CloseIdleConnections()
+	client := controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, n.url)
+	good := func() *controlv1.Register {
+		return &controlv1.Register{GatewayId: "g1", Incarnation: "x", ConnectAddress: "h:1", KafkaAddress: "h:2"}
+	}
+	require.Eventually(t, func() bool { // until it leads
+		_, err := adminOf(t, n.url).fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		return err == nil
+	}, patience, 10*time.Millisecond)
+	for name, tc := range map[string]struct {
+		frames []*controlv1.AttachRequest
+		says   string
+	}{
+		"nothing":      {[]*controlv1.AttachRequest{nil}, "no register frame"},
+		"beat first":   {[]*controlv1.AttachRequest{{Frame: &controlv1.AttachRequest_Beat{Beat: &controlv1.Beat{}}}}, "must be register"},
+		"empty frame":  {[]*controlv1.AttachRequest{register(good), {}}, "does not know"},
+		"twice":        {[]*controlv1.AttachRequest{register(good), register(good)}, "register came twice"},
+		"no id":        {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.GatewayId = "" })}, "gateway id"},
+		"slash":        {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.GatewayId = "a/b" })}, "gateway id"},
+		"incarnation":  {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.Incarnation = "" })}, "incarnation"},
+		"address":      {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.ConnectAddress = "h" })}, "HOST:PORT"},
+		"role":         {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.Role = "king" })}, "king"},
+		"version":      {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.MapVersion = -1 })}, "negative"},
+		"ahead":        {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.MapVersion = 1 << 40 })}, "never goes back"},
+		"many leaders": {[]*controlv1.AttachRequest{register(good), {Frame: &controlv1.AttachRequest_Beat{Beat: &controlv1.Beat{Leaders: make([]*controlv1.LeaderSeen, 10_001)}}}}, "10001 leaders"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stream, err := client.Attach(t.Context())
+			require.NoError(t, err)
+			for _, f := range tc.frames {
+				require.NoError(t, stream.Send(f))
+			}
+			for err == nil {
+				_, err = stream.Receive()
+			}
+			require.ErrorContains(t, err, tc.says)
+			_ = stream.CloseRequest()
+		})
+	}
+}
+
+func register(base func() *controlv1.Register, change ...func(*controlv1.Register)) *controlv1.AttachRequest {
+	r := base()
+	for _, f := range change {
+		f(r)
+	}
+	return &controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Register{Register: r}}
+}
+
+// A gateway that is silent is dropped even though its connection stands.
+func TestSilentGatewayIsDropped(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.BeatTimeout = 300 * time.Millisecond })
+	watcher := w.gateway(t, "watcher", []string{n.url}, func(c *mapwatch.Config) { c.WatchOnly = true })
+	watcher.awaitRegistered(t)
+	require.False(t, watcher.Valid(), "a watcher has no lease")
+	transport := h2c(nil)
+	defer transport.CloseIdleConnections()
+	stream, err := controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, n.url).Attach(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Register{Register: &controlv1.Register{
+		GatewayId: "silent", Incarnation: "x", ConnectAddress: "h:1",
+	}}}))
+	watcher.eventually(t, "it is in", func(m *federation.Map) bool { return m.Gateway("silent") != nil })
+	watcher.eventually(t, "it is out", func(m *federation.Map) bool { return m.Gateway("silent") == nil })
+	require.Equal(t, []string{}, ids(watcher.Current()), "a watcher is no gateway")
+	_ = stream.CloseRequest()
+}
