@@ -52,3 +52,8 @@ func staleCount(topic federation.TopicName, current, client int32) *braidv1.Fail
 		Retriable: true,
 	}
 }
+
+// isContextError reports whether a call ended because its context did.
+func isContextError(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}

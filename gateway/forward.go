@@ -17,6 +17,9 @@ import (
 // passed on to the leading controller.
 func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	forward := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
+	if g.deps.Groups != nil {
+		mux.Handle(adminv1connect.NewGroupServiceHandler(&groupService{g}, g.options...))
+	}
 	if g.deps.Topics != nil {
 		mux.Handle(adminv1connect.NewTopicServiceHandler(g.deps.Topics, forward...))
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,9 +19,11 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/federationtest"
 	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -34,6 +37,7 @@ type world struct {
 	clusters map[string]*kfake.Cluster
 	r        *router.Router
 	g        *gateway.Gateway
+	engine   *groups.Engine
 	url      string
 }
 
@@ -60,8 +64,9 @@ func newWorld(t *testing.T, opts ...option) *world {
 	pool.Update(all)
 	w.r = router.New(context.Background(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}})
 	t.Cleanup(w.r.Close)
+	w.groups(t)
 	cfg := gateway.Config{TokenKey: []byte("a key for tests only")}
-	deps := gateway.Deps{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Maps: w, NewSession: w.r.NewSession}
+	deps := gateway.Deps{Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Maps: w, NewSession: w.r.NewSession, Groups: w.engine}
 	for _, o := range opts {
 		o(&cfg, &deps)
 	}
@@ -70,6 +75,27 @@ func newWorld(t *testing.T, opts ...option) *world {
 	w.g = g
 	w.serve(t)
 	return w
+}
+
+// groups starts a group engine on an embedded Redis.
+func (w *world) groups(t *testing.T) {
+	t.Helper()
+	redis, err := miniredis.Run()
+	require.NoError(t, err)
+	t.Cleanup(redis.Close)
+	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + redis.Addr() + "/0"})
+	require.NoError(t, err)
+	w.engine, err = groups.NewEngine(groups.Config{Gateway: "gw-0", Maps: w, Store: store})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.engine.Run(ctx) }()
+	t.Cleanup(func() {
+		_ = w.engine.Close(ctx)
+		cancel()
+		<-ended
+		_ = store.Close()
+	})
 }
 
 func (w *world) serve(t *testing.T) {
@@ -151,4 +177,22 @@ func (w *world) physical(t *testing.T, cluster string, partition int32, n int) [
 		f.EachRecord(func(r *kgo.Record) { out = append(out, fmt.Sprintf("%s=%s", r.Key, r.Value)) })
 	}
 	return out
+}
+
+// fill writes n records, "v0" and so on, to each partition of a topic.
+func (w *world) fill(t *testing.T, topic string, partitions, n int) {
+	t.Helper()
+	c := w.produce(t, &braidv1.ProduceOpen{})
+	for p := range partitions {
+		number := int32(p)
+		f := &braidv1.ProduceFrame{Topic: topic, Partition: &number}
+		for i := range n {
+			f.Records = append(f.Records, &braidv1.Record{Key: []byte(fmt.Sprint("k", i)), Value: []byte(fmt.Sprint("v", i)), TimestampMs: int64(1000 + i)})
+		}
+		c.frame(f)
+	}
+	c.finish()
+	for _, ack := range c.acks {
+		require.Nil(t, ack.GetResults()[0].GetFailure())
+	}
 }

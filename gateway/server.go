@@ -73,6 +73,7 @@ func (g *Gateway) Wrap(h http.Handler) http.Handler {
 // Mount adds all services to a mux.
 func (g *Gateway) Mount(mux *http.ServeMux) {
 	mux.Handle(braidv1connect.NewProducerServiceHandler(&producerService{g}, g.options...))
+	mux.Handle(braidv1connect.NewConsumerServiceHandler(&consumerService{g}, g.options...))
 	g.mountAdmin(mux)
 	mux.Handle(grpchealth.NewHandler(g.health))
 	reflector := grpcreflect.NewStaticReflector(append(g.services, grpchealth.HealthV1ServiceName)...)

@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/groups"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+)
+
+// work starts what can run beside the owner: one fetch, one lookup, one commit
+// or release.
+func (st *consumeStream) work(ctx context.Context) {
+	now := time.Now()
+	st.startFetch(ctx, now)
+	st.startLookup(ctx, now)
+	st.startStore(ctx)
+}
+
+func (st *consumeStream) startFetch(ctx context.Context, now time.Time) {
+	w := st.s.window()
+	if st.fetching || st.ending != "" || st.left || !st.subscribed || st.fetcher.holds() || !w.open() || st.out.full() {
+		return
+	}
+	limit, ok := st.fetcher.prepare(st.s.positions, st.g.cfg.StreamPollWait, st.s.fetchBytes(&st.g.cfg), now)
+	if !ok {
+		return // an event, or the tick, looks again
+	}
+	st.fetching = true
+	fetchCtx, cancel := context.WithCancel(ctx)
+	st.cancel = cancel
+	st.jobs.Go(func() {
+		defer cancel()
+		fetched, err := st.fetcher.perform(fetchCtx, limit)
+		st.fetched <- fetchDone{fetched, err}
+	})
+}
+
+func (st *consumeStream) fetchDone(d fetchDone) error {
+	st.fetching = false
+	st.cancel = func() {}
+	if d.err == nil {
+		st.fetcher.fetched = d.fetched
+		if st.ending != "" {
+			st.fetcher.drop()
+		}
+		return nil
+	}
+	switch kind := federation.KindOf(d.err); {
+	case kind.Retriable():
+		for _, p := range st.s.positions {
+			p.retryAt = time.Now().Add(st.g.cfg.PartitionRetryWait)
+		}
+		return nil
+	case isContextError(d.err):
+		return nil // the positions changed: fetch anew
+	default:
+		return d.err
+	}
+}
+
+// startLookup finds the start of partitions without a committed offset, and the
+// end of those that are read up to it.
+func (st *consumeStream) startLookup(ctx context.Context, now time.Time) {
+	if st.looking || len(st.lookups) == 0 || now.Before(st.lookAt) {
+		return
+	}
+	positions := st.lookups
+	st.lookups, st.looking = nil, true
+	starts := make([]startPoint, len(positions))
+	ends := make([]startPoint, len(positions))
+	for i, p := range positions {
+		starts[i] = startPoint{p.TopicPartition, st.fallback}
+		if p.next >= 0 {
+			starts[i].at = &braidv1.Position{At: &braidv1.Position_Offset{Offset: p.next}}
+		}
+		ends[i].TopicPartition = p.TopicPartition
+	}
+	latest := st.s.rule.latest
+	st.jobs.Go(func() {
+		d := lookDone{positions: positions, start: resolve(ctx, st.session, starts, st.delivery.readCommitted)}
+		if latest {
+			d.stop = resolve(ctx, st.session, ends, st.delivery.readCommitted)
+		}
+		st.looked <- d
+	})
+}
+
+func (st *consumeStream) lookDone(d lookDone) {
+	st.looking = false
+	now := time.Now()
+	update := &braidv1.AssignmentUpdate{MemberEpoch: st.s.memberEpoch}
+	for i, p := range d.positions {
+		start, stop := d.start[i], resolved{offset: noStop}
+		if d.stop != nil {
+			stop = d.stop[i]
+		}
+		err := start.err
+		if err == nil {
+			err = stop.err
+		}
+		switch {
+		case p.gone:
+		case err != nil:
+			if fail := p.note(&st.g.cfg, err, now); fail != nil {
+				st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_PartitionFailure{PartitionFailure: fail}})
+			}
+			st.lookups = append(st.lookups, p)
+			st.lookAt = now.Add(st.g.cfg.PartitionRetryWait)
+		default:
+			p.failed = false
+			if a := st.s.found(p, start.offset, stop.offset); a != nil {
+				update.Assigned = append(update.Assigned, a)
+			}
+		}
+	}
+	if len(update.GetAssigned()) > 0 {
+		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Assignment{Assignment: update}})
+		st.cancel()
+	}
+}
+
+// startStore stores the newest commit; with none, it gives revoked partitions up.
+// So a commit that came before Revoked is stored before the partition moves.
+func (st *consumeStream) startStore(ctx context.Context) {
+	if st.storing || st.member == nil {
+		return
+	}
+	member := st.member
+	if c, ok := st.s.takeCommit(); ok {
+		st.storing = true
+		st.jobs.Go(func() {
+			var errs []error
+			var err error
+			if len(c.offsets) > 0 {
+				storeCtx, cancel := context.WithTimeout(ctx, st.g.cfg.UnaryTimeout)
+				errs, err = member.Commit(storeCtx, c.offsets)
+				cancel()
+			}
+			st.stored <- storeDone{c.result(errs, err)}
+		})
+		return
+	}
+	if len(st.s.revoked) == 0 {
+		return
+	}
+	tps := st.s.revoked
+	st.s.revoked, st.storing = nil, true
+	st.jobs.Go(func() {
+		storeCtx, cancel := context.WithTimeout(ctx, st.g.cfg.UnaryTimeout)
+		err := member.Revoked(storeCtx, tps)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			// The coordinator takes them anyway when the deadline has passed.
+			st.g.log.WarnContext(ctx, "partitions could not be given up", "group", st.request.Group, "err", err)
+		}
+		st.stored <- storeDone{}
+	})
+}
+
+func (st *consumeStream) storeDone(d storeDone) {
+	st.storing = false
+	if d.result != nil {
+		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_CommitResult{CommitResult: d.result}})
+	}
+}
+
+// membershipEnded carries the membership over if another coordinator took the
+// group; else the stream ends.
+func (st *consumeStream) membershipEnded(ctx context.Context) error {
+	err := st.member.Err()
+	st.member, st.events = nil, nil
+	switch federation.KindOf(err) {
+	case federation.NotCoordinator, federation.CoordinatorLoading, federation.StoreUnavailable, federation.ClusterUnavailable:
+	default:
+		if err == nil {
+			err = federation.Errorf(federation.UnknownMember, "the membership in group %q ended", st.request.Group)
+		}
+		return err
+	}
+	r := st.request
+	r.MemberEpoch = st.s.memberEpoch
+	r.Owned = st.s.owned()
+	st.jobs.Go(func() {
+		member, err := st.carry(ctx, r)
+		st.carried <- carryDone{member, err}
+	})
+	return nil
+}
+
+// carry subscribes again as the same member until that works, or the session is over.
+func (st *consumeStream) carry(ctx context.Context, r groups.SubscribeRequest) (groups.Membership, error) {
+	deadline := time.Now().Add(r.SessionTimeout)
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		member, err := st.subscribe(ctx, r)
+		if err == nil || !federation.KindOf(err).Retriable() || !time.Now().Before(deadline) {
+			return member, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (st *consumeStream) carryDone(d carryDone) error {
+	if d.err != nil {
+		return d.err
+	}
+	st.member, st.events = d.member, d.member.Events()
+	return nil
+}
+
+// leaveTimeout bounds how long a stream that ends tells its coordinator so.
+const leaveTimeout = 2 * time.Second
+
+// close ends what the stream holds, when its jobs have been told to end. A
+// dynamic member leaves its group, so that others get its partitions at once; a
+// static one stays for its session timeout.
+func (st *consumeStream) close(ctx context.Context) {
+	st.jobs.Wait()
+	select {
+	case d := <-st.fetched:
+		if d.err == nil {
+			d.fetched.Release()
+		}
+	default:
+	}
+	select {
+	case d := <-st.carried:
+		st.member = d.member
+	default:
+	}
+	if st.member != nil && (st.left || st.request.InstanceID == "") {
+		leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		if err := st.member.Leave(leaveCtx); err != nil {
+			st.g.log.InfoContext(ctx, "member could not leave; its session timeout will end it", "group", st.request.Group, "err", err)
+		}
+		cancel()
+	}
+	st.detach()
+	st.fetcher.close()
+	st.g.readers.Put(st.fetcher.reader)
+	st.session.Close()
+}

@@ -1,0 +1,84 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+)
+
+// A sendQueue carries messages from the goroutine that decides to the one that
+// sends. Adding never blocks; the decider adds records only while there is room.
+type sendQueue[T any] struct {
+	bytesMax int
+	wake     chan struct{} // capacity 1: something was added
+	room     chan struct{} // capacity 1: something was sent
+
+	mu     sync.Mutex // guards the following
+	items  []queued[T]
+	bytes  int
+	closed bool
+}
+
+type queued[T any] struct {
+	msg   *T
+	bytes int
+}
+
+// queueMessagesMax is how many messages may wait, whatever their size.
+const queueMessagesMax = 1000
+
+func newSendQueue[T any](bytesMax int) *sendQueue[T] {
+	return &sendQueue[T]{bytesMax: bytesMax, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+func (q *sendQueue[T]) add(msg *T, bytes int) {
+	q.mu.Lock()
+	q.items = append(q.items, queued[T]{msg, bytes})
+	q.bytes += bytes
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+// full reports whether no more records should be added.
+func (q *sendQueue[T]) full() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes >= q.bytesMax || len(q.items) >= queueMessagesMax
+}
+
+// close says that nothing more will be added.
+func (q *sendQueue[T]) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	signal(q.wake)
+}
+
+// drain sends all messages until the queue is closed and empty.
+func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
+	for {
+		q.mu.Lock()
+		items, closed := q.items, q.closed
+		q.items = nil
+		q.mu.Unlock()
+		for _, it := range items {
+			if err := send(it.msg); err != nil {
+				return err
+			}
+			q.mu.Lock()
+			q.bytes -= it.bytes
+			q.mu.Unlock()
+			signal(q.room)
+		}
+		if closed && len(items) == 0 {
+			return nil
+		}
+		if len(items) > 0 {
+			continue
+		}
+		select {
+		case <-q.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
