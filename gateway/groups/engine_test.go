@@ -1,0 +1,271 @@
+package groups
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/federation"
+)
+
+func share(n ...int) func(map[string]int) bool {
+	return func(got map[string]int) bool {
+		left := map[int]int{}
+		for _, v := range n {
+			left[v]++
+		}
+		for _, v := range got {
+			left[v]--
+		}
+		for _, v := range left {
+			if v != 0 {
+				return false
+			}
+		}
+		return len(got) == len(n)
+	}
+}
+
+func (w *world) shared(n ...int) {
+	w.t.Helper()
+	w.eventually("partitions shared", func() bool { return share(n...)(w.claims.of()) })
+}
+
+func TestClassicEager(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		w.gateway("a")
+		w.serve("a")
+		a := w.consumer("a")
+		w.shared(6)
+		b := w.consumer("b")
+		w.shared(3, 3)
+		b.leave()
+		w.shared(6)
+		c := w.consumer("c")
+		w.shared(3, 3)
+		c.crash() // the session runs out
+		w.shared(6)
+		d, err := w.coordinator("g").Describe(w.t.Context(), "g")
+		require.NoError(w.t, err)
+		require.Equal(w.t, "Stable", d.State)
+		require.Len(w.t, d.Members, 1)
+		require.Equal(w.t, a.id, d.Members[0].MemberID)
+	})
+}
+
+func TestClassicCooperative(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		w.gateway("a")
+		w.serve("a")
+		w.consumer("a", cooperatively)
+		w.shared(6)
+		w.consumer("b", cooperatively)
+		w.shared(3, 3)
+		w.consumer("c", cooperatively)
+		w.shared(2, 2, 2)
+		require.LessOrEqual(w.t, w.claims.movesSoFar(), 6+3+2, "what stays does not move")
+	})
+}
+
+func TestMixedGroup(t *testing.T) {
+	for name, mode := range map[string]func(*consumer){"eager": func(*consumer) {}, "cooperative": cooperatively} {
+		t.Run(name, func(t *testing.T) {
+			onWorlds(t, func(w *world) {
+				gw := w.gateway("a")
+				w.serve("a")
+				a := w.consumer("a", mode)
+				w.shared(6)
+				r := w.reader("r", gw.engine)
+				w.shared(3, 3)
+				b := w.consumer("b", mode)
+				w.shared(2, 2, 2)
+				slow := w.reader("slow", gw.engine, func(r *reader, _ *SubscribeRequest) { r.slow = 300 * time.Millisecond })
+				w.shared(2, 2, 1, 1)
+				require.NoError(w.t, r.leave())
+				w.shared(2, 2, 2)
+				b.crash()
+				w.shared(3, 3)
+				w.topics("t=9", "u=1")
+				w.shared(5, 4)
+				a.leave()
+				w.shared(9)
+				require.NoError(w.t, slow.leave())
+				w.shared()
+				require.Zero(w.t, r.lost.Load()+slow.lost.Load(), "both gave up in time")
+			})
+		})
+	}
+}
+
+func TestConnectMembersKeepWhatStays(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		gw := w.gateway("a")
+		w.serve("a")
+		w.reader("r1", gw.engine)
+		w.shared(6)
+		w.reader("r2", gw.engine)
+		w.shared(3, 3)
+		w.reader("r3", gw.engine)
+		w.shared(2, 2, 2)
+		require.Equal(w.t, 6+3+2, w.claims.movesSoFar())
+	})
+}
+
+// A reader that does not give up in time loses the partition, and cannot commit it.
+func TestRevocationDeadline(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		gw := w.gateway("a")
+		w.serve("a")
+		m, err := gw.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "stuck", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second, RebalanceTimeout: 200 * time.Millisecond})
+		require.NoError(w.t, err)
+		require.Len(w.t, (<-m.Events()).Assigned, 6)
+		m2, err := gw.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "next", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second})
+		require.NoError(w.t, err)
+		require.Empty(w.t, (<-m2.Events()).Assigned)
+		ev := <-m.Events()
+		require.Len(w.t, ev.Revoking, 3)
+		require.Equal(w.t, 200*time.Millisecond, ev.Deadline)
+		late := CommitOffset{TopicPartition: ev.Revoking[0], Offset: 7}
+		errs, err := m.Commit(w.t.Context(), []CommitOffset{late})
+		require.NoError(w.t, err)
+		require.NoError(w.t, errs[0], "until the deadline it is the reader's")
+		ev = <-m.Events()
+		require.Len(w.t, ev.Lost, 3)
+		errs, err = m.Commit(w.t.Context(), []CommitOffset{late})
+		require.NoError(w.t, err)
+		require.Equal(w.t, federation.IllegalGeneration, federation.KindOf(errs[0]))
+		got := (<-m2.Events()).Assigned
+		require.Len(w.t, got, 3)
+		require.EqualValues(w.t, 7, got[0].Offset, "the next reader begins at the last commit")
+		require.EqualValues(w.t, -1, got[1].Offset)
+		require.NoError(w.t, m.Leave(w.t.Context()))
+		require.NoError(w.t, m2.Leave(w.t.Context()))
+	})
+}
+
+// Another gateway takes a group over, from one that says good-bye and from one that
+// crashed: members go on in the same generation, and nothing moves.
+func TestTakeoverWithoutRebalance(t *testing.T) {
+	for name, end := range map[string]func(w *world, old *gateway){
+		"drain":  func(w *world, old *gateway) { w.serve("b") },
+		"handed": func(w *world, old *gateway) { require.NoError(w.t, old.engine.Close(w.t.Context())); w.serve("b") },
+		"crash":  func(w *world, old *gateway) { old.crash(); w.serve("b") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onWorlds(t, func(w *world) {
+				old := w.gateway("a")
+				next := w.gateway("b")
+				w.serve("a")
+				c1, c2 := w.consumer("c1"), w.consumer("c2")
+				w.shared(3, 3)
+				r := w.reader("r", w.cluster(next)) // relayed to a, later local
+				w.shared(2, 2, 2)
+				w.eventually("one generation", func() bool { return c1.generation.Load() == c2.generation.Load() })
+				generation, joins, moves, events := c1.generation.Load(), c1.joins.Load()+c2.joins.Load(), w.claims.movesSoFar(), r.events.Load()
+				end(w, old)
+				w.eventually("b coordinates", func() bool {
+					d, err := next.engine.Describe(w.t.Context(), "g")
+					return err == nil && len(d.Members) == 3 && d.State == "Stable"
+				})
+				w.wait(2 * testSession) // all sessions would be over
+				require.Equal(w.t, generation, c1.generation.Load())
+				require.Equal(w.t, generation, c2.generation.Load())
+				require.Equal(w.t, joins, c1.joins.Load()+c2.joins.Load(), "nobody joined again")
+				require.Equal(w.t, moves, w.claims.movesSoFar())
+				require.Equal(w.t, events, r.events.Load(), "the reader noticed nothing")
+				errs, err := r.m.Commit(w.t.Context(), []CommitOffset{{TopicPartition: r.owned[0], Offset: 5}})
+				require.NoError(w.t, err)
+				require.NoError(w.t, errs[0])
+				errs, err = next.engine.Commit(w.t.Context(), CommitRequest{Group: "g", MemberID: c1.id, Generation: generation, Offsets: []CommitOffset{{TopicPartition: tp("t", 0), Offset: 3}}})
+				require.NoError(w.t, err)
+				require.NoError(w.t, errs[0])
+			})
+		})
+	}
+}
+
+// A gateway that does not know that it lost a group cannot write to it.
+func TestZombieIsFenced(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		a := w.gateway("a", func(c *Config) { c.OwnershipCheck = time.Hour })
+		w.serve("a")
+		m, err := a.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "r", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second})
+		require.NoError(w.t, err)
+		require.Len(w.t, (<-m.Events()).Assigned, 6)
+		// b has another map: it takes the group over behind a's back.
+		other := newWorld(w.t, w.mini, w.url)
+		other.prefix = w.prefix
+		other.maps.set(w.maps.Current())
+		b := other.gateway("b")
+		other.serve("b")
+		errs, err := b.engine.Commit(w.t.Context(), CommitRequest{Group: "g", MemberID: m.MemberID(), Generation: 1, Offsets: []CommitOffset{{TopicPartition: tp("t", 0), Offset: 7}}})
+		require.NoError(w.t, err)
+		require.NoError(w.t, errs[0])
+		_, err = m.Commit(w.t.Context(), []CommitOffset{{TopicPartition: tp("t", 0), Offset: 3}})
+		require.Equal(w.t, federation.NotCoordinator, federation.KindOf(err))
+		_, open := <-m.Events()
+		require.False(w.t, open)
+		require.Equal(w.t, federation.NotCoordinator, federation.KindOf(m.Err()))
+		got, err := b.engine.Committed(w.t.Context(), "g", []federation.TopicPartition{tp("t", 0)})
+		require.NoError(w.t, err)
+		require.EqualValues(w.t, 7, got[0].Offset)
+	})
+}
+
+// The same, when the zombie writes nothing: it finds out by looking.
+func TestZombieFindsOut(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		a := w.gateway("a")
+		w.serve("a")
+		m, err := a.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "r", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second})
+		require.NoError(w.t, err)
+		<-m.Events()
+		_, _, err = a.store.ClaimGroup(w.t.Context(), "default", "g", true)
+		require.NoError(w.t, err)
+		_, open := <-m.Events()
+		require.False(w.t, open)
+		require.Equal(w.t, federation.NotCoordinator, federation.KindOf(m.Err()))
+	})
+}
+
+func TestStaticMemberRestartsWithoutRebalance(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		w.gateway("a")
+		w.serve("a")
+		c1, c2 := w.consumer("c1", static("one")), w.consumer("c2", static("two"))
+		w.shared(3, 3)
+		joins, generation := c1.joins.Load(), c1.generation.Load()
+		c2.crash()
+		again := w.consumer("c2", static("two"))
+		w.shared(3, 3)
+		require.Equal(w.t, generation, again.generation.Load())
+		require.NotEqual(w.t, c2.id, again.id)
+		require.Equal(w.t, joins, c1.joins.Load())
+		// The former self is fenced.
+		err := w.coordinator("g").Heartbeat(w.t.Context(), HeartbeatRequest{Group: "g", MemberID: c2.id, InstanceID: "two", Generation: generation})
+		require.Equal(w.t, federation.FencedInstance, federation.KindOf(err))
+		// It leaves by its instance id.
+		again.crash()
+		errs, err := w.coordinator("g").Leave(w.t.Context(), "g", []LeavingMember{{InstanceID: "two"}, {InstanceID: "three"}})
+		require.NoError(w.t, err)
+		require.NoError(w.t, errs[0])
+		require.Equal(w.t, federation.UnknownMember, federation.KindOf(errs[1]))
+		w.shared(6)
+	})
+}
+
+func TestCallsAreAnsweredWhenTheCallerGivesUp(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		gw := w.gateway("a")
+		w.serve("a")
+		w.consumer("c1")
+		w.shared(6)
+		ctx, cancel := context.WithTimeout(w.t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := gw.engine.Join(ctx, JoinRequest{Group: "g", ClientID: "x", ProtocolType: consumerProtocol, SessionTimeout: testSession, RebalanceTimeout: time.Hour,
+			Protocols: []Protocol{{"range", subscriptionBytes([]federation.TopicName{"t"}, nil)}}})
+		require.Equal(w.t, federation.Timeout, federation.KindOf(err))
+	})
+}
