@@ -7,11 +7,14 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway"
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/mapwatch"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
 	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/upstream"
@@ -22,14 +25,18 @@ import (
 // A gatewayParts is what a gateway is made of.
 type gatewayParts struct {
 	store       *redisstore.Store
+	observe     connect.Interceptor
 	controllers *controllers
 	admin       controllerClients
+	peers       *http.Client
 	watch       *mapwatch.Watch
 	router      *router.Router
 	groups      *groups.Engine
+	members     *groups.Cluster // all groups, wherever they are coordinated
 	names       *nameserver.Service
 	door        *gateway.Gateway
 	http        *http.Server
+	requests    *requestCount
 	kafka       *kafkacompat.Server // nil if there is no Kafka facade
 
 	draining chan struct{} // closed when a stop begins
@@ -81,7 +88,11 @@ func (w *wiring) reach(g *gatewayParts) error {
 	if err != nil {
 		return err
 	}
+	g.observe = observe
 	g.admin = g.controllers.clients(clientOptions(observe)...)
+	transport := newTransport(w.cfg.Dialer)
+	w.onEnd(transport.CloseIdleConnections)
+	g.peers = &http.Client{Transport: transport}
 	return nil
 }
 
@@ -110,9 +121,7 @@ func (w *wiring) watch(g *gatewayParts) error {
 		w.log.Info("the controller asks to drain", "cause", cause)
 		w.stop()
 	}
-	transport := newTransport(w.cfg.Dialer)
-	w.onEnd(transport.CloseIdleConnections)
-	g.watch, err = mapwatch.New(cfg, mapwatch.Parts{Store: g.store, HTTP: &http.Client{Transport: transport}, Logger: w.log})
+	g.watch, err = mapwatch.New(cfg, mapwatch.Parts{Store: g.store, HTTP: g.peers, Logger: w.log})
 	if err != nil {
 		return err
 	}
@@ -176,6 +185,7 @@ func (w *wiring) engine(g *gatewayParts) error {
 	if g.groups, err = groups.NewEngine(cfg); err != nil {
 		return err
 	}
+	g.members = groups.NewCluster(groups.ClusterConfig{Engine: g.groups, Dial: relayDialer(g.peers, clientOptions(g.observe)...)})
 	w.task(lifecycle.Task{Name: "groups", Run: g.groups.Run})
 	return nil
 }
@@ -187,7 +197,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	cfg.LogicalCluster, cfg.CORSOrigins = w.cfg.LogicalCluster, w.cfg.CORSOrigins
 	var err error
 	g.door, err = gateway.New(cfg, gateway.Deps{
-		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups,
+		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names,
 		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters,
@@ -195,7 +205,12 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if err != nil {
 		return err
 	}
-	g.http = gateway.NewServer(g.door.Handler())
+	mux := http.NewServeMux()
+	g.door.Mount(mux)
+	mux.Handle(controlv1connect.NewRelayServiceHandler(&relayService{g.groups, w.cfg.LogicalCluster},
+		connect.WithInterceptors(g.observe), connect.WithReadMaxBytes(readBytesMax)))
+	g.requests = &requestCount{next: g.door.Wrap(mux)}
+	g.http = gateway.NewServer(g.requests)
 	w.task(httpTask("connect api", w.connect, g.http))
 	if w.kafka == nil {
 		return nil
@@ -287,14 +302,13 @@ func (w *wiring) gatewayChecks(g *gatewayParts) []Check {
 // left when ctx ends is cut.
 func (w *wiring) drain(ctx context.Context, g *gatewayParts) error {
 	g.drain.Do(func() { close(g.draining) })
-	g.watch.Drain()
-	w.awaitDraining(ctx, g)
+	w.tellFleet(ctx, g)
 	errs := []error{g.groups.Close(ctx)}
 	var wg sync.WaitGroup
 	var doorErr, kafkaErr error
 	wg.Go(func() {
 		if doorErr = g.door.Drain(ctx); doorErr == nil {
-			doorErr = g.http.Shutdown(ctx)
+			doorErr = g.requests.shutdown(ctx, g.http)
 		}
 	})
 	if g.kafka != nil {
@@ -303,27 +317,33 @@ func (w *wiring) drain(ctx context.Context, g *gatewayParts) error {
 	wg.Wait()
 	told, cancel := context.WithTimeout(ctx, w.cfg.DrainNotice)
 	defer cancel()
-	if err := g.watch.Drained(told, g.load().Connections); err != nil {
+	if g.watch.Drained(told, g.load().Connections) != nil || !w.awaitSelf(told, g, func(self *federation.Gateway) bool { return self == nil }) {
 		w.log.Info("the controller could not be told that the drain is done; it finds out by itself")
 	}
 	return errors.Join(append(errs, doorErr, kafkaErr)...)
 }
 
-// awaitDraining waits until the map says that this gateway drains, so that no
-// client is sent here any more; without a controller, not for long.
-func (w *wiring) awaitDraining(ctx context.Context, g *gatewayParts) {
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.DrainNotice)
-	defer cancel()
+// awaitSelf waits until this gateway is in the map as ok wants it; false if ctx
+// ends before.
+func (w *wiring) awaitSelf(ctx context.Context, g *gatewayParts, ok func(self *federation.Gateway) bool) bool {
 	for {
 		changed := g.watch.Changed()
-		self := g.watch.Current().Gateway(federation.GatewayID(w.id))
-		if self == nil || self.State == federation.GatewayDraining {
-			return
+		if ok(g.watch.Current().Gateway(federation.GatewayID(w.id))) {
+			return true
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
+}
+
+// tellFleet waits until the map says that this gateway drains, so that no client
+// is sent here any more; without a controller, not for long.
+func (w *wiring) tellFleet(ctx context.Context, g *gatewayParts) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.DrainNotice)
+	defer cancel()
+	g.watch.Drain()
+	w.awaitSelf(ctx, g, func(self *federation.Gateway) bool { return self == nil || self.State == federation.GatewayDraining })
 }

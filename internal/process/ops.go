@@ -55,19 +55,3 @@ func serveReady(w http.ResponseWriter, r *http.Request, checks []Check) {
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text))
 }
-
-// httpTask serves until its context ends; then all connections are closed.
-func httpTask(name string, listener net.Listener, server *http.Server) lifecycle.Task {
-	return lifecycle.Task{
-		Name: name,
-		Run: func(ctx context.Context) error {
-			server.BaseContext = func(net.Listener) context.Context { return ctx }
-			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-			defer stop()
-			if err := server.Serve(listener); ctx.Err() == nil {
-				return err
-			}
-			return nil
-		},
-	}
-}

@@ -1,0 +1,83 @@
+package process
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/braidmq/braid/internal/lifecycle"
+)
+
+// httpTask serves until its context ends; then all connections are closed.
+func httpTask(name string, listener net.Listener, server *http.Server) lifecycle.Task {
+	return lifecycle.Task{
+		Name: name,
+		Run: func(ctx context.Context) error {
+			server.BaseContext = func(net.Listener) context.Context { return ctx }
+			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+			defer stop()
+			if err := server.Serve(listener); ctx.Err() == nil && err != http.ErrServerClosed { //nolint:errorlint // never wrapped
+				return err
+			}
+			<-ctx.Done() // a server that was shut down: the rest of the stop follows
+			return nil
+		},
+	}
+}
+
+// A requestCount counts the requests that a handler is at.
+type requestCount struct {
+	next http.Handler
+
+	mu      sync.Mutex // guards the following
+	n       int
+	waiters []chan struct{} // closed when n is 0
+}
+
+func (c *requestCount) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	c.n++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.n--; c.n == 0 {
+			for _, waiter := range c.waiters {
+				close(waiter)
+			}
+			c.waiters = nil
+		}
+	}()
+	c.next.ServeHTTP(w, r)
+}
+
+// shutdown ends a server gracefully: no new connections, clients are asked to go,
+// and the requests that are there are answered. net/http's own Shutdown waits a
+// second more for HTTP/2 clients to go by themselves; ours know how to come back.
+func (c *requestCount) shutdown(ctx context.Context, server *http.Server) error {
+	asked, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Shutdown(asked)
+	}()
+	c.mu.Lock()
+	idle := make(chan struct{})
+	if c.n == 0 {
+		close(idle)
+	} else {
+		c.waiters = append(c.waiters, idle)
+	}
+	c.mu.Unlock()
+	select {
+	case <-idle:
+	case <-done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	cancel()
+	<-done
+	return server.Close()
+}
