@@ -34,6 +34,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	m.requests, errs[0] = meter.Int64Counter("braid.kafka.requests",
 		metric.WithDescription("Requests of Kafka clients that were answered."))
 	m.duration, errs[1] = meter.Float64Histogram("braid.kafka.request.duration", metric.WithUnit("s"),
+		// The SDK's own boundaries are meant for milliseconds.
+		metric.WithExplicitBucketBoundaries(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 		metric.WithDescription("Time from a request's last byte to its answer, waits included."))
 	m.in, errs[2] = meter.Int64Counter("braid.kafka.bytes.in", metric.WithUnit("By"),
 		metric.WithDescription("Bytes of requests."))
