@@ -57,7 +57,6 @@ type consumeStream struct {
 	fetched chan fetchDone
 	stored  chan storeDone
 	looked  chan lookDone
-	carried chan carryDone
 }
 
 type consumeInput struct {
@@ -77,10 +76,6 @@ type (
 		positions   []*readPosition
 		start, stop []resolved
 	}
-	carryDone struct {
-		member groups.Membership
-		err    error
-	}
 )
 
 // stopCause is the cause of a Draining that says that the stop was reached: the
@@ -96,7 +91,7 @@ func (g *Gateway) consume(ctx context.Context, conn *consumeConn) error {
 	defer cancel()
 	st := &consumeStream{
 		g: g, in: make(chan consumeInput), out: newSendQueue[braidv1.ConsumeResponse](g.cfg.SendQueueBytesMax),
-		fetched: make(chan fetchDone, 1), stored: make(chan storeDone, 1), looked: make(chan lookDone, 1), carried: make(chan carryDone, 1),
+		fetched: make(chan fetchDone, 1), stored: make(chan storeDone, 1), looked: make(chan lookDone, 1),
 		cancel: func() {}, detach: func() {},
 	}
 	// The receiver ends when the handler has returned: only that ends its Receive.
@@ -166,11 +161,9 @@ func (st *consumeStream) open(ctx context.Context, peer string) error {
 	}
 	st.s = newConsumeSession(&st.g.cfg, rule, sub.GetCredit())
 	st.lastSent, st.lastAlive = time.Now(), time.Now()
-	member, err := st.subscribe(ctx, st.request)
-	if err != nil {
+	if err := st.subscribe(ctx); err != nil {
 		return err
 	}
-	st.member, st.events = member, member.Events()
 	st.session = st.g.deps.NewSession()
 	st.fetcher = fetcher{cfg: &st.g.cfg, session: st.session, delivery: st.delivery, reader: st.g.reader()}
 	return nil
@@ -178,20 +171,20 @@ func (st *consumeStream) open(ctx context.Context, peer string) error {
 
 // subscribe makes the membership. Its context is not the call's: the stream says
 // itself how it ends, by leaving or by detach.
-func (st *consumeStream) subscribe(ctx context.Context, r groups.SubscribeRequest) (groups.Membership, error) {
+func (st *consumeStream) subscribe(ctx context.Context) error {
 	memberCtx, detach := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, detach)
 	late := time.AfterFunc(st.g.cfg.UnaryTimeout, detach)
-	member, err := st.g.deps.Groups.Subscribe(memberCtx, r)
+	member, err := st.g.deps.Groups.Subscribe(memberCtx, st.request)
 	if !late.Stop() || !stop() || err != nil {
 		detach()
 		if err == nil || isContextError(err) {
-			err = federation.Errorf(federation.CoordinatorLoading, "group %q did not answer within %v; try again", r.Group, st.g.cfg.UnaryTimeout)
+			err = federation.Errorf(federation.CoordinatorLoading, "group %q did not answer within %v; try again", st.request.Group, st.g.cfg.UnaryTimeout)
 		}
-		return nil, err
+		return err
 	}
-	st.detach = detach
-	return member, nil
+	st.member, st.events, st.detach = member, member.Events(), detach
+	return nil
 }
 
 // check validates Subscribe and fills the stream's request.
@@ -269,15 +262,13 @@ func (st *consumeStream) run(ctx context.Context) error {
 		case i := <-in:
 			err = st.input(i)
 		case ev, ok := <-st.events:
-			err = st.event(ctx, &ev, ok)
+			err = st.event(&ev, ok)
 		case d := <-st.fetched:
 			err = st.fetchDone(d)
 		case d := <-st.stored:
 			st.storeDone(d)
 		case d := <-st.looked:
 			st.lookDone(d)
-		case d := <-st.carried:
-			err = st.carryDone(d)
 		case <-st.out.room:
 		case now := <-tick.C:
 			st.tick(now)
@@ -301,7 +292,7 @@ func (st *consumeStream) run(ctx context.Context) error {
 // finished reports whether the stream can be closed: nothing is wanted of it any
 // more, and what was to be stored is.
 func (st *consumeStream) finished() bool {
-	if st.storing || st.s.commitID != st.s.answered || len(st.s.revoked) > 0 && st.member != nil {
+	if st.storing || st.s.commitID != st.s.answered || len(st.s.revoked) > 0 {
 		return false
 	}
 	if st.left {
@@ -370,7 +361,7 @@ func (st *consumeStream) partitionFailed(p *readPosition, err error) {
 
 // tick keeps a quiet stream alive.
 func (st *consumeStream) tick(now time.Time) {
-	if st.s.halfDone && st.member != nil {
+	if st.s.halfDone {
 		st.alive(now) // the client can't say so any more, but its stream is open
 	}
 	if st.subscribed && now.Sub(st.lastSent) >= st.g.cfg.HeartbeatInterval && !st.out.full() {
@@ -382,7 +373,7 @@ func (st *consumeStream) tick(now time.Time) {
 const aliveInterval = time.Second
 
 func (st *consumeStream) alive(now time.Time) {
-	if st.member != nil && now.Sub(st.lastAlive) >= aliveInterval {
+	if now.Sub(st.lastAlive) >= aliveInterval {
 		st.lastAlive = now
 		st.member.Alive()
 	}
@@ -438,9 +429,12 @@ func (st *consumeStream) seek(s *braidv1.Seek) error {
 }
 
 // event takes an assignment change, or the end of the membership.
-func (st *consumeStream) event(ctx context.Context, ev *groups.AssignmentEvent, ok bool) error {
+func (st *consumeStream) event(ev *groups.AssignmentEvent, ok bool) error {
 	if !ok {
-		return st.membershipEnded(ctx)
+		if err := st.member.Err(); err != nil {
+			return err
+		}
+		return federation.Errorf(federation.UnknownMember, "the membership in group %q ended", st.request.Group)
 	}
 	update, lookup := st.s.assign(ev)
 	if !st.subscribed {

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/braidmq/braid/federation"
-	"github.com/braidmq/braid/gateway/groups"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 )
 
@@ -124,7 +123,7 @@ func (st *consumeStream) lookDone(d lookDone) {
 // startStore stores the newest commit; with none, it gives revoked partitions up.
 // So a commit that came before Revoked is stored before the partition moves.
 func (st *consumeStream) startStore(ctx context.Context) {
-	if st.storing || st.member == nil {
+	if st.storing {
 		return
 	}
 	member := st.member
@@ -166,51 +165,6 @@ func (st *consumeStream) storeDone(d storeDone) {
 	}
 }
 
-// membershipEnded carries the membership over if another coordinator took the
-// group; else the stream ends.
-func (st *consumeStream) membershipEnded(ctx context.Context) error {
-	err := st.member.Err()
-	st.member, st.events = nil, nil
-	switch federation.KindOf(err) {
-	case federation.NotCoordinator, federation.CoordinatorLoading, federation.StoreUnavailable, federation.ClusterUnavailable:
-	default:
-		if err == nil {
-			err = federation.Errorf(federation.UnknownMember, "the membership in group %q ended", st.request.Group)
-		}
-		return err
-	}
-	r := st.request
-	r.MemberEpoch = st.s.memberEpoch
-	r.Owned = st.s.owned()
-	st.jobs.Go(func() {
-		member, err := st.carry(ctx, r)
-		st.carried <- carryDone{member, err}
-	})
-	return nil
-}
-
-// carry subscribes again as the same member until that works, or the session is over.
-func (st *consumeStream) carry(ctx context.Context, r groups.SubscribeRequest) (groups.Membership, error) {
-	deadline := time.Now().Add(r.SessionTimeout)
-	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		member, err := st.subscribe(ctx, r)
-		if err == nil || !federation.KindOf(err).Retriable() || !time.Now().Before(deadline) {
-			return member, err
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return nil, err
-		}
-	}
-}
-
-func (st *consumeStream) carryDone(d carryDone) error {
-	if d.err != nil {
-		return d.err
-	}
-	st.member, st.events = d.member, d.member.Events()
-	return nil
-}
-
 // leaveTimeout bounds how long a stream that ends tells its coordinator so.
 const leaveTimeout = 2 * time.Second
 
@@ -226,12 +180,7 @@ func (st *consumeStream) close(ctx context.Context) {
 		}
 	default:
 	}
-	select {
-	case d := <-st.carried:
-		st.member = d.member
-	default:
-	}
-	if st.member != nil && (st.left || st.request.InstanceID == "") {
+	if st.left || st.request.InstanceID == "" {
 		leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		if err := st.member.Leave(leaveCtx); err != nil {
 			st.g.log.InfoContext(ctx, "member could not leave; its session timeout will end it", "group", st.request.Group, "err", err)

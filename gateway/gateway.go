@@ -36,7 +36,8 @@ type Deps struct {
 	Maps router.Maps
 	// NewSession makes a session of the router for one stream or call.
 	NewSession func() router.Session
-	// Groups answers for every group, wherever its coordinator is.
+	// Groups answers for every group, wherever its coordinator is, and lists them all;
+	// its memberships outlive a change of coordinator.
 	Groups groups.Coordinator
 	// TokenKey fetches the key of producer tokens that the fleet shares; it is asked
 	// until it has answered once. Needed if Config.TokenKey is empty.

@@ -133,7 +133,7 @@ func (g *Gateway) listGroups(ctx context.Context, r *adminv1.ListGroupsRequest) 
 	size = min(size, pageSizeMax)
 	ctx, cancel := g.withUnaryTimeout(ctx)
 	defer cancel()
-	all, err := g.allGroups(ctx)
+	all, err := g.deps.Groups.List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -329,15 +329,4 @@ func shiftTargets(ctx context.Context, session router.Session, before []groups.C
 		own[i].Offset = federation.LogicalOffset(min(max(int64(own[i].Offset)+by, first.offset), last.offset))
 	}
 	return own, nil
-}
-
-// allGroups lists the groups of the whole logical cluster. The coordinator of the
-// deps sees them all, or its own only; the latter is right where it is alone.
-func (g *Gateway) allGroups(ctx context.Context) ([]groups.Listing, error) {
-	if c, ok := g.deps.Groups.(interface {
-		ListAll(ctx context.Context) ([]groups.Listing, error)
-	}); ok {
-		return c.ListAll(ctx)
-	}
-	return g.deps.Groups.List(ctx)
 }
