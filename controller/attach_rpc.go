@@ -195,7 +195,7 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 			node = g.NodeID
 		} else {
 			var err error
-			if node, err = a.parts.Store.NodeID(ctx, a.cfg.LogicalCluster, id); err != nil {
+			if node, err = a.parts.Store.NodeID(ctx, a.cfg.LogicalCluster, id, leastNode(a.current())); err != nil {
 				return err
 			}
 		}
@@ -215,6 +215,15 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 	}
 	a.log.Info("gateway registered", "gateway", id, "node", node, "zone", reg.GetZone(), "role", reg.GetRole(), "build", reg.GetBuild())
 	return node, nil
+}
+
+// leastNode is above all node ids of a map.
+func leastNode(m *federation.Map) federation.NodeID {
+	least := federation.NodeID(1)
+	for _, g := range m.Gateways {
+		least = max(least, g.NodeID+1)
+	}
+	return least
 }
 
 // lease grants what is left of the gateway lease since the lead was confirmed.

@@ -48,6 +48,10 @@ type Controller struct {
 	mu     sync.Mutex // guards the following
 	role   role
 	change chan struct{} // closed when role changes
+	// met is the highest fencing number that was met, and last the newest map that
+	// this controller published: neither goes back, even if Redis loses them.
+	met  int64
+	last *federation.Map
 }
 
 // A role is what the controller knows of who leads.
@@ -118,7 +122,9 @@ func (c *Controller) acquire(ctx context.Context) (redisstore.Leader, bool, erro
 }
 
 func (c *Controller) candidate() redisstore.Candidate {
-	return redisstore.Candidate{ID: c.cfg.ID, URL: c.cfg.URL, Incarnation: c.incarnation}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return redisstore.Candidate{ID: c.cfg.ID, URL: c.cfg.URL, Incarnation: c.incarnation, Met: c.met}
 }
 
 // announce keeps this controller on the list of live ones.
@@ -174,12 +180,27 @@ func (c *Controller) lead(ctx context.Context, leader redisstore.Leader, confirm
 func (c *Controller) setRole(r role) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.met = max(c.met, r.leader.Fencing)
 	if r == c.role {
 		return
 	}
 	c.role = r
 	close(c.change)
 	c.change = make(chan struct{})
+}
+
+// remember notes a map that was published.
+func (c *Controller) remember(m *federation.Map) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = m
+}
+
+// remembered returns the newest map that this controller published; nil before.
+func (c *Controller) remembered() *federation.Map {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
 }
 
 func (c *Controller) currentRole() (role, <-chan struct{}) {

@@ -217,3 +217,62 @@ func TestCancelledAndFailedCreationsAreUndone(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, list.GetTopics())
 }
+
+func TestRedisLosesEverything(t *testing.T) {
+	w := newWorld(t, "a")
+	n := w.controller(t, "c1")
+	a := adminOf(t, n.url)
+	w.addClusters(t, a)
+	g := w.gateway(t, "g1", []string{n.url})
+	g.awaitRegistered(t)
+	_, err := a.create(t.Context(), "orders", 3)
+	require.NoError(t, err)
+	before := g.Current()
+	epoch := func() int64 {
+		s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		if err != nil || len(s.GetControllers()) == 0 {
+			return 0
+		}
+		return s.GetControllers()[0].GetEpoch()
+	}
+	old := epoch()
+
+	w.redis.FlushAll()
+	require.Eventually(t, func() bool { return epoch() > old }, patience, 5*time.Millisecond, "it leads again, under a higher number")
+	s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.Len(t, s.GetAlarms(), 1)
+	require.Contains(t, s.GetAlarms()[0], "the store had lost map versions")
+
+	// The same name again, though the store has forgotten which generations there were.
+	deleted, err := a.topics.DeleteTopic(t.Context(), &adminv1.DeleteTopicRequest{Name: topicName("orders")})
+	require.NoError(t, err)
+	require.Zero(t, a.await(t, deleted.GetOperation()).GetErrorCode())
+	_, err = a.create(t.Context(), "orders", 1)
+	require.NoError(t, err)
+	other := w.gateway(t, "g2", []string{n.url})
+	other.awaitRegistered(t)
+	g.eventually(t, "both gateways", func(m *federation.Map) bool { return len(m.Gateways) == 2 })
+	require.NotEqual(t, g.NodeID(), other.NodeID())
+	require.Greater(t, g.Current().Version, before.Version)
+	require.Equal(t, before.ClusterID, g.Current().ClusterID)
+	m, err := w.store(t, nil).LoadMap(t.Context(), "default")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, m.Version, before.Version)
+}
+
+// Data that lies on a cluster under the name of a new topic never appears in it.
+func TestPhysicalTopicOfAnotherLife(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	require.NoError(t, w.kafka["a"].CreateTopic("default.orders.1", 2, nil))
+	require.NoError(t, w.kafka["b"].CreateTopic("default.orders.2", 1, nil))
+	n := w.controller(t, "c1")
+	a := adminOf(t, n.url)
+	w.addClusters(t, a)
+	_, err := a.create(t.Context(), "orders", 4)
+	require.NoError(t, err)
+	for _, p := range a.extents(t, "orders") {
+		require.Equal(t, "default.orders.3", p.GetExtents()[0].GetPhysicalTopic())
+	}
+	require.NotNil(t, w.kafka["a"].TopicInfo("default.orders.1"), "it was not touched")
+}

@@ -138,6 +138,12 @@ func (t *term) tryLoad(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if last := t.remembered(); last != nil && last.Version > m.Version {
+		if err := t.restore(ctx, m, last); err != nil {
+			return err
+		}
+		m = last
+	}
 	if m.Version == 0 {
 		first := *m
 		first.Version = 1
@@ -285,13 +291,20 @@ func (t *term) reload(ctx context.Context) error {
 	have := t.current()
 	switch {
 	case m.Version < have.Version:
-		t.health.alarm("map", "the store's map is at version %d, but version %d was published: the store has lost writes", m.Version, have.Version)
-		return federation.Errorf(federation.StoreUnavailable, "the store has lost map versions %d to %d; restore it, or restart the controllers", m.Version+1, have.Version)
+		return t.restore(ctx, m, have)
 	case m.Version > have.Version:
 		d := wire.Diff(have, m)
 		t.publish(m, &d)
 	}
 	return nil
+}
+
+// restore writes a map that was published into a store that has lost it: it was
+// restarted without its data, or a replica took over that was behind.
+func (t *term) restore(ctx context.Context, have, published *federation.Map) error {
+	t.health.alarm("map", "the store had lost map versions %d to %d; the map was written again from this controller's memory, but groups and offsets may be lost as well", have.Version+1, published.Version)
+	t.log.Error("the store has lost map versions; writing the map again", "have", have.Version, "published", published.Version)
+	return t.parts.Store.WriteMap(ctx, t.cfg.LogicalCluster, t.fencing, wire.Diff(have, published))
 }
 
 // publish makes a version visible: to calls, and to all streams.
@@ -316,6 +329,7 @@ func (t *term) publish(m *federation.Map, d *wire.Delta) {
 		t.parts.Clusters.Update(slices.Collect(maps.Values(m.Clusters)))
 		t.hint()
 	}
+	t.remember(m)
 	t.published.Store(p)
 	if old != nil {
 		close(old.next)

@@ -95,6 +95,9 @@ func checkPhysical(ctx context.Context, c *upstream.Cluster, pt planner.Physical
 	if pt.Exists {
 		return nil
 	}
+	if err := checkAbsent(ctx, c, pt, topic); err != nil {
+		return err
+	}
 	return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), config, true) // rf is within int16, checked by the caller
 }
 
@@ -111,18 +114,11 @@ func (o *operations) createTopic(ctx context.Context, op *operation) error {
 	}
 	if len(state.Plan.Heads) == 0 {
 		op.step("plan", 0, 1, "")
-		err := retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
-			generation, err := o.t.parts.Store.NextGeneration(ctx, o.t.cfg.LogicalCluster, spec.Name)
-			if err != nil {
-				return err
-			}
-			plan, err := o.t.planCreate(ctx, spec, generation)
-			state = placeState{Plan: plan, Generation: generation, TopicID: federation.NewTopicID(), CreatedMs: time.Now().UnixMilli()}
-			return err
-		})
+		plan, generation, err := o.planFresh(ctx, spec)
 		if err != nil {
 			return err
 		}
+		state = placeState{Plan: plan, Generation: generation, TopicID: federation.NewTopicID(), CreatedMs: time.Now().UnixMilli()}
 		if err := o.save(ctx, op, state); err != nil {
 			return err
 		}
@@ -152,6 +148,46 @@ func (o *operations) createTopic(ctx context.Context, op *operation) error {
 	return nil
 }
 
+// generationsMax bounds the generations of a name that are passed over because
+// the clusters have topics of that name.
+const generationsMax = 1000
+
+// planFresh plans with a generation whose physical topics do not exist yet. One
+// that does exist is of an earlier life of the store, or of another federation on
+// the same clusters: its records must not appear in a new topic.
+func (o *operations) planFresh(ctx context.Context, spec createSpec) (planner.Plan, int32, error) {
+	for range generationsMax {
+		var generation int32
+		err := retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) (err error) {
+			generation, err = o.t.parts.Store.NextGeneration(ctx, o.t.cfg.LogicalCluster, spec.Name)
+			return err
+		})
+		if err != nil {
+			return planner.Plan{}, 0, err
+		}
+		plan, err := o.t.planCreate(ctx, spec, generation)
+		if !errors.Is(err, errTaken) {
+			return plan, generation, err
+		}
+	}
+	return planner.Plan{}, 0, federation.Errorf(federation.TopicExists,
+		"topic %q: the physical clusters have topics of %d generations of that name; delete those that nobody needs", spec.Name, generationsMax)
+}
+
+// errTaken marks a physical topic that exists already.
+var errTaken = errors.New("taken")
+
+func checkAbsent(ctx context.Context, c *upstream.Cluster, pt planner.PhysicalTopic, topic federation.TopicName) error {
+	topics, err := c.Topics(ctx, pt.Name)
+	if err != nil {
+		return err
+	}
+	if _, ok := topics[pt.Name]; ok {
+		return federation.Errorf(federation.TopicExists, "topic %q: physical cluster %q has data under that name already, which is not this topic's", topic, pt.Cluster).WithCause(errTaken)
+	}
+	return nil
+}
+
 // growTopic: plan ► physical partitions ► leaders ► publish; or new physical
 // topics are taken back. Partitions that an existing one has got stay, unused,
 // until the topic is grown again.
@@ -171,14 +207,11 @@ func (o *operations) growTopic(ctx context.Context, op *operation) error {
 	}
 	if len(state.Plan.Heads) == 0 {
 		op.step("plan", 0, 1, "")
-		err := retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
-			plan, err := o.t.planGrow(ctx, spec)
-			state = placeState{Plan: plan, Generation: old.Generation, TopicID: old.ID}
-			return err
-		})
+		plan, err := o.t.planGrow(ctx, spec)
 		if err != nil {
 			return err
 		}
+		state = placeState{Plan: plan, Generation: old.Generation, TopicID: old.ID}
 		if err := o.save(ctx, op, state); err != nil {
 			return err
 		}
@@ -277,13 +310,10 @@ func (o *operations) makePhysical(ctx context.Context, op *operation, state *pla
 	return o.awaitLeaders(ctx, op, state.Plan)
 }
 
+// ensureTopic can be called again after a try whose outcome is unknown.
 func ensureTopic(ctx context.Context, c *upstream.Cluster, pt planner.PhysicalTopic, rf int32, config map[string]string) error {
 	if !pt.Exists {
-		err := c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), config, false)
-		if federation.KindOf(err) != federation.TopicExists || err == nil {
-			return err
-		}
-		// An earlier growth that was broken off has left it, with fewer partitions.
+		return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), config, false)
 	}
 	return c.CreatePartitions(ctx, pt.Name, pt.Partitions)
 }

@@ -83,6 +83,19 @@ func TestLeadership(t *testing.T) {
 	})
 }
 
+func TestFencingNumberRisesThoughRedisForgot(t *testing.T) {
+	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		c := candidate("c1")
+		c.Met = 41
+		l, ok, err := s.AcquireLeadership(t.Context(), lc, c, time.Minute)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, int64(42), l.Fencing)
+		require.NoError(t, s.ReleaseLeadership(t.Context(), lc, l.Fencing))
+		require.Equal(t, int64(43), lead(t, s, "c2"))
+	})
+}
+
 func TestLeaseRunsOutByItself(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
 		first, ok, err := s.AcquireLeadership(t.Context(), lc, candidate("c1"), 50*time.Millisecond)
@@ -116,14 +129,17 @@ func TestControllerList(t *testing.T) {
 func TestNumbersGivenOutOnce(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
 		ctx := t.Context()
-		node := func(g federation.GatewayID) federation.NodeID {
-			n, err := s.NodeID(ctx, lc, g)
+		node := func(g federation.GatewayID, least ...federation.NodeID) federation.NodeID {
+			n, err := s.NodeID(ctx, lc, g, append(least, 1)[0])
 			require.NoError(t, err)
 			return n
 		}
 		require.Equal(t, federation.NodeID(1), node("g1"))
 		require.Equal(t, federation.NodeID(2), node("g2"))
 		require.Equal(t, federation.NodeID(1), node("g1"))
+		require.Equal(t, federation.NodeID(1), node("g1", 7), "a gateway keeps its id")
+		require.Equal(t, federation.NodeID(7), node("g3", 7))
+		require.Equal(t, federation.NodeID(8), node("g4", 3))
 
 		for i, name := range []federation.TopicName{"a.b", "a_b", "a.b"} {
 			g, err := s.NextGeneration(ctx, lc, name)

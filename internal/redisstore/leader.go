@@ -27,6 +27,10 @@ const (
 // start of the process.
 type Candidate struct {
 	ID, URL, Incarnation string
+	// Met is the highest fencing number that the candidate has met. The next one is
+	// above it, even if Redis has lost its own count: gateways take nothing from a
+	// controller with a lower one.
+	Met int64
 }
 
 // A Leader is the controller that leads.
@@ -45,12 +49,13 @@ type ControllerInfo struct {
 // key only sweeps it up.
 //
 //	KEYS fence, leader
-//	ARGV id, url, incarnation, ttl in ms
+//	ARGV id, url, incarnation, ttl in ms, the highest fencing number that the candidate has met
 var leaderAcquire = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local l = redis.call('HMGET', KEYS[2], 'id', 'url', 'incarnation', 'fencing', 'expires')
 if l[5] and tonumber(l[5]) > now and l[3] ~= ARGV[3] then return {0, l[1], l[2], l[4]} end
+if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[5]) then redis.call('SET', KEYS[1], ARGV[5]) end
 local fencing = redis.call('INCR', KEYS[1])
 redis.call('HSET', KEYS[2], 'id', ARGV[1], 'url', ARGV[2], 'incarnation', ARGV[3], 'fencing', fencing,
   'expires', string.format('%d', now + ARGV[4]))
@@ -116,10 +121,12 @@ end
 return out
 `)
 
-// KEYS nodes, node:last; ARGV gateway id.
+// KEYS nodes, node:last; ARGV gateway id, the least id to give out.
 var nodeAllocate = redis.NewScript(`
 local have = redis.call('HGET', KEYS[1], ARGV[1])
 if have then return tonumber(have) end
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+if last + 1 < tonumber(ARGV[2]) then redis.call('SET', KEYS[2], ARGV[2] - 1) end
 local n = redis.call('INCR', KEYS[2])
 redis.call('HSET', KEYS[1], ARGV[1], n)
 return n
@@ -130,7 +137,7 @@ return n
 // fencing number, also one by the candidate that led before.
 func (s *Store) AcquireLeadership(ctx context.Context, logicalCluster string, c Candidate, ttl time.Duration) (Leader, bool, error) {
 	keys := []string{s.key(logicalCluster, keyFence), s.key(logicalCluster, keyLeader)}
-	got, err := leaderAcquire.Run(ctx, s.rdb, keys, c.ID, c.URL, c.Incarnation, ttl.Milliseconds()).Slice()
+	got, err := leaderAcquire.Run(ctx, s.rdb, keys, c.ID, c.URL, c.Incarnation, ttl.Milliseconds(), c.Met).Slice()
 	if err != nil {
 		return Leader{}, false, unavailable(err)
 	}
@@ -207,10 +214,11 @@ func (s *Store) Controllers(ctx context.Context, logicalCluster string) ([]Contr
 }
 
 // NodeID returns the Kafka node id of a gateway, from 1 on. The first call for a
-// gateway id gives one out; no other gateway ever gets it.
-func (s *Store) NodeID(ctx context.Context, logicalCluster string, gateway federation.GatewayID) (federation.NodeID, error) {
+// gateway id gives one out, of at least least (above those in the map, in case
+// Redis has lost its count); no other gateway ever gets it.
+func (s *Store) NodeID(ctx context.Context, logicalCluster string, gateway federation.GatewayID, least federation.NodeID) (federation.NodeID, error) {
 	keys := []string{s.key(logicalCluster, keyNodes), s.key(logicalCluster, keyNodeLast)}
-	n, err := nodeAllocate.Run(ctx, s.rdb, keys, string(gateway)).Int64()
+	n, err := nodeAllocate.Run(ctx, s.rdb, keys, string(gateway), int32(least)).Int64()
 	if err != nil {
 		return 0, unavailable(err)
 	}
