@@ -29,6 +29,10 @@ type Config struct {
 	RetryBackoff, RetryBackoffMax time.Duration
 	// FetchBytesMax bounds what one Fetch asks of one broker; 50 MiB by default.
 	FetchBytesMax int32
+	// ReadAheadBytesMax bounds what the process reads before its readers ask: while a
+	// reader behind the tail works on one answer, the next one is fetched. 256 MiB by
+	// default; -1 turns it off.
+	ReadAheadBytesMax int64
 	// TailWait is how long a broker holds the fetch that waits for new records of all
 	// partitions that someone waits for; a partition that joins waits at most this long
 	// for the next one. 100 ms by default.
@@ -54,6 +58,7 @@ func (c Config) withDefaults() Config {
 	def(&c.RetryBackoff, 20*time.Millisecond)
 	def(&c.RetryBackoffMax, 500*time.Millisecond)
 	def(&c.FetchBytesMax, 50<<20)
+	def(&c.ReadAheadBytesMax, 256<<20)
 	def(&c.TailWait, 100*time.Millisecond)
 	def(&c.TailIdle, 3*time.Second)
 	def(&c.TailBytesMax, 32<<20)

@@ -19,6 +19,7 @@ type Router struct {
 	lanes  []*lane
 	count  counters
 	bytes  *budget
+	ahead  atomic.Int64 // bytes that reads ahead may bring
 	turn   atomic.Uint32
 	states partStates
 

@@ -38,6 +38,7 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 		return nil, err
 	}
 	f.answer()
+	f.readAhead()
 	return &f.out, nil
 }
 
@@ -63,6 +64,7 @@ type fetchItem struct {
 	slice  Slice
 	bytes  int
 	closed bool // takes nothing more in this Fetch
+	direct bool // its last records came from a direct read: it is behind the tail
 	single bool // read this one alone: an empty answer among others says nothing
 	resume time.Time
 	tail   *tail
@@ -172,7 +174,7 @@ func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]w
 func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, wanted map[readKey][]wantedRead) (again, pending bool) {
 	extent, s := part.Extents[i], f.s
 	head := i == len(part.Extents)-1
-	if rd := s.current(it.pos.TopicPartition, extent, it.at); rd != nil {
+	if rd := s.current(it.pos.TopicPartition, extent, it.at, f.limit.ReadCommitted); rd != nil {
 		a, done := rd.result(f.wake)
 		if !done {
 			return false, true
@@ -201,7 +203,7 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 			return again, false
 		}
 	}
-	rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake}
+	rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted}
 	if !s.begin(it.pos.TopicPartition, rd) {
 		return false, false
 	}
@@ -256,7 +258,7 @@ func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *u
 		f.s.r.count.tailBytes.Add(int64(len(d)))
 		f.add(it, d, got.bufs[i])
 	}
-	it.at = got.next
+	it.at, it.direct = got.next, false
 	return true, true
 }
 
@@ -316,7 +318,7 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	if len(got.data) > 0 {
 		f.s.r.count.directBytes.Add(int64(len(got.data)))
 		f.add(it, got.data, a.buf)
-		it.at, it.single = got.next, false
+		it.at, it.single, it.direct = got.next, false, true
 		for _, t := range a.aborted {
 			it.slice.Aborted = append(it.slice.Aborted, AbortedTxn{ProducerID: t.ProducerID, FirstOffset: extent.Logical(federation.PhysicalOffset(t.FirstOffset))})
 		}
@@ -436,12 +438,63 @@ func (f *fetching) answer() {
 	}
 }
 
+// readAhead fetches what the readers behind the tail will ask for next, while
+// they work on this answer.
+func (f *fetching) readAhead() {
+	r := f.s.r
+	m := r.deps.Maps.Current()
+	wanted := make(map[readKey][]wantedRead)
+	for i := range f.items {
+		it := &f.items[i]
+		if !it.direct || it.slice.Err != nil || it.at >= it.slice.HighWatermark {
+			continue
+		}
+		part, err := m.Partition(it.pos.TopicPartition)
+		if err != nil {
+			continue
+		}
+		at := part.Locate(it.at)
+		extent := part.Extents[at]
+		cluster, err := r.cluster(extent)
+		if err != nil || it.at < extent.Base {
+			continue
+		}
+		leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
+		size := int64(it.pos.MaxBytes)
+		if leader.Broker < 0 || !r.reserveAhead(size) {
+			continue
+		}
+		rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, ahead: size, budget: &r.ahead}
+		if !f.s.beginAhead(it.pos.TopicPartition, rd) {
+			rd.unreserve()
+			continue
+		}
+		key := readKey{cluster: cluster, broker: leader.Broker, use: upstream.UseCold}
+		if at == len(part.Extents)-1 {
+			key.use = upstream.UseRead
+		}
+		rd.alone = len(wanted[key]) == 0
+		wanted[key] = append(wanted[key], wantedRead{rd, it.pos.MaxBytes})
+	}
+	for key, reads := range wanted {
+		f.s.sendReads(key, reads, f.limit)
+	}
+}
+
+func (r *Router) reserveAhead(n int64) bool {
+	if r.ahead.Add(n) <= r.cfg.ReadAheadBytesMax {
+		return true
+	}
+	r.ahead.Add(-n)
+	return false
+}
+
 // current returns the session's read of this position, if there is one; a read
 // of another position of the partition is given up.
-func (s *session) current(tp federation.TopicPartition, e *federation.Extent, at federation.LogicalOffset) *read {
+func (s *session) current(tp federation.TopicPartition, e *federation.Extent, at federation.LogicalOffset, committed bool) *read {
 	s.mu.Lock()
 	rd := s.reads[tp]
-	fits := rd != nil && rd.extent.PhysicalAddress == e.PhysicalAddress && rd.from == e.Physical(at)
+	fits := rd != nil && rd.committed == committed && rd.extent.PhysicalAddress == e.PhysicalAddress && rd.from == e.Physical(at)
 	if rd != nil && !fits {
 		delete(s.reads, tp)
 	}
@@ -458,6 +511,17 @@ func (s *session) begin(tp federation.TopicPartition, rd *read) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reads == nil {
+		return false
+	}
+	s.reads[tp] = rd
+	return true
+}
+
+// beginAhead is begin, unless a read of the partition is under way already.
+func (s *session) beginAhead(tp federation.TopicPartition, rd *read) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reads == nil || s.reads[tp] != nil {
 		return false
 	}
 	s.reads[tp] = rd

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -25,6 +26,10 @@ type read struct {
 	from   federation.PhysicalOffset
 	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
 
+	committed bool          // isolation
+	ahead     int64         // reserved of the router's reads ahead
+	budget    *atomic.Int64 // that it is of
+
 	mu        sync.Mutex // guards the following
 	wake      chan struct{}
 	done      bool
@@ -45,18 +50,31 @@ func (rd *read) finish(a readAnswer) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
 	rd.done, rd.answer = true, a
-	if rd.abandoned && a.buf != nil {
-		a.buf.Release()
+	if rd.abandoned {
+		rd.unreserve()
+		if a.buf != nil {
+			a.buf.Release()
+		}
 	}
 	notify(rd.wake)
+}
+
+func (rd *read) unreserve() {
+	if rd.ahead > 0 {
+		rd.budget.Add(-rd.ahead)
+		rd.ahead = 0
+	}
 }
 
 // abandon drops the result, now or when it comes.
 func (rd *read) abandon() {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	if rd.done && !rd.abandoned && rd.answer.buf != nil {
-		rd.answer.buf.Release()
+	if rd.done && !rd.abandoned {
+		rd.unreserve()
+		if rd.answer.buf != nil {
+			rd.answer.buf.Release()
+		}
 	}
 	rd.abandoned = true
 }
@@ -66,6 +84,9 @@ func (rd *read) result(wake chan struct{}) (readAnswer, bool) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
 	rd.wake = wake
+	if rd.done {
+		rd.unreserve()
+	}
 	return rd.answer, rd.done
 }
 

@@ -217,6 +217,37 @@ func TestReadOverChain(t *testing.T) {
 	require.Equal(t, federation.OffsetOutOfRange, federation.KindOf(f.Slices[0].Err))
 }
 
+// A reader behind the tail finds the next answer under way, and what it does not
+// ask for any more is given back.
+func TestReadAheadIsBounded(t *testing.T) {
+	w := newWorldWith(t, 1, router.Config{ReadAheadBytesMax: 3000}, nil)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	s := w.r.NewSession()
+	for i := range 40 {
+		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, fmt.Sprintf("%0200d", i))})[0].Err)
+	}
+	fetch := func(s router.Session, from federation.LogicalOffset) {
+		f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: at("orders", 0), Offset: from, MaxBytes: 1000, CurrentEpoch: -1}}, router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 10 * time.Second})
+		require.NoError(t, err)
+		require.NotZero(t, f.Slices[0].Bytes())
+		f.Release()
+	}
+	var sessions []router.Session
+	for range 5 {
+		r := w.r.NewSession()
+		sessions = append(sessions, r)
+		fetch(r, 0)
+		require.LessOrEqual(t, w.r.Stats().ReadAheadBytes, int64(3000))
+	}
+	require.EqualValues(t, 3000, w.r.Stats().ReadAheadBytes)
+	fetch(sessions[0], 30) // somewhere else
+	for _, r := range sessions {
+		r.Close()
+	}
+	require.Eventually(t, func() bool { return w.r.Stats().ReadAheadBytes == 0 }, 5*time.Second, time.Millisecond)
+	s.Close()
+}
+
 // Epochs and offsets of what is read are the logical ones.
 func TestReadPatchesEpoch(t *testing.T) {
 	w := newWorld(t, 1)

@@ -3,7 +3,7 @@ package router
 import "sync/atomic"
 
 // Stats are counters since the router began; they only grow, but for
-// AppendBytesInFlight.
+// AppendBytesInFlight and ReadAheadBytes.
 type Stats struct {
 	Appends             int64 // batches submitted
 	AppendBytes         int64
@@ -15,6 +15,7 @@ type Stats struct {
 	DirectBytes         int64 // read by direct reads
 	DirectReads         int64 // partitions asked for in direct reads
 	TailFetches         int64 // requests of the tails
+	ReadAheadBytes      int64 // reserved at this moment for what readers have not asked for yet
 }
 
 type counters struct {
@@ -28,6 +29,6 @@ func (r *Router) Stats() Stats {
 	return Stats{
 		Appends: c.appends.Load(), AppendBytes: c.appendBytes.Load(), AppendRequests: c.appendRequests.Load(), AppendRetries: c.appendRetries.Load(),
 		AppendFailures: c.appendFailures.Load(), AppendBytesInFlight: c.inFlight.Load(),
-		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(),
+		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(), ReadAheadBytes: r.ahead.Load(),
 	}
 }
