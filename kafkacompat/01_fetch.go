@@ -276,5 +276,8 @@ func (e *fetchEncoder) vectors() [][]byte {
 			vecs = append(vecs, e.records[i])
 		}
 	}
-	return append(vecs, e.b[from:])
+	if from < len(e.b) {
+		vecs = append(vecs, e.b[from:])
+	}
+	return vecs
 }

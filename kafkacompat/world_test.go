@@ -36,7 +36,7 @@ func (i *producerIDs) NextProducerID(context.Context) (int64, error) { return 1<
 // world is a server over the real router and two embedded clusters.
 type world struct {
 	*federationtest.World
-	t        *testing.T
+	t        testing.TB
 	router   *router.Router
 	redis    *miniredis.Miniredis
 	clusters map[string]*kfake.Cluster
@@ -50,7 +50,7 @@ type world struct {
 type option func(*kafkacompat.Config)
 
 // newWorld starts one gateway.
-func newWorld(t *testing.T, opts ...option) *world {
+func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
 	w := &world{t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
@@ -258,7 +258,7 @@ func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 
 // raw is a connection that speaks frames.
 type raw struct {
-	t    *testing.T
+	t    testing.TB
 	c    net.Conn
 	r    *bufio.Reader
 	corr int32
@@ -266,7 +266,7 @@ type raw struct {
 
 func (w *world) dial() *raw { return dial(w.t, w.addr) }
 
-func dial(t *testing.T, addr string) *raw {
+func dial(t testing.TB, addr string) *raw {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
