@@ -210,6 +210,9 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 	}
 	m := st.g.deps.Maps.Current()
 	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
+	if r.ClientID == "" {
+		r.ClientID = "connect" // member ids begin with it
+	}
 	for _, name := range sub.GetTopics() {
 		if m.Topic(federation.TopicName(name)) == nil {
 			return stopRule{}, federation.Errorf(federation.UnknownTopic, "subscribe.topics: topic %q does not exist", name)

@@ -103,9 +103,11 @@ func (st *readStream) run(ctx context.Context) error {
 		}
 		cancel()
 	})
-	// The client learns at once where it stands; many clients wait for a first frame.
-	if err := st.send(&braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Progress{Progress: progress(st.positions, time.Now(), 0)}}); err != nil {
-		return err
+	if !st.rule.latest {
+		// There may be nothing to read for long, and many clients wait for a first frame.
+		if err := st.send(&braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Progress{Progress: progress(st.positions, time.Now(), 0)}}); err != nil {
+			return err
+		}
 	}
 	for !st.finished() {
 		err := st.step(ctx, fetchCtx)
