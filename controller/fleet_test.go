@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 
@@ -292,4 +293,87 @@ func TestSilentGatewayIsDropped(t *testing.T) {
 	watcher.eventually(t, "it is out", func(m *federation.Map) bool { return m.Gateway("silent") == nil })
 	require.Equal(t, []string{}, ids(watcher.Current()), "a watcher is no gateway")
 	_ = stream.CloseRequest()
+}
+
+// A gateway that cannot apply a delta says so, and gets the whole map.
+func TestRejectedMapIsSentWhole(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1")
+	n.leads(t)
+	transport := h2c(nil)
+	defer transport.CloseIdleConnections()
+	stream, err := controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, n.url).Attach(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = stream.CloseRequest() }()
+	send := func(f *controlv1.AttachRequest) { require.NoError(t, stream.Send(f)) }
+	receive := func() *controlv1.AttachResponse {
+		f, err := stream.Receive()
+		require.NoError(t, err)
+		require.Positive(t, f.GetControllerEpoch())
+		return f
+	}
+	send(register(func() *controlv1.Register {
+		return &controlv1.Register{GatewayId: "g1", Incarnation: "x", ConnectAddress: "h:1"}
+	}))
+	reg := receive().GetRegistered()
+	require.Positive(t, reg.GetNodeId())
+	require.Positive(t, reg.GetLease().GetValidMs())
+	first := receive().GetSnapshot()
+	require.EqualValues(t, 1, first.GetParts())
+
+	other := w.gateway(t, "g2", []string{n.url})
+	other.awaitRegistered(t)
+	delta := receive().GetDelta()
+	require.Equal(t, first.GetVersion(), delta.GetFromVersion())
+	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_MapApplied{MapApplied: &controlv1.MapApplied{
+		Version: first.GetVersion(), Rejected: []string{"gateway/g2: no"},
+	}}})
+	again := receive().GetSnapshot()
+	require.Equal(t, delta.GetToVersion(), again.GetVersion())
+	s, err := adminOf(t, n.url).fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.Len(t, s.GetAlarms(), 1)
+	require.Contains(t, s.GetAlarms()[0], "gateway/g2: no")
+	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_MapApplied{MapApplied: &controlv1.MapApplied{Version: again.GetVersion()}}})
+	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Beat{Beat: &controlv1.Beat{SentMs: 42}}})
+	require.EqualValues(t, 42, receive().GetLease().GetAnswersSentMs())
+	s, err = adminOf(t, n.url).fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.Empty(t, s.GetAlarms())
+	list := s.GetGateways()
+	require.Len(t, list, 2)
+	require.Equal(t, again.GetVersion(), list[0].GetMapVersion())
+}
+
+// A registration that holds a recent version gets what it lacks, not all.
+func TestRegistrationGetsADelta(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1")
+	n.leads(t)
+	g := w.gateway(t, "g1", []string{n.url})
+	g.awaitRegistered(t)
+	g.eventually(t, "a map", func(m *federation.Map) bool { return m.Gateway("g1") != nil })
+	version := g.Current().Version
+	w.gateway(t, "g2", []string{n.url}).awaitRegistered(t)
+	transport := h2c(nil)
+	defer transport.CloseIdleConnections()
+	client := controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, n.url)
+	for _, json := range []bool{false, true} {
+		if json {
+			client = controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, n.url, connect.WithProtoJSON())
+		}
+		stream, err := client.Attach(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, stream.Send(register(func() *controlv1.Register {
+			return &controlv1.Register{WatchOnly: true, MapVersion: int64(version)}
+		})))
+		f, err := stream.Receive()
+		require.NoError(t, err)
+		require.NotNil(t, f.GetRegistered())
+		f, err = stream.Receive()
+		require.NoError(t, err)
+		require.EqualValues(t, version, f.GetDelta().GetFromVersion())
+		require.NotEmpty(t, f.GetDelta().GetUpserts())
+		_ = stream.CloseRequest()
+	}
 }
