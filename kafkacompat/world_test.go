@@ -221,10 +221,10 @@ func (w *world) SetTopicConfig(ctx context.Context, name federation.TopicName, s
 	}
 	for _, a := range w.admins {
 		r, err := a.AlterTopicConfigs(ctx, alter, physical(name))
-		if err == nil {
-			err = r[0].Err
-		}
 		if err != nil {
+			return federation.Errorf(federation.ClusterUnavailable, "configure topic %q", name).WithCause(err)
+		}
+		if r[0].Err != nil {
 			return federation.Errorf(federation.InvalidConfig, "topic %q: %s", name, r[0].ErrMessage)
 		}
 	}
