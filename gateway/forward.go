@@ -49,7 +49,12 @@ func forwardErrors(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
-func forwarded(err error) error { return rpcerror.Error(rpcerror.FromError(err)) }
+func forwarded(err error) error {
+	if err == nil {
+		return nil
+	}
+	return rpcerror.Error(rpcerror.FromError(err))
+}
 
 // operations are the unary calls of OperationService, the same for client and handler.
 type operations interface {

@@ -127,7 +127,7 @@ func (g *Gateway) Drain(ctx context.Context) error {
 	}
 	idle := g.idle
 	g.mu.Unlock()
-	for _, name := range g.services {
+	for _, name := range append([]string{""}, g.services...) {
 		g.health.SetStatus(name, grpchealth.StatusNotServing)
 	}
 	select {

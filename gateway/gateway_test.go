@@ -27,6 +27,11 @@ import (
 	"github.com/braidmq/braid/internal/upstream"
 )
 
+const (
+	waitFor = 10 * time.Second
+	tick    = time.Millisecond
+)
+
 type ids struct{ n atomic.Int64 }
 
 func (i *ids) NextProducerID(context.Context) (int64, error) { return 1<<48 + i.n.Add(1), nil }
@@ -73,7 +78,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 	g, err := gateway.New(cfg, deps)
 	require.NoError(t, err)
 	w.g = g
-	w.serve(t)
+	w.listen(t, gateway.NewServer(g.Handler()))
 	return w
 }
 
@@ -98,11 +103,11 @@ func (w *world) groups(t *testing.T) {
 	})
 }
 
-func (w *world) serve(t *testing.T) {
+// listen serves on a real port.
+func (w *world) listen(t *testing.T, server *http.Server) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	server := gateway.NewServer(w.g.Handler())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() {
