@@ -36,7 +36,7 @@ func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kms
 			continue
 		}
 		for _, d := range configs {
-			if r.ConfigNames == nil || slices.Contains(r.ConfigNames, d.name) {
+			if len(r.ConfigNames) == 0 || slices.Contains(r.ConfigNames, d.name) {
 				rr.Configs = append(rr.Configs, d.response(kreq))
 			}
 		}

@@ -38,14 +38,17 @@ func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kms
 	if len(missing) == 0 {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.TopicWait)
+	defer cancel()
+	created := make([]bool, len(missing))
 	var wg sync.WaitGroup
-	for _, name := range missing {
-		wg.Go(func() { s.createOnce(ctx, name) })
+	for i, name := range missing {
+		wg.Go(func() { created[i] = s.createOnce(ctx, name) })
 	}
 	wg.Wait()
 	s.awaitMap(ctx, s.cfg.TopicWait, func(m *federation.Map) bool {
-		for _, name := range missing {
-			if m.Topics[name] == nil {
+		for i, name := range missing {
+			if created[i] && m.Topics[name] == nil {
 				return false
 			}
 		}
@@ -54,9 +57,9 @@ func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kms
 	return true
 }
 
-// createOnce creates a topic, or waits for the attempt that is under way. What
-// comes of it, the map tells.
-func (s *Server) createOnce(ctx context.Context, name federation.TopicName) {
+// createOnce creates a topic, or waits for the attempt that is under way. It
+// reports whether the topic can be expected in the map.
+func (s *Server) createOnce(ctx context.Context, name federation.TopicName) bool {
 	f := &s.creates
 	f.mu.Lock()
 	if other, ok := f.waiting[name]; ok {
@@ -65,7 +68,7 @@ func (s *Server) createOnce(ctx context.Context, name federation.TopicName) {
 		case <-other:
 		case <-ctx.Done():
 		}
-		return
+		return true
 	}
 	if f.waiting == nil {
 		f.waiting = make(map[federation.TopicName]chan struct{})
@@ -86,5 +89,7 @@ func (s *Server) createOnce(ctx context.Context, name federation.TopicName) {
 	})
 	if err != nil && federation.KindOf(err) != federation.TopicExists {
 		s.log.Warn("topic could not be created on first use", "topic", string(name), "error", err)
+		return false
 	}
+	return true
 }

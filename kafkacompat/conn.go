@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -32,6 +33,8 @@ type conn struct {
 	r     *bufio.Reader
 	log   *slog.Logger
 	slots chan *slot // read, not answered yet, in order
+
+	clientID string // of the last request, for the reader
 
 	inFlight      atomic.Int64 // requests
 	bytesInFlight atomic.Int64
@@ -88,14 +91,16 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	}()
 	err := c.read(ctx)
 	close(c.slots)
-	if !c.s.isDraining() {
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil:
-			c.stopWaits() // nobody is there to take the answers
-		case errors.Is(err, errClosing):
-		default:
-			c.log.Debug("connection ends", "error", err)
-		}
+	// Nobody is there to take the answers, or nobody who speaks the protocol: what waits
+	// for records or for a group ends.
+	c.stopWaits()
+	switch {
+	case c.s.isDraining(), ctx.Err() != nil, errors.Is(err, io.EOF):
+	case errors.Is(err, errRefused):
+		c.log.Warn("request refused, connection closed", "error", err)
+		c.s.deps.Metrics.malformed(ctx)
+	default:
+		c.log.Debug("connection ends", "error", err)
 	}
 	<-written
 	c.abort()
@@ -129,7 +134,8 @@ func (c *conn) stopReading() {
 
 func (c *conn) busy() bool { return c.inFlight.Load() > 0 }
 
-var errClosing = errors.New("connection is being closed")
+// errRefused is what a client gets its connection closed for.
+var errRefused = errors.New("refused")
 
 func (c *conn) read(ctx context.Context) error {
 	for {
@@ -144,9 +150,7 @@ func (c *conn) read(ctx context.Context) error {
 		sl, err := c.dispatch(ctx, f)
 		if err != nil {
 			f.release()
-			c.log.Warn("request refused, connection closed", "error", err)
-			c.s.deps.Metrics.malformed(ctx)
-			return errClosing
+			return fmt.Errorf("%w: %w", errRefused, err)
 		}
 		c.inFlight.Add(1)
 		select {

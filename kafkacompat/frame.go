@@ -103,7 +103,7 @@ func (c *conn) readFrame(ctx context.Context) (*frame, error) {
 	}
 	limit = min(limit, c.s.cfg.FrameBytesMax)
 	if size < requestHeadBytesMin || size > limit {
-		return nil, fmt.Errorf("request of %d bytes (API key %d): want %d to %d", size, key, requestHeadBytesMin, limit)
+		return nil, fmt.Errorf("%w: request of %d bytes (API key %d): want %d to %d", errRefused, size, key, requestHeadBytesMin, limit)
 	}
 	_, _ = c.r.Discard(4)
 	return c.readBody(ctx, size, produce)

@@ -3,6 +3,7 @@ package kafkacompat
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -19,6 +20,21 @@ type Metrics struct {
 	conns        metric.Int64UpDownCounter
 	connsRefused metric.Int64Counter
 	badRequests  metric.Int64Counter
+
+	// options has the attributes of each kind of answer, ready made: there are as many
+	// as APIs, versions and error codes that occur together.
+	options sync.Map // of answer to answerOptions
+}
+
+// An answer is what requests are counted by.
+type answer struct {
+	api           string
+	version, code int16
+}
+
+type answerOptions struct {
+	count    []metric.AddOption
+	duration []metric.RecordOption
 }
 
 // NewMetrics makes the instruments:
@@ -59,13 +75,27 @@ func (m *Metrics) request(ctx context.Context, api string, version, code int16, 
 	if m == nil {
 		return
 	}
+	key := answer{api, version, code}
+	o, ok := m.options.Load(key)
+	if !ok {
+		o, _ = m.options.LoadOrStore(key, newAnswerOptions(key))
+	}
+	options := o.(answerOptions)
+	m.requests.Add(ctx, 1, options.count...)
+	m.duration.Record(ctx, d.Seconds(), options.duration...)
+}
+
+func newAnswerOptions(k answer) answerOptions {
 	name := "NONE"
-	if err := kerr.TypedErrorForCode(code); err != nil {
+	if err := kerr.TypedErrorForCode(k.code); err != nil {
 		name = err.Message
 	}
-	a := attribute.String("api", api)
-	m.requests.Add(ctx, 1, metric.WithAttributes(a, attribute.Int("version", int(version)), attribute.String("error", name)))
-	m.duration.Record(ctx, d.Seconds(), metric.WithAttributes(a))
+	a := attribute.String("api", k.api)
+	all := attribute.NewSet(a, attribute.Int("version", int(k.version)), attribute.String("error", name))
+	return answerOptions{
+		count:    []metric.AddOption{metric.WithAttributeSet(all)},
+		duration: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(a))},
+	}
 }
 
 func (m *Metrics) bytesIn(ctx context.Context, n int) {

@@ -48,7 +48,10 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 		}
 	}
 	clientID, _ := rd.str(false)
-	req.clientID = string(clientID)
+	if string(clientID) != c.clientID { // most clients keep theirs
+		c.clientID = string(clientID)
+	}
+	req.clientID = c.clientID
 	if req.version >= req.api.flexible {
 		rd.tags()
 	}

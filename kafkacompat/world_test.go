@@ -42,6 +42,7 @@ type world struct {
 	clusters map[string]*kfake.Cluster
 	admins   map[string]*kadm.Client
 	servers  []*kafkacompat.Server
+	metrics  *kafkacompat.Metrics
 	addr     string // of the first server
 
 	mu sync.Mutex // serialises topic changes
@@ -52,7 +53,12 @@ type option func(*kafkacompat.Config)
 // newWorld starts one gateway.
 func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
-	w := &world{t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
+	return newWorldMeasured(t, nil, opts...)
+}
+
+func newWorldMeasured(t testing.TB, metrics *kafkacompat.Metrics, opts ...option) *world {
+	t.Helper()
+	w := &world{metrics: metrics, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("physical-"+name))
@@ -82,7 +88,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	for _, o := range opts {
 		o(&cfg)
 	}
-	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Admin: w})
+	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Admin: w, Metrics: w.metrics})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
