@@ -99,8 +99,11 @@ func call[Req, Resp any](ctx context.Context, a *api, f func(context.Context, *R
 
 // explain turns an error of a call into one that says what to do.
 func (a *api) explain(ctx context.Context, err error) error {
-	if err == nil || errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return errors.New("interrupted")
 	}
 	var wire *connect.Error
 	if !errors.As(err, &wire) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -22,6 +23,7 @@ const (
 	consumeWindowRecords = 1000
 	consumeWindowBytes   = 8 << 20
 	commitInterval       = time.Second
+	leaveTimeout         = 3 * time.Second
 )
 
 func consumeCommand() *cobra.Command {
@@ -132,6 +134,9 @@ func (c *consuming) read(ctx context.Context, a *api) error {
 	for {
 		endpoints, done, err := c.readStream(ctx, a, source, next)
 		if done || err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // interrupted, as one ends a consumer
+			}
 			return a.explain(ctx, err)
 		}
 		source.Positions = nil
@@ -182,11 +187,7 @@ func (c *consuming) readStream(ctx context.Context, a *api, source *braidv1.Read
 var errBroken = errors.New("the stream broke; run the command again to go on")
 
 func partitionError(f *braidv1.PartitionFailure) error {
-	text := f.GetFailure().GetMessage()
-	if text == "" {
-		text = f.GetFailure().GetReason().String()
-	}
-	return fmt.Errorf("topic %s partition %d: %s", f.GetTopic(), f.GetPartition(), text)
+	return failed(f.GetTopic(), f.GetPartition(), f.GetFailure())
 }
 
 // asMember prints as a member of a group.
@@ -209,6 +210,7 @@ type member struct {
 	c         *consuming
 	stream    *consumeStream
 	endpoints []string
+	leaving   atomic.Bool // what comes is not printed any more
 
 	mu       sync.Mutex // guards the following, and Send
 	epochs   map[int32]int64
@@ -231,8 +233,10 @@ func (m *member) sendLocked(r *braidv1.ConsumeRequest) error {
 	return nil // io.EOF: Receive says why
 }
 
-func (m *member) run(ctx context.Context, a *api) (done bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+// run is one stream. When ctx ends, the member commits and leaves before the
+// stream ends, so that others need not wait for its session to run out.
+func (m *member) run(interrupt context.Context, a *api) (done bool, err error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(interrupt))
 	defer cancel()
 	if m.stream, err = a.consumer.Consume(ctx); err != nil {
 		return false, err
@@ -246,7 +250,18 @@ func (m *member) run(ctx context.Context, a *api) (done bool, err error) {
 	}
 	stop := m.commitOften(ctx)
 	defer stop()
-	return m.receive()
+	defer context.AfterFunc(interrupt, func() {
+		m.leaving.Store(true)
+		_ = m.leave() // a broken stream is told by Receive
+		time.AfterFunc(leaveTimeout, func() {
+			cancel()
+			_ = m.stream.CloseRequest() // only then net/http looks at the context
+		})
+	})()
+	if done, err = m.receive(); interrupt.Err() != nil {
+		return true, nil
+	}
+	return done, err
 }
 
 func (m *member) credit() *braidv1.Credit {
@@ -291,7 +306,7 @@ func (m *member) commitLocked() error {
 // receive prints until the stream ends. done is false if the gateway drains and
 // another one goes on.
 func (m *member) receive() (done bool, err error) {
-	drained, leaving := false, false
+	drained := false
 	for {
 		msg, err := m.stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -304,14 +319,16 @@ func (m *member) receive() (done bool, err error) {
 		case *braidv1.ConsumeResponse_Assignment:
 			err = m.assignment(f.Assignment)
 		case *braidv1.ConsumeResponse_Records:
-			if leaving {
+			if m.leaving.Load() {
 				continue
 			}
-			if leaving, err = m.print(f.Records); leaving && err == nil {
+			var enough bool
+			if enough, err = m.print(f.Records); enough && err == nil {
+				m.leaving.Store(true)
 				err = m.leave()
 			}
 		case *braidv1.ConsumeResponse_CommitResult:
-			if failures := f.CommitResult.GetFailures(); len(failures) > 0 && !failures[0].GetFailure().GetRetriable() && !leaving {
+			if failures := f.CommitResult.GetFailures(); len(failures) > 0 && !failures[0].GetFailure().GetRetriable() && !m.leaving.Load() {
 				_, _ = fmt.Fprintf(m.c.warn, "not committed: %v\n", partitionError(failures[0]))
 			}
 		case *braidv1.ConsumeResponse_PartitionFailure:
@@ -320,7 +337,7 @@ func (m *member) receive() (done bool, err error) {
 			drained, m.endpoints = true, f.Draining.GetEndpoints()
 			err = m.leave()
 		case *braidv1.ConsumeResponse_Closed:
-			return leaving || !drained, nil
+			return m.leaving.Load() || !drained, nil
 		}
 		if err != nil {
 			return false, err

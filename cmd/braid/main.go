@@ -77,13 +77,10 @@ the variable, the variable before the file.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       build(),
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := applySettings(cmd, w.env); err != nil {
-				return usageError{err}
-			}
-			ran = true
-			return nil
+			return applySettings(cmd, w.env)
 		},
 	}
 	root.SetIn(w.stdin)
@@ -97,6 +94,16 @@ the variable, the variable before the file.`,
 	root.AddCommand(devCommand(), gatewayCommand(), controllerCommand(), nameserverCommand(),
 		statusCommand(), clusterCommand(), topicCommand(), groupCommand(), operationCommand(),
 		produceCommand(), consumeCommand())
+	walk(root, func(cmd *cobra.Command) {
+		begin := cmd.RunE
+		if begin == nil {
+			return
+		}
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			ran = true
+			return begin(cmd, args)
+		}
+	})
 	return root, &ran
 }
 
@@ -109,13 +116,8 @@ const (
 // parent makes a command that only holds others.
 func parent(use, short, group string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, GroupID: group,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q for %q", args[0], cmd.CommandPath())
-			}
-			return cmd.Help()
-		},
+		Use: use, Short: short, GroupID: group, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(children...)
 	return cmd

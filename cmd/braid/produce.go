@@ -98,10 +98,12 @@ func (p *producing) run(ctx context.Context, a *api, in io.Reader) (int64, error
 		if w != nil {
 			total += w.written
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return total, a.explain(ctx, err)
-		}
-		if source.ended {
+		case source.bad != nil:
+			return total, source.bad
+		case source.ended:
 			return total, nil
 		}
 		a = a.elsewhere(w.endpoints)
@@ -128,6 +130,8 @@ func (p *producing) stream(ctx context.Context, a *api, source *lineSource) (*pr
 	if first.GetOpened() == nil {
 		return nil, errors.New("the gateway did not begin the stream as agreed; is it of another version?")
 	}
+	// net/http looks at the context only when the request's body has ended.
+	defer context.AfterFunc(ctx, func() { _ = stream.CloseRequest() })()
 	w := &produceWindow{topic: p.topic, credit: first.GetOpened().GetCredit(), changed: make(chan struct{}, 1), ended: make(chan struct{})}
 	var receiveErr error
 	go func() {
@@ -248,6 +252,7 @@ type lineSource struct {
 	lines <-chan line
 	held  *line // read, but not fit for the last frame
 	ended bool
+	bad   error // what ended it, if it was not the end of the input
 }
 
 // next waits for a line; false at the end, or when stop or ctx ends.
@@ -322,7 +327,8 @@ func (p *producing) send(ctx context.Context, stream *produceStream, w *produceW
 			return ctx.Err()
 		}
 		if first.err != nil {
-			return first.err
+			source.ended, source.bad = true, first.err
+			return nil // what was sent is acknowledged first
 		}
 		frame, size := source.frame(ctx, p.topic, first)
 		frame.BatchSeq = seq
@@ -442,11 +448,23 @@ func (w *produceWindow) acknowledge(ack *braidv1.ProduceAck) error {
 	for _, r := range ack.GetResults() {
 		if f := r.GetFailure(); f != nil {
 			if refused == nil {
-				refused = fmt.Errorf("topic %s partition %d: %s", w.topic, r.GetPartition(), f.GetMessage())
+				refused = failed(w.topic, r.GetPartition(), f)
 			}
 			continue
 		}
 		w.written += int64(r.GetRecordCount())
 	}
 	return refused
+}
+
+// failed makes an error of a failure; a partition of -1 is the whole topic.
+func failed(topic string, partition int32, f *braidv1.Failure) error {
+	text := f.GetMessage()
+	if text == "" {
+		text = f.GetReason().String()
+	}
+	if partition < 0 {
+		return fmt.Errorf("topic %s: %s", topic, text)
+	}
+	return fmt.Errorf("topic %s partition %d: %s", topic, partition, text)
 }

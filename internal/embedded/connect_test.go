@@ -86,6 +86,7 @@ func (s *seen) joinStream(t *testing.T, f *embedded.Federation, at *embedded.Nod
 	go func() { done <- m.run(s) }()
 	t.Cleanup(func() {
 		cancel()
+		_ = stream.CloseRequest() // net/http looks at the context only when the request's body has ended
 		if err := <-done; err != nil && !errors.Is(err, io.EOF) && connect.CodeOf(err) != connect.CodeCanceled {
 			t.Errorf("member: %v", err)
 		}

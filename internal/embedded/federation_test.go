@@ -129,7 +129,7 @@ func (s *seen) twice() (all []string) {
 // are counted.
 func (s *seen) join(t *testing.T, f *embedded.Federation, group, topic string, onAssign func()) {
 	t.Helper()
-	client := kafka(t, f, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	client := kafka(t, f, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.HeartbeatInterval(200*time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnPartitionsAssigned(func(context.Context, *kgo.Client, map[string][]int32) { onAssign() }))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
