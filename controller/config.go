@@ -2,6 +2,7 @@ package controller
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -133,7 +134,7 @@ func (c *Config) Validate() error {
 	case c.DefaultPartitions < 1 || c.PartitionsMax < c.DefaultPartitions:
 		return fmt.Errorf("controller: default partitions %d: want 1 to the maximum of %d", c.DefaultPartitions, c.PartitionsMax)
 	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:
-		return fmt.Errorf("controller: streams, operations and kept operations need room for at least one each")
+		return errors.New("controller: streams, operations and kept operations need room for at least one each")
 	}
 	return nil
 }

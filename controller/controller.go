@@ -155,9 +155,8 @@ func (c *Controller) farewell(ctx context.Context, do func(context.Context) erro
 func (c *Controller) lead(ctx context.Context, leader redisstore.Leader, confirmed time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	log := c.log.With("epoch", leader.Fencing)
-	log.Info("this controller leads")
-	t := newTerm(c, leader, confirmed, log)
+	t := newTerm(c, leader, confirmed)
+	t.log.Info("this controller leads")
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel()
@@ -174,7 +173,7 @@ func (c *Controller) lead(ctx context.Context, leader redisstore.Leader, confirm
 	c.farewell(ctx, func(ctx context.Context) error {
 		return c.parts.Store.ReleaseLeadership(ctx, c.cfg.LogicalCluster, leader.Fencing)
 	})
-	log.Info("this controller does not lead any more")
+	t.log.Info("this controller does not lead any more")
 }
 
 func (c *Controller) setRole(r role) {

@@ -189,7 +189,7 @@ func (n *node) shutdown() {
 func (n *node) kill() {
 	n.net.set(true)
 	n.server.CloseClientConnections()
-	n.server.Listener.Close()
+	_ = n.server.Listener.Close()
 	n.stop()
 	<-n.ended
 }

@@ -30,7 +30,7 @@ func onClusters(t *testing.T, test func(t *testing.T, seeds map[string][]string,
 	if list := os.Getenv("BRAID_TEST_KAFKA"); list != "" {
 		t.Run("kafka", func(t *testing.T) {
 			seeds := map[string][]string{}
-			for _, item := range strings.Split(list, ",") {
+			for item := range strings.SplitSeq(list, ",") {
 				name, address, _ := strings.Cut(item, "=")
 				seeds[name] = []string{address}
 			}
@@ -41,6 +41,7 @@ func onClusters(t *testing.T, test func(t *testing.T, seeds map[string][]string,
 
 func TestTopicLifecycle(t *testing.T) {
 	onClusters(t, func(t *testing.T, seeds map[string][]string, checksConfig bool) {
+		t.Helper()
 		ctx := t.Context()
 		lc := fmt.Sprintf("t%d", time.Now().UnixNano()) // the names of physical topics differ at each run
 		name := "logicalClusters/" + lc + "/topics/orders.v1"

@@ -42,15 +42,14 @@ func (c *Controller) checkParent(parent string) error {
 
 // parseTopic reads logicalClusters/{lc}/topics/{topic}.
 func (c *Controller) parseTopic(name string) (federation.TopicName, error) {
-	i := strings.Index(name, collectionTopics)
-	if i < 0 {
+	parent, id, ok := strings.Cut(name, collectionTopics)
+	if !ok {
 		return "", federation.Errorf(federation.InvalidArgument, "topic name %q: want logicalClusters/%s/topics/TOPIC", name, c.cfg.LogicalCluster)
 	}
-	if err := c.checkParent(name[:i]); err != nil {
+	if err := c.checkParent(parent); err != nil {
 		return "", err
 	}
-	topic := federation.TopicName(name[i+len(collectionTopics):])
-	return topic, planner.CheckTopicName(topic)
+	return federation.TopicName(id), planner.CheckTopicName(federation.TopicName(id))
 }
 
 // parseCluster reads physicalClusters/{pc}.

@@ -69,11 +69,11 @@ type edited struct {
 	err error
 }
 
-func newTerm(c *Controller, leader redisstore.Leader, confirmed time.Time, log *slog.Logger) *term {
+func newTerm(c *Controller, leader redisstore.Leader, confirmed time.Time) *term {
 	t := &term{
 		Controller: c,
 		fencing:    leader.Fencing,
-		log:        log,
+		log:        c.log.With("epoch", leader.Fencing),
 		done:       make(chan struct{}),
 		edits:      make(chan edit, editsMax),
 		hints:      make(chan struct{}, 1),

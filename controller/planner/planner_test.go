@@ -17,6 +17,7 @@ import (
 // prints what was decided. Rewrite them with -rewrite, and review the difference.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		t.Helper()
 		w := &world{
 			away: map[federation.ClusterName]bool{},
 			m: (&federation.Map{
@@ -26,6 +27,7 @@ func TestScripts(t *testing.T) {
 			}).Seal(),
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			before := *w.m
 			out, err := w.run(t, d)
 			if err != nil {
@@ -44,6 +46,7 @@ type world struct {
 }
 
 func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
+	t.Helper()
 	switch d.Cmd {
 	case "cluster":
 		c := &federation.Cluster{Weight: 100, State: federation.ClusterActive}
@@ -103,6 +106,7 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
 }
 
 func (w *world) create(t *testing.T, d *datadriven.TestData) (string, error) {
+	t.Helper()
 	s := planner.Spec{Name: federation.TopicName(d.CmdArgs[0].Key), Partitions: 1, Generation: 1, Weights: map[federation.ClusterName]int32{}}
 	d.MaybeScanArgs(t, "partitions", &s.Partitions)
 	d.MaybeScanArgs(t, "generation", &s.Generation)
@@ -134,6 +138,7 @@ func (w *world) create(t *testing.T, d *datadriven.TestData) (string, error) {
 }
 
 func (w *world) gateway(t *testing.T, d *datadriven.TestData) (string, error) {
+	t.Helper()
 	g := &federation.Gateway{ID: federation.GatewayID(d.CmdArgs[0].Key), State: federation.GatewayReady}
 	var node int32
 	d.ScanArgs(t, "node", &node)
@@ -150,6 +155,7 @@ func (w *world) gateway(t *testing.T, d *datadriven.TestData) (string, error) {
 }
 
 func (w *world) seen(t *testing.T, d *datadriven.TestData) (string, error) {
+	t.Helper()
 	s := planner.LeaderSeen{}
 	var partition, epoch int32
 	var cluster string

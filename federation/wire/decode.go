@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -115,10 +116,7 @@ func decodeTopic(t *controlv1.TopicEntry) (*federation.Topic, error) {
 		return nil, fmt.Errorf("topic %q: the topic id has %d bytes, want %d", t.GetName(), len(t.GetTopicId()), len(out.ID))
 	}
 	if len(t.GetConfig()) > 0 {
-		out.Config = make(map[string]string, len(t.GetConfig()))
-		for k, v := range t.GetConfig() {
-			out.Config[k] = v
-		}
+		out.Config = maps.Clone(t.GetConfig())
 	}
 	for _, c := range t.GetClusters() {
 		out.Clusters = append(out.Clusters, federation.ClusterName(c))

@@ -307,7 +307,7 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 		e.topic(p.Topic).partitions[p.Number] = p
 		e.newPartitions = append(e.newPartitions, p)
 	default:
-		return fmt.Errorf("has no value that this build knows")
+		return errNoValue
 	}
 	return nil
 }
@@ -341,7 +341,7 @@ func (e *edit) finish() (*federation.Map, error) {
 
 func (te *topicEdit) build(name federation.TopicName, old *federation.Topic) (*federation.Topic, error) {
 	var t *federation.Topic
-	count := 0
+	var count int
 	switch {
 	case te.entry != nil:
 		decoded, err := decodeTopic(te.entry)

@@ -16,7 +16,10 @@ const PartBytesMax = 1 << 20
 // PartsMax bounds the parts of a snapshot that an Assembler takes.
 const PartsMax = 4096
 
-var errKey = errors.New("the key does not fit the value")
+var (
+	errKey     = errors.New("the key does not fit the value")
+	errNoValue = errors.New("has no value that this build knows")
+)
 
 // Snapshot returns a map as the control stream carries it.
 func Snapshot(m *federation.Map) []*controlv1.MapSnapshot {

@@ -2,7 +2,9 @@ package wire_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,7 +37,7 @@ func newMap() *federation.Map {
 func newTopic(r *rand.Rand, name string, partitions int) *federation.Topic {
 	t := &federation.Topic{
 		Name: federation.TopicName(name), ID: federation.NewTopicID(), ReplicationFactor: 1, Generation: int32(r.IntN(9)),
-		CreatedMs: r.Int64N(1 << 40), Config: map[string]string{"retention.ms": fmt.Sprint(r.IntN(1000))},
+		CreatedMs: r.Int64N(1 << 40), Config: map[string]string{"retention.ms": strconv.Itoa(r.IntN(1000))},
 		Clusters: []federation.ClusterName{"a", "b", "c"},
 	}
 	for i := range partitions {
@@ -72,6 +74,7 @@ func addExtent(r *rand.Rand, t *federation.Topic, p *federation.Partition, numbe
 // mutate returns the next version of m after some random changes, made on a full
 // copy, so that nothing is shared with m by accident.
 func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
+	t.Helper()
 	next, err := wire.Decode(m.Version, wire.Entries(m))
 	require.NoError(t, err)
 	next.Version++
@@ -278,6 +281,7 @@ func TestApplyRefuses(t *testing.T) {
 
 func newCopy(t *testing.T, m *federation.Map) *federation.Map {
 	t.Helper()
+	t.Helper()
 	c, err := wire.Decode(m.Version, wire.Entries(m))
 	require.NoError(t, err)
 	return c
@@ -399,10 +403,7 @@ func BenchmarkApply(b *testing.B) {
 	p := *topic.Partitions[3]
 	p.Epoch++
 	topic.Partitions[3] = &p
-	topics := map[federation.TopicName]*federation.Topic{}
-	for k, v := range m.Topics {
-		topics[k] = v
-	}
+	topics := maps.Clone(m.Topics)
 	topics["topic-0007"] = &topic
 	next.Topics = topics
 	b.Run("diff", func(b *testing.B) {

@@ -2,6 +2,7 @@ package mapwatch
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"time"
@@ -84,9 +85,9 @@ func (c *Config) Validate() error {
 	case c.BackoffMin <= 0 || c.BackoffMax < c.BackoffMin:
 		return fmt.Errorf("map watch: backoff of %s to %s makes no sense", c.BackoffMin, c.BackoffMax)
 	case c.AttachTimeout <= 0 || c.LeaseMargin <= 0 || c.BeatMinInterval <= 0 || c.ColdStartRetry <= 0:
-		return fmt.Errorf("map watch: attach timeout, lease margin, beat interval and cold start retry need to be above 0")
+		return errors.New("map watch: attach timeout, lease margin, beat interval and cold start retry need to be above 0")
 	case c.SilenceFactor < 2 || c.LeadersMax < 1:
-		return fmt.Errorf("map watch: want a silence factor of at least 2 and room for at least one leader")
+		return errors.New("map watch: want a silence factor of at least 2 and room for at least one leader")
 	}
 	return nil
 }

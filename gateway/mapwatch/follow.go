@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -19,6 +20,9 @@ import (
 
 // beatIntervalDefault is used until a controller has said what it wants.
 const beatIntervalDefault = time.Second
+
+// toldMax bounds the controllers whose troubles are remembered.
+const toldMax = 100
 
 // errNoController means that neither the configuration nor Redis names one.
 var errNoController = errors.New("no controller is known")
@@ -38,6 +42,7 @@ type attachClient = connect.BidiStreamForClientSimple[controlv1.AttachRequest, c
 // follow attaches to the leader, again and again, until ctx ends.
 func (w *Watch) follow(ctx context.Context) {
 	hint := ""
+	told := make(map[string]string) // what was said of each controller since it last worked
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		url, err := w.pick(ctx, attempt, hint)
 		hint = ""
@@ -46,16 +51,20 @@ func (w *Watch) follow(ctx context.Context) {
 			err = w.attach(ctx, url)
 			if time.Since(began) > w.cfg.BackoffMax {
 				attempt = 0 // it worked for a while
+				clear(told)
 			}
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		var elsewhere *notLeaderError
-		if errors.As(err, &elsewhere) {
+		if elsewhere, ok := errors.AsType[*notLeaderError](err); ok {
 			hint = elsewhere.leader
 		}
-		w.log.Info("the stream to the controller ended; attaching again", "controller", url, "cause", err)
+		level := slog.LevelDebug
+		if cause := fmt.Sprint(err); cause != told[url] && len(told) < toldMax {
+			level, told[url] = slog.LevelInfo, cause
+		}
+		w.log.Log(ctx, level, "the stream to the controller ended; attaching again", "controller", url, "cause", err)
 		sleep(ctx, w.backoff(attempt))
 	}
 }

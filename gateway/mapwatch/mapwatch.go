@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,9 +159,7 @@ func (w *Watch) takeLeaders() map[federation.PhysicalAddress]federation.Physical
 	if len(w.told) > w.cfg.LeadersMax {
 		clear(w.told)
 	}
-	for at, e := range out {
-		w.told[at] = e
-	}
+	maps.Copy(w.told, out)
 	return out
 }
 

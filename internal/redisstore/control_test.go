@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 	"time"
@@ -49,6 +50,7 @@ func lead(t *testing.T, s *redisstore.Store, id string) int64 {
 
 func TestLeadership(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		ctx := t.Context()
 		_, ok, err := s.Leader(ctx, lc)
 		require.NoError(t, err)
@@ -85,6 +87,7 @@ func TestLeadership(t *testing.T) {
 
 func TestFencingNumberRisesThoughRedisForgot(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		c := candidate("c1")
 		c.Met = 41
 		l, ok, err := s.AcquireLeadership(t.Context(), lc, c, time.Minute)
@@ -98,6 +101,7 @@ func TestFencingNumberRisesThoughRedisForgot(t *testing.T) {
 
 func TestLeaseRunsOutByItself(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		first, ok, err := s.AcquireLeadership(t.Context(), lc, candidate("c1"), 50*time.Millisecond)
 		require.NoError(t, err)
 		require.True(t, ok)
@@ -110,6 +114,7 @@ func TestLeaseRunsOutByItself(t *testing.T) {
 
 func TestControllerList(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		ctx := t.Context()
 		require.NoError(t, s.AnnounceController(ctx, lc, candidate("c2"), time.Minute))
 		require.NoError(t, s.AnnounceController(ctx, lc, candidate("c1"), time.Minute))
@@ -128,6 +133,7 @@ func TestControllerList(t *testing.T) {
 
 func TestNumbersGivenOutOnce(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		ctx := t.Context()
 		node := func(g federation.GatewayID, least ...federation.NodeID) federation.NodeID {
 			n, err := s.NodeID(ctx, lc, g, append(least, 1)[0])
@@ -160,14 +166,13 @@ func withCluster(m *federation.Map, name federation.ClusterName) *federation.Map
 	next.Clusters = map[federation.ClusterName]*federation.Cluster{
 		name: {Name: name, Seeds: []string{"127.0.0.1:1"}, State: federation.ClusterActive, Weight: 1},
 	}
-	for k, v := range m.Clusters {
-		next.Clusters[k] = v
-	}
+	maps.Copy(next.Clusters, m.Clusters)
 	return next.Seal()
 }
 
 func TestMapIsWrittenByCompareAndSet(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		ctx := t.Context()
 		empty, err := s.LoadMap(ctx, lc)
 		require.NoError(t, err)
@@ -209,6 +214,7 @@ func TestMapIsWrittenByCompareAndSet(t *testing.T) {
 
 func TestLargeMap(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		fencing := lead(t, s, "c1")
 		empty, err := s.LoadMap(t.Context(), lc)
 		require.NoError(t, err)
@@ -235,6 +241,7 @@ func TestLargeMap(t *testing.T) {
 
 func TestOperations(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
 		ctx := t.Context()
 		fencing := lead(t, s, "c1")
 		create := func(request string) (redisstore.Operation, bool) {

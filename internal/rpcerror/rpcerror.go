@@ -160,8 +160,7 @@ func Error(err error) *connect.Error {
 	if err == nil {
 		return nil
 	}
-	var wire *connect.Error
-	if errors.As(err, &wire) {
+	if wire, ok := errors.AsType[*connect.Error](err); ok {
 		return wire
 	}
 	var e *federation.Error
@@ -198,8 +197,7 @@ func FromError(err error) error {
 	if err == nil {
 		return nil
 	}
-	var own *federation.Error
-	if errors.As(err, &own) {
+	if _, ok := errors.AsType[*federation.Error](err); ok {
 		return err
 	}
 	var wire *connect.Error
