@@ -19,6 +19,9 @@ import (
 // leadersMax bounds the leader epochs that are taken from one Beat.
 const leadersMax = 10_000
 
+// refusalsMax bounds the snapshots that are sent to a peer that cannot apply them.
+const refusalsMax = 3
+
 type controlService struct{ c *Controller }
 
 type attachStream = connect.BidiStream[controlv1.AttachRequest, controlv1.AttachResponse]
@@ -54,6 +57,7 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 		t.health.alarm("ahead/"+reg.GetGatewayId(), "gateway %q holds map version %d, above the controller's %d: the store has lost writes", reg.GetGatewayId(), v, t.current().Version)
 		return federation.Errorf(federation.Conflict, "gateway %q holds map version %d, above the controller's %d; a map never goes back", reg.GetGatewayId(), v, t.current().Version)
 	}
+	t.health.clear("ahead/" + reg.GetGatewayId())
 	a := &attachment{
 		term:   t,
 		stream: stream,
@@ -167,6 +171,7 @@ type attachment struct {
 	session *session // nil for a watcher
 	have    *federation.Map
 	binary  bool
+	refused int // maps that the peer could not apply, one after the other
 }
 
 func (a *attachment) send(frame *controlv1.AttachResponse) error {
@@ -191,8 +196,9 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 	a.session = s
 	var node federation.NodeID
 	err := func() error {
+		state := federation.GatewayReady
 		if g := a.current().Gateway(id); g != nil {
-			node = g.NodeID
+			node, state = g.NodeID, g.State // one that drains goes on draining; its first beat tells
 		} else {
 			var err error
 			if node, err = a.parts.Store.NodeID(ctx, a.cfg.LogicalCluster, id, leastNode(a.current())); err != nil {
@@ -202,7 +208,7 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 		role, _ := federation.ParseRole(reg.GetRole()) // checked before
 		g := &federation.Gateway{
 			ID: id, NodeID: node, ConnectAddress: reg.GetConnectAddress(), KafkaAddress: reg.GetKafkaAddress(),
-			Zone: reg.GetZone(), Role: role, State: federation.GatewayReady,
+			Zone: reg.GetZone(), Role: role, State: state,
 		}
 		_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
 			return planner.WithGateway(m, g), nil
@@ -286,9 +292,13 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 			a.health.alarm("rejected/"+a.name(), "gateway %q could not apply map %d: %s", a.name(), f.MapApplied.GetVersion(), r)
 		}
 		if len(f.MapApplied.GetRejected()) > 0 {
+			if a.refused++; a.refused > refusalsMax {
+				return federation.Errorf(federation.Unsupported, "%s refuses the whole map: is it older than the controller?", a.name())
+			}
 			a.have = nil // a snapshot mends it
 			return nil
 		}
+		a.refused = 0
 		a.health.clear("rejected/" + a.name())
 		a.setApplied(f.MapApplied.GetVersion())
 	case *controlv1.AttachRequest_Drained:
@@ -323,19 +333,13 @@ func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	if s == nil {
 		return nil
 	}
-	startDrain := false
 	a.fleet.update(func() {
 		s.lastBeat = time.Now()
 		s.connections = b.GetConnections()
 		s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
-		startDrain = b.GetDraining() && !s.draining
 	})
-	if startDrain {
-		if err := a.markDraining(ctx); err != nil {
-			a.log.Warn("a gateway that drains could not be marked; it is tried again", "gateway", s.id, "err", err)
-		} else {
-			a.fleet.update(func() { s.draining = true })
-		}
+	if err := a.setState(ctx, b.GetDraining()); err != nil {
+		a.log.Warn("the state of a gateway could not be changed; it is tried again", "gateway", s.id, "err", err)
 	}
 	if len(b.GetLeaders()) > leadersMax {
 		return federation.Errorf(federation.InvalidArgument, "a beat names %d leaders, at most %d are allowed", len(b.GetLeaders()), leadersMax)
@@ -346,16 +350,25 @@ func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	return nil
 }
 
-func (a *attachment) markDraining(ctx context.Context) error {
-	_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+// setState makes the map say whether the gateway drains.
+func (a *attachment) setState(ctx context.Context, draining bool) error {
+	want := federation.GatewayReady
+	if draining {
+		want = federation.GatewayDraining
+	}
+	apply := func(m *federation.Map) (*federation.Map, error) {
 		g := m.Gateway(a.session.id)
-		if g == nil {
+		if g == nil || g.State == want {
 			return m, nil
 		}
-		draining := *g
-		draining.State = federation.GatewayDraining
-		return planner.WithGateway(m, &draining), nil
-	})
+		changed := *g
+		changed.State = want
+		return planner.WithGateway(m, &changed), nil
+	}
+	if next, _ := apply(a.current()); next == a.current() {
+		return nil
+	}
+	_, err := a.edit(ctx, apply)
 	return err
 }
 

@@ -32,7 +32,6 @@ type session struct {
 	lastBeat    time.Time
 	version     federation.MapVersion // applied
 	connections int32
-	draining    bool
 	drained     bool
 	over        bool // ended is closed
 }

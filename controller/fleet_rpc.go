@@ -94,6 +94,8 @@ func (s *fleetService) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 			out.RunningOperations = append(out.RunningOperations, operationProto(rec))
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.c.cfg.LeaseTTL)
+	defer cancel()
 	controllers, err := s.c.parts.Store.Controllers(ctx, s.c.cfg.LogicalCluster)
 	if err != nil {
 		out.Alarms = append(out.Alarms, "the store of groups and maps (Redis) does not answer")

@@ -99,7 +99,13 @@ func TestDrainingGateway(t *testing.T) {
 	g2.Drain()
 	g1.eventually(t, "g2 drains", func(m *federation.Map) bool { return m.Gateway("g2").State == federation.GatewayDraining })
 	require.Greater(t, g1.Current().FleetGeneration, generation)
+
+	// It goes on draining when its stream breaks; nobody is sent to it meanwhile.
+	generation = g1.Current().FleetGeneration
+	g2.net.set(true)
+	g2.net.set(false)
 	require.NoError(t, g2.Drained(t.Context(), 0))
+	require.Equal(t, generation, g1.Current().FleetGeneration)
 	g1.eventually(t, "g2 is out at once", func(m *federation.Map) bool { return m.Gateway("g2") == nil })
 
 	_, err := adminOf(t, n.url).fleet.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Name: "gateways/ghost"})
@@ -250,6 +256,7 @@ func TestAttachRefusesNonsense(t *testing.T) {
 		"role":         {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.Role = "king" })}, "king"},
 		"version":      {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.MapVersion = -1 })}, "negative"},
 		"ahead":        {[]*controlv1.AttachRequest{register(good, func(r *controlv1.Register) { r.MapVersion = 1 << 40 })}, "never goes back"},
+		"refuses all":  {append([]*controlv1.AttachRequest{register(good)}, refusals(4)...), "refuses the whole map"},
 		"many leaders": {[]*controlv1.AttachRequest{register(good), {Frame: &controlv1.AttachRequest_Beat{Beat: &controlv1.Beat{Leaders: make([]*controlv1.LeaderSeen, 10_001)}}}}, "10001 leaders"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -265,6 +272,14 @@ func TestAttachRefusesNonsense(t *testing.T) {
 			_ = stream.CloseRequest()
 		})
 	}
+}
+
+func refusals(n int) []*controlv1.AttachRequest {
+	var out []*controlv1.AttachRequest
+	for range n {
+		out = append(out, &controlv1.AttachRequest{Frame: &controlv1.AttachRequest_MapApplied{MapApplied: &controlv1.MapApplied{Rejected: []string{"no"}}}})
+	}
+	return out
 }
 
 func register(base func() *controlv1.Register, change ...func(*controlv1.Register)) *controlv1.AttachRequest {
@@ -343,6 +358,24 @@ func TestRejectedMapIsSentWhole(t *testing.T) {
 	list := s.GetGateways()
 	require.Len(t, list, 2)
 	require.Equal(t, again.GetVersion(), list[0].GetMapVersion())
+}
+
+// A gateway process that comes again under its id is ready, though its earlier
+// life was draining.
+func TestRestartAfterADrain(t *testing.T) {
+	w := newWorld(t)
+	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayGrace = time.Hour })
+	old := w.gateway(t, "g1", []string{n.url})
+	old.awaitRegistered(t)
+	old.Drain()
+	old.eventually(t, "it drains", func(m *federation.Map) bool {
+		return m.Gateway("g1") != nil && m.Gateway("g1").State == federation.GatewayDraining
+	})
+	old.stop()
+	<-old.ended
+	again := w.gateway(t, "g1", []string{n.url})
+	again.awaitRegistered(t)
+	again.eventually(t, "it is ready", func(m *federation.Map) bool { return m.Gateway("g1").State == federation.GatewayReady })
 }
 
 // A registration that holds a recent version gets what it lacks, not all.
