@@ -57,7 +57,8 @@ type Config struct {
 	// not take it; 2 MiB by default.
 	SendQueueBytesMax int
 	// FetchBytesMax and FetchPartitionBytesMax bound one read of a stream from the
-	// router; 4 MiB and 1 MiB by default.
+	// router, which is what a stream holds while its client takes nothing; 2 MiB and
+	// 1 MiB by default.
 	FetchBytesMax          int32
 	FetchPartitionBytesMax int32
 	// FetchWaitMax bounds the long poll of the Fetch call; 20 s by default. Streams
@@ -94,6 +95,13 @@ type Config struct {
 	UnaryTimeout time.Duration
 	// HeartbeatInterval is how often an idle stream shows that it lives; 10 s by default.
 	HeartbeatInterval time.Duration
+	// OpenTimeout bounds how long a stream may stay without its first message; 15 s by default.
+	OpenTimeout time.Duration
+	// HoldTimeout is how long fetched records wait for a client's credit before their
+	// memory is given back, to be fetched again; 2 s by default.
+	HoldTimeout time.Duration
+	// LeaveTimeout bounds how long a stream that ends tries to leave its group; 2 s by default.
+	LeaveTimeout time.Duration
 	// StreamsMax bounds the streams of this gateway; 20000 by default.
 	StreamsMax int
 	// StreamAgeMax is the age, give or take a tenth, at which a stream is asked to go
@@ -102,11 +110,9 @@ type Config struct {
 	// DrainGrace is how long streams may go on after Draining; 5 s by default.
 	DrainGrace time.Duration
 
-	// CoalesceBytes and CoalesceWait bound how much of a stream's output, and for how
-	// long, waits for more before it is flushed; 64 KiB and 1 ms by default.
-	// CoalesceBytes -1 flushes each message.
+	// CoalesceBytes is how much of a stream's output waits for more, while the stream has
+	// more at hand, before it is sent; 64 KiB by default, -1 sends each message by itself.
 	CoalesceBytes int
-	CoalesceWait  time.Duration
 
 	// CORSOrigins are the origins that browsers may call from; none by default, "*" is any.
 	CORSOrigins []string
@@ -144,7 +150,7 @@ func (c Config) withDefaults() (Config, error) {
 	or(&c.ProduceCreditBytes, 16<<20)
 	or(&c.ConsumeCreditRecords, 1000)
 	or(&c.ConsumeCreditBytes, 8<<20)
-	or(&c.FetchBytesMax, 4<<20)
+	or(&c.FetchBytesMax, 2<<20)
 	or(&c.FetchPartitionBytesMax, 1<<20)
 	for _, f := range []struct {
 		field *time.Duration
@@ -165,7 +171,9 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.UnaryTimeout, 30 * time.Second},
 		{&c.HeartbeatInterval, 10 * time.Second},
 		{&c.DrainGrace, 5 * time.Second},
-		{&c.CoalesceWait, time.Millisecond},
+		{&c.OpenTimeout, 15 * time.Second},
+		{&c.HoldTimeout, 2 * time.Second},
+		{&c.LeaveTimeout, 2 * time.Second},
 	} {
 		or(f.field, f.value)
 	}

@@ -50,7 +50,8 @@ type consumeStream struct {
 	looking    bool
 	lookAt     time.Time
 	lastSent   time.Time
-	ending     string // why records stopped: a cause of Draining, or stopCause
+	lastTaken  time.Time // when something was delivered, or fetched, last
+	ending     string    // why records stopped: a cause of Draining, or stopCause
 	endAt      <-chan time.Time
 	left       bool // the client said Leave
 
@@ -135,13 +136,13 @@ func receiveConsume(ctx context.Context, conn *consumeConn, in chan<- consumeInp
 
 // open waits for Subscribe, checks it, and joins the group.
 func (st *consumeStream) open(ctx context.Context, peer string) error {
-	timer := time.NewTimer(openTimeout)
+	timer := time.NewTimer(st.g.cfg.OpenTimeout)
 	defer timer.Stop()
 	var first consumeInput
 	select {
 	case first = <-st.in:
 	case <-timer.C:
-		return invalid("frame: no subscribe came within %v", openTimeout)
+		return invalid("frame: no subscribe came within %v", st.g.cfg.OpenTimeout)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -337,6 +338,7 @@ func (st *consumeStream) deliver() {
 			break
 		}
 		st.s.spent(before, after)
+		st.lastTaken = time.Now()
 		if ev.err != nil {
 			st.partitionFailed(ev.position, ev.err)
 			continue
@@ -352,6 +354,7 @@ func (st *consumeStream) deliver() {
 // partitionFailed tells the client of a partition that can't be read. A position
 // that is out of range begins anew at the fallback.
 func (st *consumeStream) partitionFailed(p *readPosition, err error) {
+	st.g.logInternal("read failed", p.TopicPartition, err)
 	outOfRange := federation.KindOf(err) == federation.OffsetOutOfRange
 	if fail := p.note(&st.g.cfg, err, time.Now()); fail != nil {
 		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_PartitionFailure{PartitionFailure: fail}})
@@ -362,8 +365,11 @@ func (st *consumeStream) partitionFailed(p *readPosition, err error) {
 	}
 }
 
-// tick keeps a quiet stream alive.
+// tick keeps a quiet stream alive, and cheap.
 func (st *consumeStream) tick(now time.Time) {
+	if !st.fetching && st.fetcher.holds() && now.Sub(st.lastTaken) > st.g.cfg.HoldTimeout {
+		st.fetcher.drop()
+	}
 	if st.s.halfDone {
 		st.alive(now) // the client can't say so any more, but its stream is open
 	}

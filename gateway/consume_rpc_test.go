@@ -502,3 +502,34 @@ func TestCommitOffsetsFromOutside(t *testing.T) {
 	_, err = client.CommitOffsets(ctxFor(t), &braidv1.CommitOffsetsRequest{Group: "g"})
 	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 }
+
+// Records that wait for credit are given back after a while, and come again.
+func TestConsumeHoldsNothingForLong(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config, _ *gateway.Deps) {
+		c.HeartbeatInterval, c.HoldTimeout = 5*time.Millisecond, time.Nanosecond
+	})
+	w.topic("orders", 1, nil)
+	w.fill(t, "orders", 1, 100)
+	c := w.consume(t, &braidv1.Subscribe{Credit: &braidv1.Credit{MaxRecords: 30}})
+	for n := int64(30); n <= 100; n += 10 {
+		beats := len(c.progress)
+		c.await(func() bool { return c.records() == int(n) && len(c.progress) > beats+2 })
+		c.credit(n + 10)
+	}
+	c.leave()
+	require.Equal(t, wanted(100), listed(c.batches)[0])
+}
+
+func TestStreamsWithoutAFirstMessageEnd(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config, _ *gateway.Deps) { c.OpenTimeout = 10 * time.Millisecond })
+	consume, err := w.consumer(t).Consume(ctxFor(t))
+	require.NoError(t, err)
+	require.NoError(t, consume.Send(nil))
+	_, err = consume.Receive()
+	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
+	produce, err := w.producer(t).Produce(ctxFor(t))
+	require.NoError(t, err)
+	require.NoError(t, produce.Send(nil))
+	_, err = produce.Receive()
+	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
+}

@@ -40,7 +40,7 @@ func (st *consumeStream) fetchDone(d fetchDone) error {
 	st.fetching = false
 	st.cancel = func() {}
 	if d.err == nil {
-		st.fetcher.fetched = d.fetched
+		st.fetcher.fetched, st.lastTaken = d.fetched, time.Now()
 		if st.ending != "" {
 			st.fetcher.drop()
 		}
@@ -165,9 +165,6 @@ func (st *consumeStream) storeDone(d storeDone) {
 	}
 }
 
-// leaveTimeout bounds how long a stream that ends tells its coordinator so.
-const leaveTimeout = 2 * time.Second
-
 // close ends what the stream holds, when its jobs have been told to end. A
 // dynamic member leaves its group, so that others get its partitions at once; a
 // static one stays for its session timeout.
@@ -181,7 +178,7 @@ func (st *consumeStream) close(ctx context.Context) {
 	default:
 	}
 	if st.left || st.request.InstanceID == "" {
-		leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+		leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), st.g.cfg.LeaveTimeout)
 		if err := st.member.Leave(leaveCtx); err != nil {
 			st.g.log.InfoContext(ctx, "member could not leave; its session timeout will end it", "group", st.request.Group, "err", err)
 		}

@@ -57,3 +57,11 @@ func staleCount(topic federation.TopicName, current, client int32) *braidv1.Fail
 func isContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
+
+// logInternal logs an error that is told to a client inside a frame, if the
+// client learns nothing of it there.
+func (g *Gateway) logInternal(what string, tp federation.TopicPartition, err error) {
+	if err != nil && federation.KindOf(err) == federation.Internal && !isContextError(err) {
+		g.log.Error(what, "topic", tp.Topic, "partition", tp.Partition, "err", err)
+	}
+}

@@ -105,6 +105,7 @@ func (p *page) step(ctx context.Context) (bool, error) {
 			break
 		}
 		if ev.err != nil {
+			p.g.logInternal("read failed", ev.position.TopicPartition, ev.err)
 			if fail := ev.position.note(&p.g.cfg, ev.err, now); fail != nil {
 				p.out.Failures = append(p.out.Failures, fail)
 			}

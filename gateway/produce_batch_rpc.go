@@ -165,6 +165,7 @@ func (g *Gateway) appendBatch(ctx context.Context, session router.Session, acks 
 		case <-ctx.Done():
 			o = &outcome{err: federation.Errorf(federation.Timeout, "partition %d: the call ended before the outcome was known; send the same request again", p.partition)}
 		}
+		g.logInternal("append failed", federation.TopicPartition{Topic: f.topic, Partition: p.partition}, o.err)
 		f.ack.Results = append(f.ack.Results, batchResult(f, p, o))
 	}
 }

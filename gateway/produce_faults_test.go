@@ -57,7 +57,7 @@ func TestProduceThroughFaults(t *testing.T) {
 		return nil, nil, false
 	})
 	c := w.produce(t, &braidv1.ProduceOpen{})
-	const frames = 300
+	const frames = 150
 	var want []string
 	for i := range frames {
 		c.await(func() bool { return c.credit.GetMaxBatches() > int64(i) })

@@ -60,9 +60,6 @@ type firstFrame[T any] struct {
 // pingsMax bounds the pings that wait for an answer; further ones are dropped.
 const pingsMax = 16
 
-// openTimeout bounds how long a stream may stay without its first message.
-const openTimeout = 15 * time.Second
-
 func (g *Gateway) produce(ctx context.Context, conn *produceConn) error {
 	if err := g.enter(); err != nil {
 		return err
@@ -100,7 +97,7 @@ func (g *Gateway) produce(ctx context.Context, conn *produceConn) error {
 
 // awaitOpen waits for the first message.
 func (st *produceStream) awaitOpen(ctx context.Context) (*braidv1.ProduceOpen, error) {
-	timer := time.NewTimer(openTimeout)
+	timer := time.NewTimer(st.g.cfg.OpenTimeout)
 	defer timer.Stop()
 	select {
 	case f := <-st.first:
@@ -115,7 +112,7 @@ func (st *produceStream) awaitOpen(ctx context.Context) (*braidv1.ProduceOpen, e
 		}
 		return f.msg.GetOpen(), nil
 	case <-timer.C:
-		return nil, invalid("frame: no open came within %v", openTimeout)
+		return nil, invalid("frame: no open came within %v", st.g.cfg.OpenTimeout)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -364,6 +361,7 @@ func newOutcome(a *router.Appended) *outcome {
 
 // complete brings the outcome of a part; it never blocks for long.
 func (st *produceStream) complete(p *part, o *outcome) {
+	st.g.logInternal("append failed", federation.TopicPartition{Topic: p.frame.topic, Partition: p.partition}, o.err)
 	p.release()
 	st.mu.Lock()
 	st.s.complete(p, o)
@@ -414,6 +412,7 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 			beat.Reset(st.g.cfg.HeartbeatInterval)
 		}
 		cause := ""
+		flushStream(ctx)
 		select {
 		case <-st.wake:
 		case <-changed:

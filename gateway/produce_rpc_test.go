@@ -439,3 +439,20 @@ func TestProduceBatchRefusesBadRequests(t *testing.T) {
 		require.NotEqual(t, braidv1.Reason_REASON_UNSPECIFIED, reasonOf(t, err))
 	}
 }
+
+// A stream that is old enough is asked to go elsewhere, and ends cleanly.
+func TestStreamsAreAskedToMoveWithAge(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config, _ *gateway.Deps) {
+		c.StreamAgeMax, c.DrainGrace = 50*time.Millisecond, 10*time.Millisecond
+	})
+	w.topic("orders", 1, nil)
+	p, c := w.produce(t, &braidv1.ProduceOpen{}), w.consume(t, &braidv1.Subscribe{})
+	err := p.receive()
+	for err == nil {
+		err = p.receive()
+	}
+	require.ErrorIs(t, err, io.EOF)
+	require.Equal(t, "max_age", p.other[0].GetDraining().GetCause())
+	c.end()
+	require.Equal(t, "max_age", c.draining.GetCause())
+}

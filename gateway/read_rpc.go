@@ -142,6 +142,7 @@ func (st *readStream) finished() bool {
 
 // step reads once and sends what came. fetchCtx ends when the stream is to end.
 func (st *readStream) step(ctx, fetchCtx context.Context) error {
+	flushStream(ctx)
 	wait := min(st.g.cfg.StreamPollWait, st.g.cfg.HeartbeatInterval)
 	if _, err := st.fetcher.fetch(fetchCtx, st.positions, wait, st.g.cfg.FetchBytesMax, time.Now()); err != nil {
 		if kind := federation.KindOf(err); !kind.Retriable() {
@@ -156,6 +157,7 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		}
 		msg := &braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Records{Records: ev.batch}}
 		if ev.err != nil {
+			st.g.logInternal("read failed", ev.position.TopicPartition, ev.err)
 			fail := ev.position.note(&st.g.cfg, ev.err, time.Now())
 			if fail == nil {
 				continue

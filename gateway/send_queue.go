@@ -75,6 +75,7 @@ func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
 		if len(items) > 0 {
 			continue
 		}
+		flushStream(ctx)
 		select {
 		case <-q.wake:
 		case <-ctx.Done():

@@ -35,12 +35,19 @@ type decompressor struct {
 	zstd     *zstd.Decoder
 }
 
+// keptBytesMax bounds the buffer that a decompressor keeps for the next batch, so
+// that a rare large one does not stay.
+const keptBytesMax = 4 << 20
+
 func (d *decompressor) decompress(src []byte, codec int) ([]byte, error) {
 	if codec == codecNone {
 		if len(src) > d.bytesMax {
 			return nil, d.tooLarge()
 		}
 		return src, nil
+	}
+	if cap(d.out) > keptBytesMax {
+		d.out = nil
 	}
 	out, err := d.expand(src, codec)
 	if federation.KindOf(err) != federation.Internal {
