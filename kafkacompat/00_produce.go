@@ -57,7 +57,7 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 	req := &sl.req
 	p, err := c.parseProduce(req)
 	if err != nil {
-		return fmt.Errorf("Produce version %d: %w", req.version, err)
+		return fmt.Errorf("request Produce version %d: %w", req.version, err)
 	}
 	sl.ready = make(chan response, 1)
 	appends := c.checkProduce(req, p)
@@ -286,7 +286,7 @@ func (p *produceRequest) appendTo(b []byte, version int16) []byte {
 				re := kmsg.NewProduceResponseTopicPartitionErrorRecord()
 				re.RelativeOffset = e.Index
 				if e.Message != "" {
-					re.ErrorMessage = text(e.Message)
+					re.ErrorMessage = new(e.Message)
 				}
 				rp.ErrorRecords = append(rp.ErrorRecords, re)
 			}

@@ -61,7 +61,7 @@ func notLoaded(req *request, kreq *kmsg.MetadataRequest, resp *kmsg.MetadataResp
 		rt := kmsg.NewMetadataResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		if rt.Topic == nil && req.version < 12 {
-			rt.Topic = text("")
+			rt.Topic = new("")
 		}
 		rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
 		resp.Topics = append(resp.Topics, rt)
@@ -77,7 +77,7 @@ func (v *view) asked(c *conn, req *request, kreq *kmsg.MetadataRequest, t *kmsg.
 			return v.topic(req, found)
 		}
 		if req.version < 12 {
-			rt.Topic = text("") // null only from v12 on
+			rt.Topic = new("") // null only from v12 on
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 		} else {
 			rt.ErrorCode = req.refuse(kerr.UnknownTopicID)

@@ -86,7 +86,7 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
-			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, text("")
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
 			switch {
 			case found != nil:
 				asked = append(asked, federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(p)})
@@ -111,7 +111,7 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 }
 
 func fillOffset(rp *kmsg.OffsetFetchResponseGroupTopicPartition, o *groups.CommittedOffset) {
-	rp.Offset, rp.LeaderEpoch, rp.Metadata = int64(o.Offset), int32(o.Epoch), text(o.Metadata)
+	rp.Offset, rp.LeaderEpoch, rp.Metadata = int64(o.Offset), int32(o.Epoch), new(o.Metadata)
 	if o.Offset < 0 {
 		rp.Offset, rp.LeaderEpoch = -1, -1
 	}

@@ -48,19 +48,19 @@ func (c *conn) coordinator(req *request, kind int8, key string) kmsg.FindCoordin
 		return rc
 	default:
 		rc.ErrorCode = req.refuse(kerr.InvalidRequest)
-		rc.ErrorMessage = text("braid coordinates consumer groups only")
+		rc.ErrorMessage = new("braid coordinates consumer groups only")
 		return rc
 	}
 	m := c.s.mapOrNil()
 	if m == nil {
 		rc.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
-		rc.ErrorMessage = text("the gateway is starting")
+		rc.ErrorMessage = new("the gateway is starting")
 		return rc
 	}
 	g := m.GroupGateway(key)
 	if g == nil || g.KafkaAddress == "" {
 		rc.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
-		rc.ErrorMessage = text("no gateway that serves consumers is ready")
+		rc.ErrorMessage = new("no gateway that serves consumers is ready")
 		return rc
 	}
 	rc.NodeID = int32(g.NodeID)

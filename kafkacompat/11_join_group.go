@@ -51,12 +51,12 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 			resp.MemberID = r.MemberID
 		}
 		if req.version < 7 {
-			resp.Protocol = text("") // null only from v7 on
+			resp.Protocol = new("") // null only from v7 on
 		}
 		return resp
 	}
 	resp.Generation = r.Generation
-	resp.ProtocolType, resp.Protocol = text(r.ProtocolType), text(r.ProtocolName)
+	resp.ProtocolType, resp.Protocol = new(r.ProtocolType), new(r.ProtocolName)
 	resp.LeaderID, resp.MemberID, resp.SkipAssignment = r.LeaderID, r.MemberID, r.SkipAssignment
 	for _, m := range r.Members {
 		rm := kmsg.NewJoinGroupResponseMember()

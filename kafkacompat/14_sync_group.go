@@ -44,7 +44,7 @@ func handleSyncGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Sync
 		}
 		return resp
 	}
-	resp.ProtocolType, resp.Protocol = text(r.ProtocolType), text(r.ProtocolName)
+	resp.ProtocolType, resp.Protocol = new(r.ProtocolType), new(r.ProtocolName)
 	if r.Assignment != nil {
 		resp.MemberAssignment = r.Assignment
 	}

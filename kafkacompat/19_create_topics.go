@@ -2,6 +2,7 @@ package kafkacompat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,7 +39,7 @@ func handleCreateTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.C
 		rt.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // Java fails on null
 		if count[t.Topic] > 1 {
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
-			rt.ErrorMessage = text(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
+			rt.ErrorMessage = new(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
 			count[t.Topic] = -1
 		} else {
 			c.createTopic(ctx, req, t, kreq.ValidateOnly, &rt)
@@ -145,7 +146,7 @@ var errAssignment = federation.Errorf(federation.InvalidArgument,
 
 // failAdmin is fail for admin requests.
 func (r *request) failAdmin(err error) int16 {
-	if err == error(errAssignment) {
+	if errors.Is(err, errAssignment) {
 		return r.refuse(kerr.InvalidReplicaAssignment)
 	}
 	return r.fail(err)

@@ -39,13 +39,13 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		switch {
 		case t.Topic != nil && t.TopicID != [16]byte{}:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
-			rt.ErrorMessage = text("give either the name or the id of a topic")
+			rt.ErrorMessage = new("give either the name or the id of a topic")
 		case found == nil:
 			rt.ErrorCode = req.refuse(unknown)
-			rt.ErrorMessage = text(fmt.Sprintf("topic %s does not exist", nameOrID(t.Topic, t.TopicID)))
+			rt.ErrorMessage = new(fmt.Sprintf("topic %s does not exist", nameOrID(t.Topic, t.TopicID)))
 		case seen[found.Name]:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
-			rt.ErrorMessage = text("the topic is in the request more than once")
+			rt.ErrorMessage = new("the topic is in the request more than once")
 		default:
 			seen[found.Name] = true
 			name := string(found.Name)

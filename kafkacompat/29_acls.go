@@ -18,7 +18,7 @@ const noAuthorizer = "No Authorizer is configured."
 
 func handleDescribeACLs(_ context.Context, _ *conn, req *request, kreq *kmsg.DescribeACLsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeACLsResponse)
-	resp.ErrorCode, resp.ErrorMessage = req.refuse(kerr.SecurityDisabled), text(noAuthorizer)
+	resp.ErrorCode, resp.ErrorMessage = req.refuse(kerr.SecurityDisabled), new(noAuthorizer)
 	return resp
 }
 
@@ -26,7 +26,7 @@ func handleCreateACLs(_ context.Context, _ *conn, req *request, kreq *kmsg.Creat
 	resp := kreq.ResponseKind().(*kmsg.CreateACLsResponse)
 	for range kreq.Creations {
 		r := kmsg.NewCreateACLsResponseResult()
-		r.ErrorCode, r.ErrorMessage = req.refuse(kerr.SecurityDisabled), text(noAuthorizer)
+		r.ErrorCode, r.ErrorMessage = req.refuse(kerr.SecurityDisabled), new(noAuthorizer)
 		resp.Results = append(resp.Results, r)
 	}
 	return resp
@@ -36,7 +36,7 @@ func handleDeleteACLs(_ context.Context, _ *conn, req *request, kreq *kmsg.Delet
 	resp := kreq.ResponseKind().(*kmsg.DeleteACLsResponse)
 	for range kreq.Filters {
 		r := kmsg.NewDeleteACLsResponseResult()
-		r.ErrorCode, r.ErrorMessage = req.refuse(kerr.SecurityDisabled), text(noAuthorizer)
+		r.ErrorCode, r.ErrorMessage = req.refuse(kerr.SecurityDisabled), new(noAuthorizer)
 		resp.Results = append(resp.Results, r)
 	}
 	return resp

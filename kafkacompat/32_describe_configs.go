@@ -54,7 +54,7 @@ func (d *described) response(kreq *kmsg.DescribeConfigsRequest) kmsg.DescribeCon
 		rc.ConfigSynonyms = d.synonyms
 	}
 	if kreq.IncludeDocumentation {
-		rc.Documentation = text(d.doc)
+		rc.Documentation = new(d.doc)
 	}
 	return rc
 }
@@ -80,8 +80,9 @@ func (c *conn) describeResource(ctx context.Context, r *kmsg.DescribeConfigsRequ
 			return nil, federation.Errorf(federation.InvalidArgument, "node %q: Metadata lists none of that id", r.ResourceName)
 		}
 		return c.s.brokerConfigs(m.GatewayByNode(federation.NodeID(id))), nil
+	default:
+		return nil, unknownResource(r.ResourceType)
 	}
-	return nil, unknownResource(r.ResourceType)
 }
 
 func unknownResource(t kmsg.ConfigResourceType) error {
@@ -124,7 +125,7 @@ func (s *Server) brokerConfigs(g *federation.Gateway) []described {
 	}
 	out := make([]described, len(keys))
 	for i, k := range keys {
-		d := described{configKey: k, value: text(k.value), source: kmsg.ConfigSourceStaticBrokerConfig, readOnly: true}
+		d := described{configKey: k, value: new(k.value), source: kmsg.ConfigSourceStaticBrokerConfig, readOnly: true}
 		d.synonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{synonym(k.name, d.value, d.source)}
 		out[i] = d
 	}
@@ -137,7 +138,8 @@ func alterable(req *request, t kmsg.ConfigResourceType) (int16, *string) {
 	case kmsg.ConfigResourceTypeTopic:
 		return 0, nil
 	case kmsg.ConfigResourceTypeBroker:
-		return req.refuse(kerr.InvalidRequest), text("the settings of a gateway are changed in its own configuration, not by Kafka clients")
+		return req.refuse(kerr.InvalidRequest), new("the settings of a gateway are changed in its own configuration, not by Kafka clients")
+	default:
+		return req.refuse(kerr.InvalidRequest), message(unknownResource(t))
 	}
-	return req.refuse(kerr.InvalidRequest), message(unknownResource(t))
 }

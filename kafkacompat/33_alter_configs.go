@@ -32,7 +32,7 @@ func handleAlterConfigs(ctx context.Context, c *conn, req *request, kreq *kmsg.A
 		rr := kmsg.NewAlterConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
 		if count[key] > 1 {
-			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), text("the resource is in the request more than once")
+			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), new("the resource is in the request more than once")
 			count[key] = -1
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
 			err := c.replaceTopicConfig(ctx, r, kreq.ValidateOnly)

@@ -34,7 +34,7 @@ func handleCreatePartitions(ctx context.Context, c *conn, req *request, kreq *km
 		rt.Topic = t.Topic
 		if count[t.Topic] > 1 {
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
-			rt.ErrorMessage = text(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
+			rt.ErrorMessage = new(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
 			count[t.Topic] = -1
 		} else {
 			err := c.growTopic(ctx, t, kreq.ValidateOnly)

@@ -38,7 +38,7 @@ func handleIncrementalAlterConfigs(ctx context.Context, c *conn, req *request, k
 		rr := kmsg.NewIncrementalAlterConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
 		if count[key] > 1 {
-			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), text("the resource is in the request more than once")
+			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), new("the resource is in the request more than once")
 			count[key] = -1
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
 			err := c.alterTopic(ctx, r, kreq.ValidateOnly)

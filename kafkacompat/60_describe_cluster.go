@@ -20,14 +20,14 @@ func handleDescribeCluster(_ context.Context, c *conn, req *request, kreq *kmsg.
 	resp.ControllerID = -1
 	if req.version >= 1 && kreq.EndpointType != endpointBrokers {
 		resp.ErrorCode = req.refuse(kerr.UnsupportedEndpointType)
-		resp.ErrorMessage = text("gateways have broker endpoints only")
+		resp.ErrorMessage = new("gateways have broker endpoints only")
 		return resp
 	}
 	resp.EndpointType = endpointBrokers
 	m := c.s.mapOrNil()
 	if m == nil {
 		resp.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
-		resp.ErrorMessage = text("the gateway is starting")
+		resp.ErrorMessage = new("the gateway is starting")
 		return resp
 	}
 	v := c.view(m, req.clientID, "")

@@ -21,8 +21,10 @@ func handleListConfigResources(_ context.Context, c *conn, req *request, kreq *k
 		return resp
 	}
 	types := kreq.ResourceTypes
-	known := []int8{int8(kmsg.ConfigResourceTypeTopic), int8(kmsg.ConfigResourceTypeBroker), int8(kmsg.ConfigResourceTypeBrokerLogger),
-		int8(kmsg.ConfigResourceTypeClientMetrics), int8(kmsg.ConfigResourceTypeGroupConfig)}
+	known := []int8{
+		int8(kmsg.ConfigResourceTypeTopic), int8(kmsg.ConfigResourceTypeBroker), int8(kmsg.ConfigResourceTypeBrokerLogger),
+		int8(kmsg.ConfigResourceTypeClientMetrics), int8(kmsg.ConfigResourceTypeGroupConfig),
+	}
 	if len(types) == 0 {
 		types = known
 	}

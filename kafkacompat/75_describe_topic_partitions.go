@@ -25,7 +25,7 @@ func handleDescribeTopicPartitions(_ context.Context, c *conn, req *request, kre
 	}
 	for _, name := range names {
 		rt := kmsg.NewDescribeTopicPartitionsResponseTopic()
-		rt.Topic = text(name)
+		rt.Topic = new(name)
 		var t *federation.Topic
 		if m != nil {
 			t = m.Topics[federation.TopicName(name)]

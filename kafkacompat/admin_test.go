@@ -3,6 +3,7 @@ package kafkacompat_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -171,7 +172,7 @@ func TestDeleteRecordsAndListOffsets(t *testing.T) {
 	w.create("orders", 2, nil)
 	c := w.dial()
 	for i := range 10 {
-		exchange[*kmsg.ProduceResponse](c, produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "x"), batch(recordbatch.NoProducer, fmt.Sprint(i))), 9)
+		exchange[*kmsg.ProduceResponse](c, produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "x"), batch(recordbatch.NoProducer, strconv.Itoa(i))), 9)
 	}
 	offset := func(v int16, ts int64) *kmsg.ListOffsetsResponseTopicPartition {
 		req := kmsg.NewPtrListOffsetsRequest()
@@ -201,7 +202,8 @@ func TestDeleteRecordsAndListOffsets(t *testing.T) {
 		req := kmsg.NewPtrDeleteRecordsRequest()
 		req.TimeoutMillis = 5000
 		req.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: "orders", Partitions: []kmsg.DeleteRecordsRequestTopicPartition{
-			{Partition: 1, Offset: int64(v) + 3}, {Partition: 0, Offset: 99}, {Partition: 7, Offset: 1}, {Partition: 0, Offset: -2}}}}
+			{Partition: 1, Offset: int64(v) + 3}, {Partition: 0, Offset: 99}, {Partition: 7, Offset: 1}, {Partition: 0, Offset: -2},
+		}}}
 		resp := exchange[*kmsg.DeleteRecordsResponse](c, req, v)
 		p := resp.Topics[0].Partitions
 		require.Zero(t, p[0].ErrorCode, sprint(p))
@@ -282,7 +284,7 @@ func TestConfigs(t *testing.T) {
 
 	for v := int16(0); v <= 2; v++ {
 		req := kmsg.NewPtrAlterConfigsRequest()
-		ms := fmt.Sprint(1000 + v)
+		ms := strconv.Itoa(1000 + int(v))
 		req.Resources = []kmsg.AlterConfigsRequestResource{
 			{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders", Configs: []kmsg.AlterConfigsRequestResourceConfig{{Name: "segment.ms", Value: &ms}}},
 			{ResourceType: kmsg.ConfigResourceTypeBroker, ResourceName: "1"},

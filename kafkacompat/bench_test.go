@@ -42,7 +42,8 @@ func (s *instant) Fetch(_ context.Context, from []router.Position, _ router.Fetc
 	return f, nil
 }
 
-func benchServer(b *testing.B, records [][]byte) (*federationtest.World, *raw) {
+func benchServer(b *testing.B, records [][]byte) *raw {
+	b.Helper()
 	w := federationtest.New(map[string][]string{"a": {"127.0.0.1:1"}})
 	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "p", 0)})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,10 +56,13 @@ func benchServer(b *testing.B, records [][]byte) (*federationtest.World, *raw) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
-	b.Cleanup(func() { cancel(); <-done })
+	b.Cleanup(func() {
+		cancel()
+		require.NoError(b, <-done)
+	})
 	c := dial(b, l.Addr().String())
 	require.NoError(b, c.c.SetDeadline(time.Now().Add(10*time.Minute)))
-	return w, c
+	return c
 }
 
 func benchBatch(n int) []byte { return batch(recordbatch.NoProducer, string(make([]byte, n))) }
@@ -67,7 +71,7 @@ func benchBatch(n int) []byte { return batch(recordbatch.NoProducer, string(make
 func BenchmarkProduce(b *testing.B) {
 	for name, size := range map[string]int{"1KiB": 1 << 10, "64KiB": 64 << 10, "1000KiB": 1000 << 10} {
 		b.Run(name, func(b *testing.B) {
-			_, c := benchServer(b, nil)
+			c := benchServer(b, nil)
 			req := kmsg.NewPtrProduceRequest()
 			req.SetVersion(9)
 			req.Acks, req.TimeoutMillis = -1, 1000
@@ -96,7 +100,7 @@ func BenchmarkProduce(b *testing.B) {
 func BenchmarkFetch(b *testing.B) {
 	for name, size := range map[string]int{"1KiB": 1 << 10, "64KiB": 64 << 10, "1000KiB": 1000 << 10} {
 		b.Run(name, func(b *testing.B) {
-			_, c := benchServer(b, [][]byte{benchBatch(size)})
+			c := benchServer(b, [][]byte{benchBatch(size)})
 			req := kmsg.NewPtrFetchRequest()
 			req.SetVersion(12)
 			req.Topics = []kmsg.FetchRequestTopic{{Topic: "orders", Partitions: []kmsg.FetchRequestTopicPartition{{PartitionMaxBytes: 1 << 20}}}}
@@ -114,6 +118,7 @@ func BenchmarkFetch(b *testing.B) {
 }
 
 func readFrame(b *testing.B, c *raw, buf []byte) {
+	b.Helper()
 	if _, err := io.ReadFull(c.r, buf[:4]); err != nil {
 		b.Fatal(err)
 	}

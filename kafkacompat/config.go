@@ -1,6 +1,7 @@
 package kafkacompat
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -102,7 +103,7 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case c.GatewayID == "":
-		return fmt.Errorf("kafka facade: GatewayID is not set")
+		return errors.New("kafka facade: GatewayID is not set")
 	case c.FrameBytesMax < 1024 || c.FrameBytesMax > 1<<30:
 		return fmt.Errorf("kafka facade: FrameBytesMax %d: want 1024 to 1 GiB", c.FrameBytesMax)
 	case c.BytesInFlightMax < 2*int64(c.FrameBytesMax):
@@ -111,7 +112,7 @@ func (c Config) validate() error {
 	case int64(c.LargeFramesMax) > (c.BytesInFlightMax-int64(c.FrameBytesMax))/frameUnitBytes:
 		return fmt.Errorf("kafka facade: LargeFramesMax %d is too many for BytesInFlightMax %d", c.LargeFramesMax, c.BytesInFlightMax)
 	case c.RequestsInFlightMax < 1 || c.LargeFramesMax < 1 || c.ConnectionsMax < 1:
-		return fmt.Errorf("kafka facade: RequestsInFlightMax, LargeFramesMax and ConnectionsMax must be at least 1")
+		return errors.New("kafka facade: RequestsInFlightMax, LargeFramesMax and ConnectionsMax must be at least 1")
 	case c.DefaultPartitions < 1:
 		return fmt.Errorf("kafka facade: DefaultPartitions %d: want at least 1", c.DefaultPartitions)
 	}

@@ -2,6 +2,7 @@ package kafkacompat_test
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func TestClientProducesAndConsumes(t *testing.T) {
 	for i := range n {
 		v := fmt.Sprint("value-", i)
 		want[v] = true
-		cl.Produce(t.Context(), &kgo.Record{Topic: "orders", Key: []byte(fmt.Sprint(i % 37)), Value: []byte(v)}, func(_ *kgo.Record, err error) {
+		cl.Produce(t.Context(), &kgo.Record{Topic: "orders", Key: []byte(strconv.Itoa(i % 37)), Value: []byte(v)}, func(_ *kgo.Record, err error) {
 			if err != nil {
 				t.Error(err)
 			}
@@ -120,7 +121,7 @@ func TestProduceAndFetchInEveryVersion(t *testing.T) {
 			seen = true
 			h, ok := recordbatch.ParseHeader(p.RecordBatches)
 			require.True(t, ok)
-			require.EqualValues(t, int64(v-4)%11, h.BaseOffset)
+			require.Equal(t, int64(v-4)%11, h.BaseOffset)
 			require.EqualValues(t, 1, h.LeaderEpoch)
 			require.EqualValues(t, 11, p.HighWatermark)
 		}
@@ -172,7 +173,7 @@ func TestProduceRefuses(t *testing.T) {
 }
 
 func transactional(req *kmsg.ProduceRequest) *kmsg.ProduceRequest {
-	req.TransactionID = kmsg.StringPtr("tx")
+	req.TransactionID = new("tx")
 	return req
 }
 
@@ -188,7 +189,7 @@ func TestProduceWithoutAcks(t *testing.T) {
 	w.create("orders", 1, nil)
 	c := w.dial()
 	for i := range 3 {
-		c.send(produceRequest(w, "orders", 0, batch(recordbatch.NoProducer, fmt.Sprint(i))), 9)
+		c.send(produceRequest(w, "orders", 0, batch(recordbatch.NoProducer, strconv.Itoa(i))), 9)
 	}
 	// Kafka's rule holds for what has an answer: the Metadata response is the next one.
 	md := exchange[*kmsg.MetadataResponse](c, kmsg.NewPtrMetadataRequest(), 9)
@@ -224,7 +225,7 @@ func TestTransactionsAreRefusedForGood(t *testing.T) {
 	w := newWorld(t)
 	c := w.dial()
 	init := kmsg.NewPtrInitProducerIDRequest()
-	init.TransactionalID = kmsg.StringPtr("tx")
+	init.TransactionalID = new("tx")
 	for v := int16(0); v <= 5; v++ {
 		resp := exchange[*kmsg.InitProducerIDResponse](c, init, v)
 		require.Equal(t, kerr.TransactionalIDAuthorizationFailed.Code, resp.ErrorCode)
@@ -250,9 +251,9 @@ func TestRecordErrorsAreToldOn(t *testing.T) {
 		rt.Topic, rt.TopicID = req.Topics[0].Topic, req.Topics[0].TopicID
 		rp := kmsg.NewProduceResponseTopicPartition()
 		rp.ErrorCode = kerr.InvalidRecord.Code
-		rp.ErrorMessage = kmsg.StringPtr("One or more records have been rejected")
+		rp.ErrorMessage = new("One or more records have been rejected")
 		re := kmsg.NewProduceResponseTopicPartitionErrorRecord()
-		re.RelativeOffset, re.ErrorMessage = 1, kmsg.StringPtr("Compacted topic cannot accept message without key")
+		re.RelativeOffset, re.ErrorMessage = 1, new("Compacted topic cannot accept message without key")
 		rp.ErrorRecords = append(rp.ErrorRecords, re)
 		rt.Partitions = append(rt.Partitions, rp)
 		resp.Topics = append(resp.Topics, rt)

@@ -143,6 +143,3 @@ func message(err error) *string {
 	s := "internal error of the gateway; its log says more"
 	return &s
 }
-
-// text is a message for a client.
-func text(s string) *string { return &s }

@@ -46,7 +46,7 @@ func TestErrorTableIsTotal(t *testing.T) {
 }
 
 func TestMessagesNameNothingPhysical(t *testing.T) {
-	err := fmt.Errorf("dial tcp 10.1.2.3:9092: refused")
+	err := errors.New("dial tcp 10.1.2.3:9092: refused")
 	require.Equal(t, kerr.UnknownServerError, codesOf(err).any)
 	require.NotContains(t, *message(err), "10.1.2.3")
 	wrapped := federation.Errorf(federation.ClusterUnavailable, "cluster eu-1 does not answer").WithCause(err)

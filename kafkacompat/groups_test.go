@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -29,8 +30,10 @@ func TestGroupOfClients(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	member := func(balancer kgo.GroupBalancer, static string) (stop func()) {
-		opts := []kgo.Opt{kgo.ConsumerGroup("g"), kgo.ConsumeTopics("orders"), kgo.Balancers(balancer),
-			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.HeartbeatInterval(100 * time.Millisecond), kgo.SessionTimeout(6 * time.Second)}
+		opts := []kgo.Opt{
+			kgo.ConsumerGroup("g"), kgo.ConsumeTopics("orders"), kgo.Balancers(balancer),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.HeartbeatInterval(100 * time.Millisecond), kgo.SessionTimeout(6 * time.Second),
+		}
 		if static != "" {
 			opts = append(opts, kgo.InstanceID(static))
 		}
@@ -60,7 +63,7 @@ func TestGroupOfClients(t *testing.T) {
 	produce := func(n int) {
 		cl := w.client()
 		for range n {
-			cl.Produce(ctx, &kgo.Record{Topic: "orders", Value: []byte(fmt.Sprint(produced))}, func(_ *kgo.Record, err error) {
+			cl.Produce(ctx, &kgo.Record{Topic: "orders", Value: []byte(strconv.Itoa(produced))}, func(_ *kgo.Record, err error) {
 				if err != nil {
 					t.Error(err)
 				}
@@ -177,7 +180,7 @@ func TestGroupAPIsInEveryVersion(t *testing.T) {
 
 		sync := kmsg.NewPtrSyncGroupRequest()
 		sync.Group, sync.Generation, sync.MemberID = group, joined.Generation, joined.MemberID
-		sync.ProtocolType, sync.Protocol = kmsg.StringPtr("consumer"), kmsg.StringPtr("range")
+		sync.ProtocolType, sync.Protocol = new("consumer"), new("range")
 		sync.GroupAssignment = []kmsg.SyncGroupRequestGroupAssignment{{MemberID: joined.MemberID, MemberAssignment: assignmentOf(0, 1)}}
 		synced := exchange[*kmsg.SyncGroupResponse](c, sync, at(0, 5))
 		require.Zero(t, synced.ErrorCode)
@@ -198,7 +201,7 @@ func TestGroupAPIsInEveryVersion(t *testing.T) {
 			ct.Topic, ct.TopicID = "orders", id
 			for p, code := range map[int32]bool{0: true, 9: false} {
 				cp := kmsg.NewOffsetCommitRequestTopicPartition()
-				cp.Partition, cp.Offset, cp.Metadata = p, 40+int64(cv), kmsg.StringPtr(fmt.Sprint("m", code))
+				cp.Partition, cp.Offset, cp.Metadata = p, 40+int64(cv), new(fmt.Sprint("m", code))
 				ct.Partitions = append(ct.Partitions, cp)
 			}
 			slices.SortFunc(ct.Partitions, func(a, b kmsg.OffsetCommitRequestTopicPartition) int { return int(a.Partition - b.Partition) })
@@ -208,7 +211,7 @@ func TestGroupAPIsInEveryVersion(t *testing.T) {
 			require.Equal(t, kerr.UnknownTopicOrPartition.Code, parts[1].ErrorCode)
 
 			fetched := fetchOffsets(c, cv, group, id)
-			require.EqualValues(t, 40+int64(cv), fetched[0].Offset, "v%d", cv)
+			require.Equal(t, 40+int64(cv), fetched[0].Offset, "v%d", cv)
 			require.Equal(t, "mtrue", *fetched[0].Metadata)
 			require.EqualValues(t, -1, fetched[1].Offset)
 			require.Zero(t, fetched[1].ErrorCode)

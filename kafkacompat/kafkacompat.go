@@ -107,7 +107,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wait := acceptWaitMin
+	wait := acceptWaitFirst
 	for {
 		nc, err := l.Accept()
 		if err != nil {
@@ -122,10 +122,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if !sleep(ctx, wait) {
 				return nil
 			}
-			wait = min(2*wait, acceptWaitMax)
+			wait = min(2*wait, acceptWaitLongest)
 			continue
 		}
-		wait = acceptWaitMin
+		wait = acceptWaitFirst
 		serve := s.newConn(ctx, nc)
 		if serve == nil {
 			_ = nc.Close()
@@ -136,8 +136,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 const (
-	acceptWaitMin = 5 * time.Millisecond
-	acceptWaitMax = time.Second
+	acceptWaitFirst   = 5 * time.Millisecond
+	acceptWaitLongest = time.Second
 )
 
 func sleep(ctx context.Context, d time.Duration) bool {

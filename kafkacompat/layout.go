@@ -38,9 +38,10 @@ func array(fields ...field) field { return field{kind: kindArray, fields: fields
 func optional(fields ...field) field {
 	return field{kind: kindOptional, fields: fields, max: anyVersion}
 }
-func end(tagged ...field) field       { return field{kind: kindEnd, fields: tagged, max: anyVersion} }
-func (f field) from(min int16) field  { f.min = min; return f }
-func (f field) until(max int16) field { f.max = max; return f }
+
+func end(tagged ...field) field     { return field{kind: kindEnd, fields: tagged, max: anyVersion} }
+func (f field) from(v int16) field  { f.min = v; return f }
+func (f field) until(v int16) field { f.max = v; return f }
 
 func tagged(tag uint32, fields ...field) field {
 	return field{kind: kindTagged, tag: tag, fields: fields, max: anyVersion}
@@ -152,6 +153,7 @@ func (w *walk) walk(fields []field) {
 			if w.flexible {
 				w.end(f.fields)
 			}
+		case kindTagged: // only among the fields of an end
 		}
 	}
 }

@@ -67,7 +67,8 @@ func (w *world) requestsOf(key int16) []kmsg.Request {
 		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
 		req.ReplicaID = -1
 		req.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{
-			{Partition: 0, CurrentLeaderEpoch: -1, LeaderEpoch: 1}, {Partition: 1, CurrentLeaderEpoch: 1, LeaderEpoch: 0}, {Partition: 2, CurrentLeaderEpoch: 9}}}}
+			{Partition: 0, CurrentLeaderEpoch: -1, LeaderEpoch: 1}, {Partition: 1, CurrentLeaderEpoch: 1, LeaderEpoch: 0}, {Partition: 2, CurrentLeaderEpoch: 9},
+		}}}
 		return []kmsg.Request{req}
 	case kmsg.Metadata:
 		all := kmsg.NewPtrMetadataRequest()
@@ -80,7 +81,7 @@ func (w *world) requestsOf(key int16) []kmsg.Request {
 		return []kmsg.Request{req}
 	case kmsg.IncrementalAlterConfigs:
 		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-		req.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: 2, ResourceName: "orders", Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: kmsg.StringPtr("1000000")}}}}
+		req.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: 2, ResourceName: "orders", Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: new("1000000")}}}}
 		return []kmsg.Request{req}
 	case kmsg.DeleteRecords:
 		req := kmsg.NewPtrDeleteRecordsRequest()
@@ -97,7 +98,7 @@ func (w *world) requestsOf(key int16) []kmsg.Request {
 	case kmsg.DeleteTopics:
 		req := kmsg.NewPtrDeleteTopicsRequest()
 		req.TimeoutMillis, req.TopicNames = 2000, []string{"more"}
-		req.Topics = []kmsg.DeleteTopicsRequestTopic{{Topic: kmsg.StringPtr("more")}}
+		req.Topics = []kmsg.DeleteTopicsRequestTopic{{Topic: new("more")}}
 		return []kmsg.Request{req}
 	case kmsg.FindCoordinator:
 		req := kmsg.NewPtrFindCoordinatorRequest()
@@ -108,8 +109,9 @@ func (w *world) requestsOf(key int16) []kmsg.Request {
 		req.Group = "g"
 		req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", TopicID: id, Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: 1, LeaderEpoch: -1}}}}
 		return []kmsg.Request{req}
+	default:
+		return []kmsg.Request{kmsg.RequestForKey(key)}
 	}
-	return []kmsg.Request{kmsg.RequestForKey(key)}
 }
 
 // TestNothingPhysicalLeaks calls every API in every version, while all is well

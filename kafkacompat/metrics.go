@@ -6,10 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-
-	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // Metrics are the measurements of a Server. A nil *Metrics measures nothing.

@@ -82,7 +82,7 @@ type described struct {
 func describeTopicConfig(set map[string]ConfigValue) []described {
 	var out []described
 	for _, k := range topicConfigs {
-		d := described{configKey: k, value: text(k.value), source: kmsg.ConfigSourceDefaultConfig}
+		d := described{configKey: k, value: new(k.value), source: kmsg.ConfigSourceDefaultConfig}
 		d.synonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{synonym(k.name, d.value, kmsg.ConfigSourceDefaultConfig)}
 		if v, ok := set[k.name]; ok {
 			d.override(v)
@@ -100,7 +100,7 @@ func describeTopicConfig(set map[string]ConfigValue) []described {
 }
 
 func (d *described) override(v ConfigValue) {
-	d.value, d.source = text(v.Value), kmsg.ConfigSourceDynamicTopicConfig
+	d.value, d.source = new(v.Value), kmsg.ConfigSourceDynamicTopicConfig
 	d.readOnly, d.sensitive = v.ReadOnly, v.Sensitive
 	if d.sensitive {
 		d.value = nil

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -75,7 +76,7 @@ func document() string {
 		}
 		span := fmt.Sprintf("%d-%d", a.min, a.max)
 		if a.min == a.max {
-			span = fmt.Sprint(a.max)
+			span = strconv.Itoa(int(a.max))
 		}
 		if a.advertisedFromZero {
 			span += fmt.Sprintf(" (advertised 0-%d)", a.max)

@@ -48,7 +48,7 @@ func (r *reader) uuid() (id [16]byte) {
 // uvarint reads an unsigned varint of at most 32 bits (ByteUtils.readUnsignedVarint).
 func (r *reader) uvarint() uint32 {
 	var v uint64
-	for i := 0; i < 5; i++ {
+	for i := range 5 {
 		if len(r.b) == 0 {
 			break
 		}

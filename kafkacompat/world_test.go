@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -130,7 +131,7 @@ func (w *world) CreateTopic(ctx context.Context, spec kafkacompat.TopicSpec) err
 	}
 	config := make(map[string]*string)
 	for k, v := range spec.Config {
-		config[k] = kadm.StringPtr(v)
+		config[k] = new(v)
 	}
 	for _, a := range w.admins {
 		r, err := a.CreateTopic(ctx, spec.Partitions, 1, config, physical(spec.Name))
@@ -332,10 +333,8 @@ func (r *raw) closed(why string) {
 	r.t.Helper()
 	_, _, err := r.frame()
 	require.Error(r.t, err, why)
-	var timeout net.Error
-	if e, ok := err.(net.Error); ok {
-		timeout = e
-		require.False(r.t, timeout.Timeout(), "still open: %s", why)
+	if e, ok := errors.AsType[net.Error](err); ok {
+		require.False(r.t, e.Timeout(), "still open: %s", why)
 	}
 }
 
