@@ -79,7 +79,7 @@ func testKafkaTools(t *testing.T) {
 		output(t, "", tool(t, "TopicCommand", "--create", "--topic", "compat", "--partitions", "1")...)
 		result := output(t, "", tool(t, "ClientCompatibilityTest", "--topic", "compat", "--num-cluster-nodes", strconv.Itoa(len(shared.Gateways)),
 			"--offsets-for-times-supported", "true", "--cluster-id-supported", "true", "--expect-record-too-large-exception", "false",
-			"--create-topics-supported", "true", "--describe-acls-supported", "false", "--describe-configs-supported", "true",
+			"--create-topics-supported", "true", "--describe-acls-supported", "true", "--describe-configs-supported", "true",
 			"--idempotent-producer-supported", "true")...)
 		require.Contains(t, result, "SUCCESS")
 	})

@@ -1,0 +1,337 @@
+package suite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	"github.com/braidmq/braid/test/check"
+	"github.com/braidmq/braid/test/world"
+)
+
+func (s *suite) faults() []test {
+	return []test{
+		{"the leading controller is killed", s.testControllerKilled},
+		{"a group's coordinator is killed: no rebalance", func(t *testing.T) { s.testCoordinatorGone(t, func(g *world.Node) { g.Kill() }) }},
+		{"a group's coordinator is stopped: no rebalance", func(t *testing.T) {
+			s.testCoordinatorGone(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
+		}},
+		{"a gateway is killed under idempotent load", func(t *testing.T) { s.testLoad(t, func(g *world.Node) { g.Kill() }) }},
+		{"a gateway is stopped under idempotent load", func(t *testing.T) {
+			s.testLoad(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
+		}},
+		{"Redis is away for a while", s.testRedisAway},
+		{"a physical cluster is away for a while", s.testClusterAway},
+	}
+}
+
+func (s *suite) status(t *testing.T) *adminv1.GetStatusResponse {
+	t.Helper()
+	status, err := s.fleetAPI().GetStatus(call(t), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	return status
+}
+
+func (s *suite) testControllerKilled(t *testing.T) {
+	leader := ""
+	for _, c := range s.status(t).GetControllers() {
+		if c.GetLeader() {
+			leader = c.GetId()
+		}
+	}
+	var node *world.Node
+	for _, c := range s.w.Controllers {
+		if c.ID == leader {
+			node = c
+		}
+	}
+	require.NotNil(t, node, "the leader %q", leader)
+	topic := s.topic(t, 4)
+	client := s.client(t)
+	version := s.status(t).GetMapVersion()
+	node.Kill()
+	// Clients go on at once, and soon somebody else makes changes.
+	s.fillWith(t, client, topic, 0, 100)
+	eventually(t, func() bool {
+		_, _, err := s.w.Braid(short(t), "", "topic", "create", topic+"-after", "--partitions", "2")
+		return err == nil
+	}, "a topic is created without the former leader")
+	s.fillWith(t, client, topic+"-after", 0, 100)
+	s.read(t, topic, 100)
+	s.read(t, topic+"-after", 100)
+	require.Greater(t, s.status(t).GetMapVersion(), version)
+	require.NoError(t, node.Start())
+	eventually(t, func() bool {
+		n := 0
+		for _, c := range s.status(t).GetControllers() {
+			if c.GetLeader() {
+				n++
+			}
+		}
+		return n == 1 && len(s.status(t).GetControllers()) == len(s.w.Controllers)
+	}, "both controllers, one of them leading")
+}
+
+func (s *suite) fillWith(t *testing.T, client *kgo.Client, topic string, from, count int) {
+	t.Helper()
+	var records []*kgo.Record
+	for n := from; n < from+count; n++ {
+		records = append(records, &kgo.Record{Topic: topic, Key: fmt.Append(nil, n), Value: fmt.Append(nil, n)})
+	}
+	send(t, client, records...)
+}
+
+// coordinatorNode is the gateway that coordinates a group.
+func (s *suite) coordinatorNode(t *testing.T, group string) *world.Node {
+	t.Helper()
+	var d struct{ Coordinator string }
+	out := s.w.MustBraid(t, "", "group", "describe", group, "-o", "json")
+	require.NoError(t, json.Unmarshal([]byte(out), &d), out)
+	return s.w.Gateway(d.Coordinator)
+}
+
+// testCoordinatorGone has Kafka members and a Connect member, the latter on a
+// gateway that stays.
+func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
+	topic, group := s.topic(t, 6), name(t)
+	first := s.member(t, group, topic)
+	second := s.member(t, group, topic)
+	shared(t, []int{3, 3}, first, second)
+	gone := s.coordinatorNode(t, group)
+	var stays *world.Node
+	for _, g := range s.w.Gateways {
+		if g != gone {
+			stays = g
+		}
+	}
+	third := s.connectMember(t, stays.URL(), group, topic)
+	shared(t, []int{2, 2, 2}, first, second, third)
+	s.fill(t, topic, 0, 120)
+	requireEachOnce(t, 120, first, second, third)
+	_, generation := first.GroupMetadata()
+	lost := func() int {
+		n := third.lostCount()
+		for _, m := range []*member{first, second} {
+			m.mu.Lock()
+			n += m.lost
+			m.mu.Unlock()
+		}
+		return n
+	}
+	before := lost()
+
+	end(gone)
+	eventually(t, func() bool { return s.coordinatorNode(t, group) != gone }, "another coordinator")
+	s.fill(t, topic, 120, 120)
+	requireEachOnce(t, 240, first, second, third)
+	// The members were heard by the new coordinator, which knows them all.
+	eventually(t, func() bool {
+		described, err := s.admin(t).DescribeGroups(call(t), group)
+		require.NoError(t, err)
+		return described[group].State == "Stable" && len(described[group].Members) == 3
+	}, "the group is stable with all of its members")
+	_, now := first.GroupMetadata()
+	require.Equal(t, generation, now, "the generation")
+	require.Equal(t, before, lost(), "partitions that were taken from a member")
+
+	require.NoError(t, gone.Start())
+	eventually(t, func() bool { return len(s.status(t).GetGateways()) == len(s.w.Gateways) }, "all gateways")
+	s.fill(t, topic, 240, 60)
+	requireEachOnce(t, 300, first, second, third)
+	_, now = first.GroupMetadata()
+	require.Equal(t, generation, now, "the generation after the gateway came back")
+	require.Equal(t, before, lost(), "partitions that were taken from a member")
+	first.leave(t)
+	second.leave(t)
+	third.leave(t)
+}
+
+func (m *connectMember) lostCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost
+}
+
+// A load is idempotent producers that write keyed counters until they are told to end.
+type load struct {
+	acked chan []check.Value
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+
+	mu    sync.Mutex
+	count int
+	errs  []error
+}
+
+// startLoad starts producers, each with a client of its own.
+func (s *suite) startLoad(t *testing.T, topic string, producers, keys int) *load {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{acked: make(chan []check.Value, producers), stop: cancel}
+	for p := range producers {
+		client := s.client(t, kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(2*time.Millisecond))
+		l.wg.Go(func() { l.acked <- l.produce(ctx, client, fmt.Sprint("p", p), keys) })
+	}
+	t.Cleanup(func() {
+		cancel()
+		l.wg.Wait()
+	})
+	return l
+}
+
+func (l *load) produce(ctx context.Context, client *kgo.Client, producer string, keys int) []check.Value {
+	var mu sync.Mutex
+	var acked []check.Value
+	next := make([]int, keys)
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
+	for i := 0; ctx.Err() == nil; i++ {
+		k := i % keys
+		next[k]++
+		v := check.Value{Producer: producer, Key: fmt.Sprint("k", k), Number: next[k]}
+		client.Produce(context.WithoutCancel(ctx), &kgo.Record{Key: []byte(v.Key), Value: []byte(v.String())}, func(_ *kgo.Record, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if err != nil {
+				l.errs = append(l.errs, err)
+				return
+			}
+			l.count++
+			acked = append(acked, v)
+		})
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+		}
+	}
+	_ = client.Flush(context.WithoutCancel(ctx))
+	mu.Lock()
+	defer mu.Unlock()
+	return acked
+}
+
+func (l *load) total() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
+}
+
+// more waits until n more records are acknowledged.
+func (l *load) more(t *testing.T, n int) {
+	t.Helper()
+	from := l.total()
+	eventually(t, func() bool { return l.total() >= from+n }, "%d more records acknowledged", n)
+}
+
+// end ends the load and returns what was acknowledged; no error may have reached an application.
+func (l *load) end(t *testing.T) []check.Value {
+	t.Helper()
+	l.stop()
+	l.wg.Wait()
+	close(l.acked)
+	var all []check.Value
+	for a := range l.acked {
+		all = append(all, a...)
+	}
+	require.Empty(t, l.errs)
+	return all
+}
+
+// audit reads the whole log and compares it with what was acknowledged.
+func (s *suite) audit(t *testing.T, topic string, acked []check.Value) {
+	t.Helper()
+	var log []check.Record
+	for _, r := range s.read(t, topic, int(s.end(t, topic))) {
+		log = append(log, check.Record{Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: string(r.Value)})
+	}
+	report := check.Audit(log, acked, nil)
+	require.NoError(t, report.Err())
+	require.NotZero(t, report.Acknowledged)
+	t.Log(report)
+}
+
+func (s *suite) testLoad(t *testing.T, end func(*world.Node)) {
+	topic := s.topic(t, 6)
+	l := s.startLoad(t, topic, 3, 20)
+	for i := range 2 {
+		l.more(t, 500)
+		g := s.w.Gateways[i]
+		end(g)
+		l.more(t, 500)
+		require.NoError(t, g.Start())
+	}
+	l.more(t, 500)
+	s.audit(t, topic, l.end(t))
+}
+
+func (s *suite) testRedisAway(t *testing.T) {
+	topic, group := s.topic(t, 6), name(t)
+	m := s.member(t, group, topic)
+	shared(t, []int{6}, m)
+	l := s.startLoad(t, topic, 2, 20)
+	l.more(t, 500)
+	s.w.Redis.Down()
+	l.more(t, 1000) // appends and reads go on; commits wait
+	_, before := m.see()
+	l.more(t, 500)
+	eventually(t, func() bool { _, now := m.see(); return len(now) > len(before) }, "the group reads on")
+	s.w.Redis.Up()
+	l.more(t, 500)
+	acked := l.end(t)
+	s.audit(t, topic, acked)
+	eventually(t, func() bool { _, now := m.see(); return len(now) >= len(acked) }, "the group has read all")
+	eventually(t, func() bool {
+		offsets, err := s.admin(t).FetchOffsets(call(t), group)
+		if err != nil {
+			return false
+		}
+		var sum int64
+		for _, o := range offsets[topic] {
+			sum += o.At
+		}
+		return sum == int64(len(acked))
+	}, "all is committed")
+	after := s.topic(t, 2)
+	s.fill(t, after, 0, 10)
+	s.read(t, after, 10)
+}
+
+// testClusterAway takes a physical cluster away. What lies on it waits, the rest
+// goes on, and nothing is lost.
+func (s *suite) testClusterAway(t *testing.T) {
+	if s.w.Clusters[0].Kill == nil {
+		s.testClusterAwayFromStart(t)
+		return
+	}
+	topic := s.topic(t, 6)
+	l := s.startLoad(t, topic, 2, 20)
+	l.more(t, 500)
+	s.w.Clusters[1].Kill()
+	live := s.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for _, p := range s.describe(t, topic).Partitions {
+		if p.Extents[0].PhysicalCluster == s.w.Clusters[0].Name {
+			v := check.Value{Producer: "live", Key: fmt.Sprint("p", p.Partition), Number: 1}
+			send(t, live, &kgo.Record{Topic: topic, Partition: p.Partition, Key: []byte(v.Key), Value: []byte(v.String())})
+		}
+	}
+	s.w.Clusters[1].Restart()
+	l.more(t, 500)
+	s.audit(t, topic, l.end(t))
+}
+
+// testClusterAwayFromStart registers nothing that does not answer.
+func (s *suite) testClusterAwayFromStart(t *testing.T) {
+	_, stderr, err := s.w.Braid(call(t), "", "cluster", "add", "gone", "--seeds", "127.0.0.1:1")
+	require.Error(t, err)
+	require.Contains(t, stderr, "gone")
+	s.requireAlive(t)
+}

@@ -1,0 +1,12 @@
+//go:build real
+
+package suite_test
+
+import (
+	"testing"
+
+	"github.com/braidmq/braid/test/suite"
+	"github.com/braidmq/braid/test/world"
+)
+
+func TestReal(t *testing.T) { suite.Run(t, world.Real(t, suite.Options())) }
