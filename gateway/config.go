@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -194,7 +195,7 @@ func (c *Config) validate() error {
 	case c.ProduceCreditBytes < int64(c.FrameBytesMax):
 		return fmt.Errorf("gateway: ProduceCreditBytes %d is below FrameBytesMax %d: a full frame could never be sent", c.ProduceCreditBytes, c.FrameBytesMax)
 	case c.ProduceCreditBatches < 1 || c.ConsumeCreditRecords < 1 || c.ConsumeCreditBytes < 1:
-		return fmt.Errorf("gateway: default credit must be positive")
+		return errors.New("gateway: default credit must be positive")
 	case len(c.TokenKey) > 0 && len(c.TokenKey) < tokenKeyBytesMin:
 		return fmt.Errorf("gateway: TokenKey has %d bytes, want %d at least", len(c.TokenKey), tokenKeyBytesMin)
 	}

@@ -449,7 +449,8 @@ func (st *consumeStream) event(ev *groups.AssignmentEvent, ok bool) error {
 	if !st.subscribed {
 		st.subscribed = true
 		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Subscribed{Subscribed: &braidv1.Subscribed{
-			MemberId: st.member.MemberID(), MemberEpoch: ev.MemberEpoch, HeartbeatIntervalMs: (st.request.SessionTimeout / 3).Milliseconds()}}})
+			MemberId: st.member.MemberID(), MemberEpoch: ev.MemberEpoch, HeartbeatIntervalMs: (st.request.SessionTimeout / 3).Milliseconds(),
+		}}})
 	}
 	if len(lookup) == 0 || len(update.GetAssigned())+len(update.GetRevoking())+len(update.GetLost()) > 0 {
 		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Assignment{Assignment: update}})

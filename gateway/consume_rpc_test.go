@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -257,7 +256,8 @@ func TestConsumeSeekAndPause(t *testing.T) {
 	before := c.assigned[1].GetAssignmentEpoch()
 	c.batches = nil
 	c.send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Seek{Seek: &braidv1.Seek{To: []*braidv1.PartitionOffset{
-		{Topic: "orders", Partition: 1, Offset: 4}, {Topic: "orders", Partition: 5, Offset: 4}}}}})
+		{Topic: "orders", Partition: 1, Offset: 4}, {Topic: "orders", Partition: 5, Offset: 4},
+	}}}})
 	c.await(func() bool { return c.records() == 6 })
 	require.Greater(t, c.assigned[1].GetAssignmentEpoch(), before)
 	require.Len(t, c.failures, 1)
@@ -364,8 +364,11 @@ func TestConsumeStreamErrors(t *testing.T) {
 		"queue mode":      {[]*braidv1.ConsumeRequest{sub(func(s *braidv1.Subscribe) { s.Mode = 2 })}, connect.CodeUnimplemented},
 		"session timeout": {[]*braidv1.ConsumeRequest{sub(func(s *braidv1.Subscribe) { s.SessionTimeoutMs = 1 })}, connect.CodeInvalidArgument},
 		"fallback":        {[]*braidv1.ConsumeRequest{sub(func(s *braidv1.Subscribe) { s.Fallback = &braidv1.Position{At: &braidv1.Position_Committed{}} })}, connect.CodeInvalidArgument},
-		"commit ids": {[]*braidv1.ConsumeRequest{good, {Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: 2}}},
-			{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: 2}}}}, connect.CodeInvalidArgument},
+		"commit ids": {[]*braidv1.ConsumeRequest{
+			good,
+			{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: 2}}},
+			{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: 2}}},
+		}, connect.CodeInvalidArgument},
 		"negative seek": {[]*braidv1.ConsumeRequest{good, {Frame: &braidv1.ConsumeRequest_Seek{Seek: &braidv1.Seek{To: []*braidv1.PartitionOffset{{Topic: "orders", Offset: -1}}}}}}, connect.CodeInvalidArgument},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -373,7 +376,7 @@ func TestConsumeStreamErrors(t *testing.T) {
 			require.NoError(t, err)
 			for _, m := range tc.send {
 				if err := stream.Send(m); err != nil {
-					require.True(t, errors.Is(err, io.EOF))
+					require.ErrorIs(t, err, io.EOF)
 				}
 			}
 			require.NoError(t, stream.CloseRequest())
@@ -433,7 +436,8 @@ func TestGroupService(t *testing.T) {
 		{&adminv1.ResetOffsetsRequest{To: &adminv1.ResetOffsetsRequest_Latest{Latest: true}}, []int64{10, 10}},
 		{&adminv1.ResetOffsetsRequest{To: &adminv1.ResetOffsetsRequest_ShiftBy{ShiftBy: -100}}, []int64{0, 0}},
 		{&adminv1.ResetOffsetsRequest{To: &adminv1.ResetOffsetsRequest_Offsets{Offsets: &adminv1.ResetOffsetsRequest_ExplicitOffsets{
-			Offsets: []*adminv1.Group_PartitionLag{{Topic: "orders", Partition: 0, Committed: 5}}}}}, []int64{5}},
+			Offsets: []*adminv1.Group_PartitionLag{{Topic: "orders", Partition: 0, Committed: 5}},
+		}}}, []int64{5}},
 	} {
 		tc.req.Name = name
 		res, err := admin.ResetOffsets(ctxFor(t), tc.req)
@@ -490,8 +494,10 @@ func TestCommitOffsetsFromOutside(t *testing.T) {
 	if err == nil {
 		require.NotEmpty(t, res.GetFailures(), "refused while the group has members")
 	}
-	res, err = client.CommitOffsets(ctxFor(t), &braidv1.CommitOffsetsRequest{Group: "g", Offsets: offsets,
-		MemberId: c.subscribed.GetMemberId(), MemberEpoch: c.subscribed.GetMemberEpoch()})
+	res, err = client.CommitOffsets(ctxFor(t), &braidv1.CommitOffsetsRequest{
+		Group: "g", Offsets: offsets,
+		MemberId: c.subscribed.GetMemberId(), MemberEpoch: c.subscribed.GetMemberEpoch(),
+	})
 	require.NoError(t, err)
 	require.Empty(t, res.GetFailures())
 	c.leave()

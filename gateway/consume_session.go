@@ -81,15 +81,6 @@ func (s *consumeSession) find(tp federation.TopicPartition) *readPosition {
 	return nil
 }
 
-// owned lists the partitions that the client reads.
-func (s *consumeSession) owned() []federation.TopicPartition {
-	out := make([]federation.TopicPartition, len(s.positions))
-	for i, p := range s.positions {
-		out[i] = p.TopicPartition
-	}
-	return out
-}
-
 // begin makes a partition readable, under a new assignment epoch.
 func (s *consumeSession) begin(p *readPosition) *braidv1.Assigned {
 	s.epoch++
@@ -127,8 +118,10 @@ func (s *consumeSession) assign(ev *groups.AssignmentEvent) (*braidv1.Assignment
 		if s.find(a.TopicPartition) != nil {
 			continue
 		}
-		p := &readPosition{TopicPartition: a.TopicPartition, next: int64(a.Offset), high: -1, stop: s.rule.offset, stopTime: s.rule.time,
-			paused: s.paused[a.TopicPartition]}
+		p := &readPosition{
+			TopicPartition: a.TopicPartition, next: int64(a.Offset), high: -1, stop: s.rule.offset, stopTime: s.rule.time,
+			paused: s.paused[a.TopicPartition],
+		}
 		s.positions = append(s.positions, p)
 		if p.next < 0 || s.rule.latest {
 			p.waiting = true

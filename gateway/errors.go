@@ -62,6 +62,6 @@ func isContextError(err error) bool {
 // client learns nothing of it there.
 func (g *Gateway) logInternal(what string, tp federation.TopicPartition, err error) {
 	if err != nil && federation.KindOf(err) == federation.Internal && !isContextError(err) {
-		g.log.Error(what, "topic", tp.Topic, "partition", tp.Partition, "err", err)
+		g.log.Error("unclassified error of a partition", "what", what, "topic", tp.Topic, "partition", tp.Partition, "err", err)
 	}
 }

@@ -98,7 +98,7 @@ func (w *world) groups(t *testing.T) {
 	t.Cleanup(func() {
 		_ = w.engine.Close(ctx)
 		cancel()
-		<-ended
+		require.NoError(t, <-ended)
 		_ = store.Close()
 	})
 }
@@ -145,10 +145,12 @@ var protocols = map[string][]connect.ClientOption{
 }
 
 func (w *world) producer(t *testing.T, opts ...connect.ClientOption) braidv1connect.ProducerServiceClient {
+	t.Helper()
 	return braidv1connect.NewProducerServiceClient(h2c(t), w.url, opts...)
 }
 
 func (w *world) consumer(t *testing.T, opts ...connect.ClientOption) braidv1connect.ConsumerServiceClient {
+	t.Helper()
 	return braidv1connect.NewConsumerServiceClient(h2c(t), w.url, opts...)
 }
 
@@ -171,7 +173,8 @@ func record(key, value string) *braidv1.Record {
 func (w *world) physical(t *testing.T, cluster string, partition int32, n int) []string {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.clusters[cluster].ListenAddrs()...), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{
-		"phys": {partition: kgo.NewOffset().AtStart()}}))
+		"phys": {partition: kgo.NewOffset().AtStart()},
+	}))
 	require.NoError(t, err)
 	defer cl.Close()
 	ctx := ctxFor(t)

@@ -121,8 +121,10 @@ func resolve(ctx context.Context, session router.Session, points []startPoint, r
 	var queries []router.OffsetQuery
 	var asked []int // index of the point of each query
 	ask := func(i int, timestamp int64) {
-		queries = append(queries, router.OffsetQuery{TopicPartition: points[i].TopicPartition, TimestampMs: timestamp,
-			CurrentEpoch: federation.NoEpoch, ReadCommitted: readCommitted})
+		queries = append(queries, router.OffsetQuery{
+			TopicPartition: points[i].TopicPartition, TimestampMs: timestamp,
+			CurrentEpoch: federation.NoEpoch, ReadCommitted: readCommitted,
+		})
 		asked = append(asked, i)
 	}
 	for i := range points {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
+	"strconv"
 	"sync/atomic"
 	"testing"
 
@@ -61,7 +62,7 @@ func TestProduceThroughFaults(t *testing.T) {
 	var want []string
 	for i := range frames {
 		c.await(func() bool { return c.credit.GetMaxBatches() > int64(i) })
-		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("k", fmt.Sprint(i))}})
+		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("k", strconv.Itoa(i))}})
 		want = append(want, fmt.Sprint("k=", i))
 	}
 	c.finish()

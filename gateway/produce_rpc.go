@@ -458,7 +458,8 @@ func (st *produceStream) collect() (out []*braidv1.ProduceResponse, done bool, e
 		st.version = m.Version
 		for _, ts := range st.s.refresh(&st.g.cfg, m, now) {
 			out = append(out, &braidv1.ProduceResponse{Frame: &braidv1.ProduceResponse_TopicUpdate{
-				TopicUpdate: &braidv1.TopicUpdate{Topic: string(ts.name), PartitionCount: ts.count}}})
+				TopicUpdate: &braidv1.TopicUpdate{Topic: string(ts.name), PartitionCount: ts.count},
+			}})
 		}
 	}
 	for _, nonce := range st.pings {

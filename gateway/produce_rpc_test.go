@@ -2,10 +2,10 @@ package gateway_test
 
 import (
 	"context"
-
 	"fmt"
 	"io"
 	"sort"
+	"strconv"
 	"testing"
 	"time"
 
@@ -130,7 +130,8 @@ func TestProduceOverEveryProtocol(t *testing.T) {
 			for i := range frames {
 				c.await(func() bool { return c.credit.GetMaxBatches() > int64(i) })
 				c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{
-					record(fmt.Sprint("k", i%7), fmt.Sprint(name, i)), record(fmt.Sprint("q", i), "x"), {Value: []byte("no key")}}})
+					record(fmt.Sprint("k", i%7), fmt.Sprint(name, i)), record(fmt.Sprint("q", i), "x"), {Value: []byte("no key")},
+				}})
 			}
 			c.finish()
 			require.Len(t, c.acks, frames)
@@ -160,7 +161,7 @@ func TestProduceKeepsTheOrderOfAPartition(t *testing.T) {
 	p := federation.PartitionForKey([]byte("the key"), 4)
 	for i := range 200 {
 		c.await(func() bool { return c.credit.GetMaxBatches() > int64(i) })
-		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("the key", fmt.Sprint(i))}})
+		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("the key", strconv.Itoa(i))}})
 		want = append(want, fmt.Sprint("the key=", i))
 	}
 	c.finish()
@@ -237,7 +238,8 @@ func TestProduceStreamErrors(t *testing.T) {
 		"empty message":   {[]*braidv1.ProduceRequest{open, {}}, connect.CodeInvalidArgument},
 		"unknown cluster": {[]*braidv1.ProduceRequest{{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{LogicalCluster: "other"}}}}, connect.CodeNotFound},
 		"forged identity": {[]*braidv1.ProduceRequest{{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{
-			Producer: &braidv1.ProducerIdentity{ProducerId: 1 << 48, Token: []byte("0123456789abcdef")}}}}}, connect.CodePermissionDenied},
+			Producer: &braidv1.ProducerIdentity{ProducerId: 1 << 48, Token: []byte("0123456789abcdef")},
+		}}}}, connect.CodePermissionDenied},
 		"bad timeout": {[]*braidv1.ProduceRequest{{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{DeliveryTimeoutMs: -1}}}}, connect.CodeInvalidArgument},
 		"bad acks":    {[]*braidv1.ProduceRequest{{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{Acks: 9}}}}, connect.CodeInvalidArgument},
 		"too large":   {[]*braidv1.ProduceRequest{open, {Frame: &braidv1.ProduceRequest_Batch{Batch: &braidv1.ProduceFrame{BatchSeq: 1, KafkaBatch: make([]byte, 9<<20)}}}}, connect.CodeResourceExhausted},
@@ -378,7 +380,7 @@ func TestProduceBeyondCreditIsSlowedDown(t *testing.T) {
 	w.topic("orders", 1, nil)
 	c := w.produce(t, &braidv1.ProduceOpen{})
 	for i := range 100 {
-		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("k", fmt.Sprint(i))}})
+		c.frame(&braidv1.ProduceFrame{Topic: "orders", Records: []*braidv1.Record{record("k", strconv.Itoa(i))}})
 	}
 	c.finish()
 	require.Len(t, c.acks, 100)

@@ -1,9 +1,10 @@
 package gateway
 
 import (
-	"fmt"
 	"math/rand"
+	"slices"
 	"sort"
+	"strconv"
 	"testing"
 	"time"
 
@@ -51,9 +52,10 @@ type driver struct {
 
 const testProducer = int64(1 << 48)
 
-func newDriver(t testing.TB, idempotent bool) *driver {
-	cfg := testConfig(t)
-	d := &driver{t: t, cfg: cfg, m: testMap(map[string]int{"t": 4}), acks: make(map[uint64]*braidv1.ProduceAck)}
+func newDriver(tb testing.TB, idempotent bool) *driver {
+	tb.Helper()
+	cfg := testConfig(tb)
+	d := &driver{t: tb, cfg: cfg, m: testMap(map[string]int{"t": 4}), acks: make(map[uint64]*braidv1.ProduceAck)}
 	d.split = splitter{cfg: cfg, atomic: idempotent, salt: testProducer}
 	d.s = newProduceSession(cfg, idempotent, false, producerID{testProducer, 0})
 	return d
@@ -89,8 +91,10 @@ func (d *driver) frame(in *braidv1.ProduceFrame) error {
 func (d *driver) send(partition int32, value string, failureSeen uint64) uint64 {
 	d.t.Helper()
 	seq := d.s.next
-	require.NoError(d.t, d.frame(&braidv1.ProduceFrame{BatchSeq: seq, Topic: "t", Partition: &partition, FailureSeen: failureSeen,
-		Records: []*braidv1.Record{{Value: []byte(value)}}}))
+	require.NoError(d.t, d.frame(&braidv1.ProduceFrame{
+		BatchSeq: seq, Topic: "t", Partition: &partition, FailureSeen: failureSeen,
+		Records: []*braidv1.Record{{Value: []byte(value)}},
+	}))
 	return seq
 }
 
@@ -339,10 +343,8 @@ type logModel struct {
 }
 
 func (l *logModel) append(p recordbatch.Producer, value int) error {
-	for _, c := range l.cache {
-		if c == p {
-			return nil // a repeat
-		}
+	if slices.Contains(l.cache, p) {
+		return nil // a repeat
 	}
 	switch {
 	case l.known && p.Epoch < l.epoch:
@@ -425,17 +427,17 @@ func (s *simulation) clientSends(i int) {
 	}
 	s.values[s.s.next] = [2]int{i, v}
 	s.unacked[i]++
-	s.send(int32(i), fmt.Sprint(v), s.seen)
+	s.send(int32(i), strconv.Itoa(v), s.seen)
 }
 
 func (s *simulation) deliver(i int, p *part) {
-	switch n := s.rng.Intn(20); {
-	case n == 0: // refused for what it holds
+	switch n := s.rng.Intn(20); n {
+	case 0: // refused for what it holds
 		s.s.complete(p, fails(federation.InvalidRecord))
-	case n == 1: // stored, but the answer is lost
+	case 1: // stored, but the answer is lost
 		_ = s.logs[i].append(p.producer, s.value(p))
 		s.s.complete(p, fails(federation.Timeout))
-	case n == 2: // lost, or late
+	case 2: // lost, or late
 		if s.rng.Intn(2) == 0 {
 			s.late[i] = append(s.late[i], late{p.producer, s.value(p)})
 		}
@@ -498,7 +500,7 @@ func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
 				require.True(t, s.open[i][v], "seed %d: %d is stored, but the client was told that it is not", seed, v)
 			}
 		}
-		require.EqualValues(t, s.s.next-1, s.stable)
+		require.Equal(t, s.s.next-1, s.stable)
 	}
 	require.Greater(t, failures, 250)
 }

@@ -178,8 +178,10 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 func progress(positions []*readPosition, now time.Time, nonce int64) *braidv1.Progress {
 	out := &braidv1.Progress{NowMs: now.UnixMilli(), Nonce: nonce}
 	for _, p := range positions {
-		out.Positions = append(out.Positions, &braidv1.RecordBatch{Topic: string(p.Topic), Partition: int32(p.Partition),
-			FirstOffset: p.next, NextOffset: p.next, HighWatermark: p.high, AssignmentEpoch: p.epoch})
+		out.Positions = append(out.Positions, &braidv1.RecordBatch{
+			Topic: string(p.Topic), Partition: int32(p.Partition),
+			FirstOffset: p.next, NextOffset: p.next, HighWatermark: p.high, AssignmentEpoch: p.epoch,
+		})
 	}
 	return out
 }
@@ -200,7 +202,7 @@ func (st *readStream) drain(cause string) error {
 func (st *readStream) closed() *braidv1.ConsumeClosed {
 	out := &braidv1.ConsumeClosed{ReachedStop: st.rule.bounded && st.finished()}
 	for _, p := range st.positions {
-		out.ReachedStop = out.ReachedStop && !(p.done && p.failed)
+		out.ReachedStop = out.ReachedStop && (!p.done || !p.failed)
 		out.Positions = append(out.Positions, p.offset())
 	}
 	return out

@@ -158,6 +158,7 @@ func TestReadDelivery(t *testing.T) {
 	w.topic("orders", 1, nil)
 	w.fill(t, "orders", 1, 100)
 	read := func(t *testing.T, d *braidv1.Delivery) []*braidv1.RecordBatch {
+		t.Helper()
 		batches, _ := readAll(t, w.consumer(t), &braidv1.ReadRequest{Sources: from("orders", earliest), Stop: toTheEnd, Delivery: d})
 		return batches
 	}
@@ -245,7 +246,8 @@ func TestReadTellsOfAnOffsetOutOfRange(t *testing.T) {
 	ctx, cancel := context.WithCancel(ctxFor(t))
 	defer cancel()
 	stream, err := w.consumer(t).Read(ctx, &braidv1.ReadRequest{Sources: []*braidv1.ReadSource{
-		{Topic: "orders", Partitions: []int32{0}, Start: earliest}, {Topic: "orders", Partitions: []int32{1}, Start: &braidv1.Position{At: &braidv1.Position_Offset{Offset: 5000}}}}})
+		{Topic: "orders", Partitions: []int32{0}, Start: earliest}, {Topic: "orders", Partitions: []int32{1}, Start: &braidv1.Position{At: &braidv1.Position_Offset{Offset: 5000}}},
+	}})
 	require.NoError(t, err)
 	for failures, records := 0, 0; failures == 0 || records < 10; {
 		require.True(t, stream.Receive(), "%v", stream.Err())
@@ -272,8 +274,10 @@ func TestReadRefusesBadRequests(t *testing.T) {
 		"twice":         {&braidv1.ReadRequest{Sources: append(from("orders", nil), from("orders", nil)...)}, connect.CodeInvalidArgument},
 		"committed":     {&braidv1.ReadRequest{Sources: from("orders", &braidv1.Position{At: &braidv1.Position_Committed{Committed: true}})}, connect.CodeInvalidArgument},
 		"negative":      {&braidv1.ReadRequest{Sources: from("orders", &braidv1.Position{At: &braidv1.Position_Offset{Offset: -1}})}, connect.CodeInvalidArgument},
-		"filter raw": {&braidv1.ReadRequest{Sources: from("orders", nil), Delivery: &braidv1.Delivery{Format: braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2, TextView: true}},
-			connect.CodeInvalidArgument},
+		"filter raw": {
+			&braidv1.ReadRequest{Sources: from("orders", nil), Delivery: &braidv1.Delivery{Format: braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2, TextView: true}},
+			connect.CodeInvalidArgument,
+		},
 		"frame size": {&braidv1.ReadRequest{Sources: from("orders", nil), Delivery: &braidv1.Delivery{MaxFrameBytes: 1 << 30}}, connect.CodeInvalidArgument},
 		"stop":       {&braidv1.ReadRequest{Sources: from("orders", nil), Stop: &braidv1.StopAt{At: &braidv1.StopAt_Offset{Offset: -9}}}, connect.CodeInvalidArgument},
 	} {
@@ -304,8 +308,10 @@ func TestReadLeavesOutAbortedTransactions(t *testing.T) {
 	require.EqualValues(t, 6, batches[len(batches)-1].GetNextOffset())
 	batches, _ = readAll(t, w.consumer(t), &braidv1.ReadRequest{Sources: from("orders", earliest), Stop: toTheEnd, Delivery: &braidv1.Delivery{ReadUncommitted: true}})
 	require.Len(t, listed(batches)[0], 3)
-	batches, _ = readAll(t, w.consumer(t), &braidv1.ReadRequest{Sources: from("orders", earliest), Stop: toTheEnd,
-		Delivery: &braidv1.Delivery{Format: braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2}})
+	batches, _ = readAll(t, w.consumer(t), &braidv1.ReadRequest{
+		Sources: from("orders", earliest), Stop: toTheEnd,
+		Delivery: &braidv1.Delivery{Format: braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2},
+	})
 	var raw int
 	for _, b := range batches {
 		for rest := b.GetKafkaBatches(); len(rest) > 0; raw++ {
@@ -375,7 +381,9 @@ func TestListOffsetsAndTopicInfo(t *testing.T) {
 		at   *braidv1.Position
 		want int64
 	}{
-		{nil, 10}, {latest, 10}, {earliest, 0},
+		{nil, 10},
+		{latest, 10},
+		{earliest, 0},
 		{&braidv1.Position{At: &braidv1.Position_TimestampMs{TimestampMs: 1004}}, 4},
 		{&braidv1.Position{At: &braidv1.Position_TimestampMs{TimestampMs: 99999999}}, 10},
 		{&braidv1.Position{At: &braidv1.Position_LastN{LastN: 4}}, 6},

@@ -153,8 +153,8 @@ func (f *fetcher) prepare(positions []*readPosition, wait time.Duration, maxByte
 // change, but nothing else of the fetcher may be used.
 func (f *fetcher) perform(ctx context.Context, limit router.FetchLimit) (*router.Fetched, error) {
 	fetched, err := f.session.Fetch(ctx, f.from, limit)
-	if n := 0; err == nil && f.delivery.linger > 0 {
-		if n = bytesOf(fetched); n > 0 && n < f.delivery.frameBytes {
+	if err == nil && f.delivery.linger > 0 {
+		if n := bytesOf(fetched); n > 0 && n < f.delivery.frameBytes {
 			// Something is there, but less than a frame: more may come in a moment.
 			fetched.Release()
 			limit.MinBytes, limit.MaxWait = int32(f.delivery.frameBytes), f.delivery.linger

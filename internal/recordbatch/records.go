@@ -257,6 +257,7 @@ func (r *Reader) readRecord(in []byte, rec *Record) (rest []byte, err error) {
 		if key == nil {
 			return nil, malformed("a header without a key")
 		}
+		//nolint:gosec // a view like Key and Value; the bytes are not written to while it is valid
 		rec.Headers = append(rec.Headers, RecordHeader{Key: unsafe.String(unsafe.SliceData(key), len(key)), Value: c.nullable()})
 	}
 	if c.bad || len(c.in) > 0 || offsetDelta < 0 || offsetDelta > int64(r.header.LastOffsetDelta) {
