@@ -203,7 +203,7 @@ type ProduceOpen struct {
 	// Empty = the default logical cluster.
 	LogicalCluster string `protobuf:"bytes,1,opt,name=logical_cluster,json=logicalCluster,proto3" json:"logical_cluster,omitempty"`
 	Acks           Acks   `protobuf:"varint,2,opt,name=acks,proto3,enum=braid.v1.Acks" json:"acks,omitempty"`
-	// Unset = allocate one.
+	// Unset = allocate one. Set = take over from it, under a new identity.
 	Producer      *ProducerIdentity `protobuf:"bytes,3,opt,name=producer,proto3" json:"producer,omitempty"`
 	NonIdempotent bool              `protobuf:"varint,4,opt,name=non_idempotent,json=nonIdempotent,proto3" json:"non_idempotent,omitempty"`
 	// For each batch; 0 = 120000.
@@ -364,7 +364,7 @@ func (x *ProduceOpened) GetHeartbeatIntervalMs() int64 {
 // The unit of pipelining; atomic for each partition, records keep their order within a partition.
 type ProduceFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1, 2, 3 ... on a stream; a gap closes the stream.
+	// 1, 2, 3 ... on a stream; a gap closes the stream; 0 = the next one.
 	BatchSeq uint64 `protobuf:"varint,1,opt,name=batch_seq,json=batchSeq,proto3" json:"batch_seq,omitempty"`
 	Topic    string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	// Unset = by murmur2(key); records with a null key share one partition, chosen by (producer_id, batch_seq).
@@ -374,7 +374,8 @@ type ProduceFrame struct {
 	KafkaBatch []byte `protobuf:"bytes,5,opt,name=kafka_batch,json=kafkaBatch,proto3" json:"kafka_batch,omitempty"`
 	// The count that the client knows: keys are split by it; 0 = current.
 	PartitionCount int32 `protobuf:"varint,6,opt,name=partition_count,json=partitionCount,proto3" json:"partition_count,omitempty"`
-	// The highest failed batch_seq that the client has handled.
+	// The highest failed batch_seq that the client has handled. Failed batches are acknowledged
+	// in the order of their numbers, so this says that all failures up to it were seen.
 	FailureSeen   uint64 `protobuf:"varint,7,opt,name=failure_seen,json=failureSeen,proto3" json:"failure_seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -709,7 +710,7 @@ func (x *RecordFailure) GetFailure() *Failure {
 
 type ProduceAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// May arrive out of order across partitions.
+	// May arrive out of order across partitions, but for failed batches.
 	BatchSeq uint64             `protobuf:"varint,1,opt,name=batch_seq,json=batchSeq,proto3" json:"batch_seq,omitempty"`
 	Results  []*PartitionResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
 	// Why a partition's part failed; on a non-idempotent stream the others were written.

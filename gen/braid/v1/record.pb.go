@@ -707,7 +707,8 @@ func (x *Failure) GetRetriable() bool {
 type Draining struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	GraceMs int64                  `protobuf:"varint,1,opt,name=grace_ms,json=graceMs,proto3" json:"grace_ms,omitempty"`
-	// shutdown | max_age | rebalance | moved
+	// shutdown | max_age | rebalance | moved | stop (the stop of the request was reached:
+	// commit and close)
 	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
 	// Where to go; empty = ask the name service.
 	Endpoints     []string `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`

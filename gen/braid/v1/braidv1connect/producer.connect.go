@@ -49,7 +49,8 @@ type ProducerServiceClient interface {
 	Produce(context.Context) (*connect.BidiStreamForClientSimple[v1.ProduceRequest, v1.ProduceResponse], error)
 	// One batch per call: curl, browsers, serverless. Idempotent if producer, batch_seq and sequences are set.
 	ProduceBatch(context.Context, *v1.ProduceBatchRequest) (*v1.ProduceBatchResponse, error)
-	// Allocates or takes over a producer identity (bumps the epoch if it exists).
+	// Allocates a producer identity. One that replaces another gets a new id, and ends the
+	// other's stream if it is at the same gateway.
 	InitProducer(context.Context, *v1.InitProducerRequest) (*v1.InitProducerResponse, error)
 }
 
@@ -121,7 +122,8 @@ type ProducerServiceHandler interface {
 	Produce(context.Context, *connect.BidiStream[v1.ProduceRequest, v1.ProduceResponse]) error
 	// One batch per call: curl, browsers, serverless. Idempotent if producer, batch_seq and sequences are set.
 	ProduceBatch(context.Context, *v1.ProduceBatchRequest) (*v1.ProduceBatchResponse, error)
-	// Allocates or takes over a producer identity (bumps the epoch if it exists).
+	// Allocates a producer identity. One that replaces another gets a new id, and ends the
+	// other's stream if it is at the same gateway.
 	InitProducer(context.Context, *v1.InitProducerRequest) (*v1.InitProducerResponse, error)
 }
 
