@@ -189,8 +189,9 @@ func (m *carried) pass(ctx context.Context, at Membership, ev AssignmentEvent) e
 	}
 	news := len(out.Lost)+len(out.Revoking)+len(out.Assigned) > 0 || !m.started || ev.MemberEpoch != m.req.MemberEpoch
 	m.started, m.req.MemberEpoch = true, ev.MemberEpoch
+	left := m.left
 	m.mu.Unlock()
-	if news {
+	if news && !left {
 		select {
 		case m.events <- out:
 		case <-ctx.Done():
@@ -297,7 +298,11 @@ func (m *carried) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	m.left = true
 	m.mu.Unlock()
-	return m.do(ctx, func(at Membership) error { return at.Leave(ctx) })
+	err := m.do(ctx, func(at Membership) error { return at.Leave(ctx) })
+	if federation.KindOf(err) == federation.UnknownMember {
+		return nil // it was out already, perhaps by an answer that got lost
+	}
+	return err
 }
 
 var (

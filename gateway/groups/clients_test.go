@@ -204,11 +204,12 @@ type reader struct {
 	owned  []federation.TopicPartition
 	ended  chan struct{}
 	stop   context.CancelFunc
+	quit   chan chan error
 	start  map[federation.TopicPartition]federation.LogicalOffset
 }
 
 func (w *world) reader(name string, c Coordinator, change ...func(*reader, *SubscribeRequest)) *reader {
-	r := &reader{w: w, name: name, ended: make(chan struct{}), start: map[federation.TopicPartition]federation.LogicalOffset{}}
+	r := &reader{w: w, name: name, ended: make(chan struct{}), quit: make(chan chan error), start: map[federation.TopicPartition]federation.LogicalOffset{}}
 	req := SubscribeRequest{Group: "g", ClientID: name, Topics: []federation.TopicName{"t"}, SessionTimeout: testSession, RebalanceTimeout: testRebalance}
 	for _, f := range change {
 		f(r, &req)
@@ -232,15 +233,25 @@ func (r *reader) run(ctx context.Context) {
 	defer func() { r.w.claims.drop(r.name, r.owned) }()
 	alive := time.NewTicker(testHeartbeat)
 	defer alive.Stop()
+	stopped := false
 	for {
 		select {
 		case ev, ok := <-r.m.Events():
 			if !ok {
 				return
 			}
-			r.take(ctx, ev)
+			if ctx.Err() == nil && !stopped {
+				r.take(ctx, ev)
+			}
 		case <-alive.C:
 			r.m.Alive()
+		case answer := <-r.quit:
+			stopped = true
+			r.drop(slices.Clone(r.owned))
+			err := r.m.Leave(ctx)
+			if answer <- err; err != nil {
+				return // the session ends it
+			}
 		}
 	}
 }
@@ -264,13 +275,22 @@ func (r *reader) take(ctx context.Context, ev AssignmentEvent) {
 	}
 }
 
+// drop stops reading; a Lost can cross a Revoked.
 func (r *reader) drop(tps []federation.TopicPartition) {
+	tps = slices.DeleteFunc(slices.Clone(tps), func(tp federation.TopicPartition) bool { return !slices.Contains(r.owned, tp) })
 	r.w.claims.drop(r.name, tps)
 	r.owned = slices.DeleteFunc(r.owned, func(tp federation.TopicPartition) bool { return slices.Contains(tps, tp) })
 }
 
+// leave stops reading, then says good-bye.
 func (r *reader) leave() error {
-	err := r.m.Leave(context.WithoutCancel(r.w.t.Context()))
+	answer := make(chan error, 1)
+	select {
+	case r.quit <- answer:
+	case <-r.ended:
+		return r.m.Err()
+	}
 	<-r.ended
-	return err
+	r.stop()
+	return <-answer
 }

@@ -233,6 +233,9 @@ type Membership interface {
 	Commit(ctx context.Context, offsets []CommitOffset) ([]error, error)
 	// Revoked says that the member is done with partitions of AssignmentEvent.Revoking.
 	Revoked(ctx context.Context, tps []federation.TopicPartition) error
+	// Leave ends the membership: its partitions go to others at once, so the reader must
+	// have stopped. If it fails, the caller ends the context of Subscribe, and the member
+	// stays for its session timeout.
 	Leave(ctx context.Context) error
 }
 
@@ -241,6 +244,6 @@ type AssignmentEvent struct {
 	MemberEpoch int64
 	Assigned    []CommittedOffset           // new partitions, with their committed offsets (-1 = none)
 	Revoking    []federation.TopicPartition // stop, commit, answer with Revoked
-	Lost        []federation.TopicPartition // stop: they are elsewhere
+	Lost        []federation.TopicPartition // stop: they are elsewhere; can name one that was just given up
 	Deadline    time.Duration               // for Revoking
 }

@@ -183,14 +183,20 @@ func (g *group) onTick(heard func(handle any) time.Time) {
 		g.membersLeft()
 	}
 	g.expireRevoking()
-	if due(g.joinDeadline) && g.state == statePreparing {
-		g.onJoinDeadline()
+	if due(g.joinDeadline) {
+		g.joinDeadline = time.Time{}
+		if g.state == statePreparing {
+			g.onJoinDeadline()
+		}
 	}
 	if due(g.syncDeadline) {
 		g.expirePendingSync()
 	}
-	if due(g.holdDeadline) && g.state == stateCompleting {
-		g.settle()
+	if due(g.holdDeadline) {
+		g.holdDeadline = time.Time{}
+		if g.state == stateCompleting {
+			g.settle()
+		}
 	}
 	if due(g.followDeadline) {
 		g.onFollowDeadline()

@@ -155,6 +155,7 @@ type remoteMember struct {
 	err     error
 	next    int64
 	pending map[int64]chan relayResult
+	left    bool // the coordinator said good-bye
 }
 
 func (m *remoteMember) send(ctx context.Context) {
@@ -196,6 +197,9 @@ func (m *remoteMember) pump(ctx context.Context) error {
 		}
 		switch {
 		case res.Closed != nil:
+			m.mu.Lock()
+			m.left = res.Closed.Error == nil
+			m.mu.Unlock()
 			return res.Closed.Error.err()
 		case res.Event != nil:
 			select {
@@ -262,10 +266,16 @@ func (m *remoteMember) ask(ctx context.Context, r relayRequest) (relayResult, er
 }
 
 func (m *remoteMember) gone() error {
-	if err := m.Err(); err != nil {
-		return err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.err != nil:
+		return m.err
+	case m.left:
+		return errUnknownMember(m.group, m.id)
+	default: // its context ended: it may go on at another coordinator
+		return errPeer(m.group, nil)
 	}
-	return errUnknownMember(m.group, m.id)
 }
 
 func (m *remoteMember) Commit(ctx context.Context, offsets []CommitOffset) ([]error, error) {
@@ -283,10 +293,14 @@ func (m *remoteMember) Revoked(ctx context.Context, tps []federation.TopicPartit
 
 func (m *remoteMember) Leave(ctx context.Context) error {
 	_, err := m.ask(ctx, relayRequest{Leave: true})
-	select {
-	case <-m.over: // the end of the membership can overtake the answer
-		return m.Err()
-	default:
-		return err
+	if err != nil && m.saidGoodbye() { // the end of the membership can overtake the answer
+		return nil
 	}
+	return err
+}
+
+func (m *remoteMember) saidGoodbye() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.left
 }

@@ -288,11 +288,12 @@ func (g *group) reassign(force bool) {
 		g.prepare()
 		return
 	}
-	if g.state == stateCompleting && !g.hasClassic() {
-		g.transition(stateStable)
-	}
 	if !g.hasClassic() {
+		if g.state == stateCompleting {
+			g.transition(stateStable)
+		}
 		g.protocol, g.leader = "", ""
+		g.syncDeadline, g.holdDeadline, g.followDeadline = time.Time{}, time.Time{}, time.Time{}
 	}
 	g.settle()
 }

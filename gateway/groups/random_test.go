@@ -1,0 +1,130 @@
+package groups
+
+import (
+	"fmt"
+	"math/rand"
+	"os"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// TestRandomLives lets members of all kinds come, go and crash while gateways take
+// over from each other and lose Redis for a moment. No partition is ever read by two
+// members, and in the end all are shared. BRAID_TEST_SEED runs one seed alone.
+func TestRandomLives(t *testing.T) {
+	first, last := int64(1), int64(24)
+	if text := os.Getenv("BRAID_TEST_SEED"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		require.NoError(t, err)
+		first, last = n, n
+	}
+	for seed := first; seed <= last; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mini := miniredis.NewMiniRedis()
+				t.Cleanup(mini.Close)
+				w := newWorld(t, mini, "redis://127.0.0.1:6379/0")
+				l := &lives{w: w, rng: rand.New(rand.NewSource(seed)), mode: func(*consumer) {}}
+				if seed%2 == 0 {
+					l.mode = cooperatively
+				}
+				for _, id := range []federation.GatewayID{"a", "b", "c"} {
+					w.gateway(id)
+				}
+				w.serve("a", "b", "c")
+				for range 60 {
+					l.act()
+					w.wait(time.Duration(l.rng.Intn(400)) * time.Millisecond)
+				}
+				l.settle()
+			})
+		})
+	}
+}
+
+type lives struct {
+	w         *world
+	rng       *rand.Rand
+	mode      func(*consumer)
+	consumers []*consumer
+	readers   []*reader
+	n         int
+}
+
+func (l *lives) some() federation.GatewayID {
+	return []federation.GatewayID{"a", "b", "c"}[l.rng.Intn(3)]
+}
+
+func take[T any](l *lives, from *[]T) T {
+	i := l.rng.Intn(len(*from))
+	v := (*from)[i]
+	*from = append((*from)[:i:i], (*from)[i+1:]...)
+	return v
+}
+
+func (l *lives) act() {
+	l.n++
+	switch k := l.rng.Intn(16); {
+	case k < 3 && len(l.consumers) < 4:
+		l.consumers = append(l.consumers, l.w.consumer(fmt.Sprintf("consumer%d", l.n), l.mode))
+	case k < 6 && len(l.readers) < 4:
+		l.readers = append(l.readers, l.w.reader(fmt.Sprintf("reader%d", l.n), l.w.cluster(l.w.gateways[l.some()]), func(r *reader, _ *SubscribeRequest) {
+			r.slow = time.Duration(l.rng.Intn(300)) * time.Millisecond
+		}))
+	case k == 6 && len(l.consumers) > 0:
+		take(l, &l.consumers).leave()
+	case k == 7 && len(l.consumers) > 0:
+		take(l, &l.consumers).crash()
+	case k == 8 && len(l.readers) > 0:
+		_ = take(l, &l.readers).leave()
+	case k == 9 && len(l.readers) > 0:
+		r := take(l, &l.readers)
+		r.stop()
+		<-r.ended
+	case k < 13:
+		switch l.rng.Intn(3) {
+		case 0:
+			l.w.serve("a", "b", "c")
+		case 1:
+			l.w.serve(l.some())
+		default:
+			l.w.serve("b", "c")
+		}
+	case k == 13:
+		gw := l.w.gateways[l.some()]
+		gw.loseRedis(true)
+		l.w.wait(time.Duration(l.rng.Intn(300)) * time.Millisecond)
+		gw.loseRedis(false)
+	case k == 14:
+		l.w.topics(fmt.Sprintf("t=%d", 3+l.rng.Intn(7)), "other=2")
+	}
+}
+
+// settle waits until the members that are left share all partitions evenly.
+func (l *lives) settle() {
+	total := len(l.w.maps.Current().Topic("t").Partitions)
+	members := len(l.consumers) + len(l.readers)
+	if members == 0 {
+		total = 0
+	}
+	l.w.eventually(fmt.Sprintf("%d partitions are shared by %d members", total, members), func() bool {
+		sum, least, most, n := 0, total, 0, 0
+		for _, have := range l.w.claims.of() {
+			sum, least, most, n = sum+have, min(least, have), max(most, have), n+1
+		}
+		if n < members {
+			least = 0
+		}
+		return sum == total && (sum == 0 || most-least <= 1)
+	})
+	for _, r := range l.readers {
+		require.NoError(l.w.t, r.m.Err(), r.name)
+	}
+}
