@@ -337,7 +337,7 @@ func (m *member) receive() (done bool, err error) {
 			drained, m.endpoints = true, f.Draining.GetEndpoints()
 			err = m.leave()
 		case *braidv1.ConsumeResponse_Closed:
-			return m.leaving.Load() || !drained, nil
+			return f.Closed.GetReachedStop() || m.leaving.Load() || !drained, nil
 		}
 		if err != nil {
 			return false, err

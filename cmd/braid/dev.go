@@ -44,10 +44,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.redis(cmd)
 	d.kafka(cmd)
 	d.bootstrap(cmd)
-	d.gateway(cmd)
-	_ = cmd.Flags().Set("auto-create-topics", "true")
-	f := cmd.Flags().Lookup("auto-create-topics")
-	f.DefValue, f.Changed = "true", false
+	d.gateway(cmd, true)
 	d.controller(cmd)
 	cmd.Flags().StringArrayVar(&d.clusters, "cluster", nil, "a real Kafka cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
 	cmd.Flags().IntVar(&d.gateways, "gateways", 1, "how many gateways to run; further ones take the next free ports")

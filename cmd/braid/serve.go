@@ -33,7 +33,7 @@ func gatewayCommand() *cobra.Command {
 	s := &serving{config: process.Config{Role: process.Gateway}}
 	cmd := &cobra.Command{
 		Use: "gateway", GroupID: groupRoles,
-		Short:   "Run a gateway: Connect API and Kafka facade; or list the gateways",
+		Short:   "Run a gateway: Connect API and Kafka facade; or list and drain gateways",
 		Example: "  braid gateway --redis redis://redis:6379/0 --controller http://controller:8080 --listen 0.0.0.0:8080 --kafka-listen 0.0.0.0:9092",
 		Args:    noArgs,
 		RunE:    s.run,
@@ -42,8 +42,8 @@ func gatewayCommand() *cobra.Command {
 	s.redis(cmd)
 	s.controllers(cmd)
 	s.kafka(cmd)
-	s.gateway(cmd)
-	cmd.AddCommand(gatewayListCommand())
+	s.gateway(cmd, false)
+	cmd.AddCommand(gatewayListCommand(), gatewayDrainCommand())
 	return cmd
 }
 
@@ -114,19 +114,14 @@ func (s *serving) kafka(cmd *cobra.Command) {
 	f.StringVar(&c.KafkaAdvertise, "kafka-advertise", "", "HOST:PORT that Kafka clients are given for it; as it listens by default")
 }
 
-func (s *serving) gateway(cmd *cobra.Command) {
+func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
 	f, c := cmd.Flags(), &s.config
 	f.StringVar(&s.gatewayRole, "role", "both", "whom it serves: produce, consume or both")
 	f.StringVar(&c.Zone, "zone", "", "where it stands; clients of the zone are sent to it first")
-	s.topics(cmd, false)
-	f.StringSliceVar(&c.CORSOrigins, "cors-origin", nil, "origins that browsers may call the Connect API from; * is any")
-	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"produce", "consume", "both"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-func (s *serving) topics(cmd *cobra.Command, autoCreate bool) {
-	f, c := cmd.Flags(), &s.config
 	f.BoolVar(&c.AutoCreateTopics, "auto-create-topics", autoCreate, "create a topic when a Kafka client asks for one that does not exist and allows it")
 	f.Int32Var(&c.DefaultPartitions, "default-partitions", 4, "partitions of a topic that is created without a count")
+	f.StringSliceVar(&c.CORSOrigins, "cors-origin", nil, "origins that browsers may call the Connect API from; * is any")
+	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"produce", "consume", "both"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (s *serving) controller(cmd *cobra.Command) {

@@ -320,7 +320,7 @@ func (f *Federation) nodes() []*Node {
 	return slices.Concat(f.controllers, f.gateways, f.nameservers)
 }
 
-// Failed brings the error of a process that ended by itself.
+// Failed brings the error of a process that failed by itself.
 func (f *Federation) Failed() <-chan error { return f.failed }
 
 // Kafka returns an embedded cluster; nil if there is none of that name.

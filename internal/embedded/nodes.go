@@ -131,7 +131,7 @@ func (f *Federation) config(role process.Role, index int) process.Config {
 	return c
 }
 
-// launchLocked runs a process; one that ends by itself is told to Failed.
+// launchLocked runs a process; one that fails by itself is told to Failed.
 func (f *Federation) launchLocked(c process.Config, index int) (*Node, error) {
 	if f.opts.Configure != nil {
 		f.opts.Configure(&c, index)
@@ -146,7 +146,8 @@ func (f *Federation) launchLocked(c process.Config, index int) (*Node, error) {
 	go func() {
 		defer close(n.done)
 		n.err = p.Run(ctx)
-		if ctx.Err() == nil && !errors.Is(n.err, lifecycle.ErrAborted) {
+		// Without an error it was asked to drain, and has.
+		if n.err != nil && ctx.Err() == nil && !errors.Is(n.err, lifecycle.ErrAborted) {
 			select {
 			case f.failed <- fmt.Errorf("%s: %w", p.ID(), n.err):
 			default: // an earlier failure is being told
