@@ -245,7 +245,7 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(g.watch.Current().Version) }},
 		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
 		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},
-		gauge{"braid.lease.valid", "1", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
+		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
 	)
 	stop, err := w.telemetry.observe(w.id, gauges)
