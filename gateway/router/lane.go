@@ -577,9 +577,13 @@ func (l *lane) stop() {
 		l.runEvents()
 	}
 	for _, p := range l.parts {
-		p.queue = append(p.failed, p.queue...)
-		p.failed = nil
-		l.failAll(p, errStopping())
+		for _, op := range append(p.failed, p.queue...) {
+			err := errStopping()
+			if op.unknown {
+				err = op.timedOut()
+			}
+			op.resolve(failedAppend(err))
+		}
 	}
 	for {
 		select {
