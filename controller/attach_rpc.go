@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -33,13 +34,14 @@ type attachStream = connect.BidiStream[controlv1.AttachRequest, controlv1.Attach
 func (s *controlService) Attach(ctx context.Context, stream *attachStream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := s.c.attach(ctx, stream, receive(ctx, stream)); err != nil {
+	in, seen := receive(ctx, stream)
+	if err := s.c.attach(ctx, stream, in, seen); err != nil {
 		return rpcerror.Error(err)
 	}
 	return nil
 }
 
-func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan received) error {
+func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan received, seen *lastSeen) error {
 	reg, err := c.awaitRegister(ctx, in)
 	if err != nil {
 		return err
@@ -60,6 +62,7 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 	t.health.clear("ahead/" + reg.GetGatewayId())
 	a := &attachment{
 		term:   t,
+		seen:   seen,
 		stream: stream,
 		have:   t.known(federation.MapVersion(reg.GetMapVersion())),
 		binary: !strings.Contains(stream.RequestHeader().Get("Content-Type"), "json"),
@@ -88,12 +91,22 @@ type received struct {
 	err   error
 }
 
+// lastSeen is when the last frame of a stream came, whoever is busy with what.
+type lastSeen = atomic.Pointer[time.Time]
+
+// framesMax bounds the frames of one stream that wait while a snapshot is sent.
+const framesMax = 64
+
 // receive reads frames until the stream or ctx ends.
-func receive(ctx context.Context, stream *attachStream) <-chan received {
-	in := make(chan received)
+func receive(ctx context.Context, stream *attachStream) (<-chan received, *lastSeen) {
+	in, seen := make(chan received, framesMax), &lastSeen{}
+	begin := time.Now()
+	seen.Store(&begin)
 	go func() {
 		for {
 			frame, err := stream.Receive()
+			now := time.Now()
+			seen.Store(&now)
 			select {
 			case in <- received{frame, err}:
 			case <-ctx.Done():
@@ -104,7 +117,7 @@ func receive(ctx context.Context, stream *attachStream) <-chan received {
 			}
 		}
 	}()
-	return in
+	return in, seen
 }
 
 func (c *Controller) awaitRegister(ctx context.Context, in <-chan received) (*controlv1.Register, error) {
@@ -168,6 +181,7 @@ func (c *Controller) sendNotLeader(stream *attachStream) error {
 type attachment struct {
 	*term
 	stream  *attachStream
+	seen    *lastSeen
 	session *session // nil for a watcher
 	have    *federation.Map
 	binary  bool
@@ -191,6 +205,7 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 		ended:       make(chan struct{}),
 		drain:       make(chan *controlv1.Drain, 1),
 		version:     federation.MapVersion(reg.GetMapVersion()),
+		seen:        a.seen,
 	}
 	a.fleet.register(s)
 	a.session = s
@@ -244,7 +259,7 @@ func (a *attachment) serve(ctx context.Context, in <-chan received) error {
 	if a.session != nil {
 		ended, drain = a.session.ended, a.session.drain
 	}
-	silent := time.NewTimer(a.cfg.BeatTimeout)
+	silent := time.NewTicker(a.cfg.BeatTimeout)
 	defer silent.Stop()
 	for {
 		frames, p := a.catchUp(a.have, a.binary)
@@ -262,7 +277,6 @@ func (a *attachment) serve(ctx context.Context, in <-chan received) error {
 			if r.err != nil {
 				return r.err
 			}
-			silent.Reset(a.cfg.BeatTimeout)
 			if err := a.handle(ctx, r.frame); err != nil {
 				return err
 			}
@@ -274,6 +288,9 @@ func (a *attachment) serve(ctx context.Context, in <-chan received) error {
 		case <-ended:
 			return federation.Errorf(federation.Conflict, "gateway %q has registered again, or was silent for too long; this stream is over", a.session.id)
 		case <-silent.C:
+			if time.Since(*a.seen.Load()) < a.cfg.BeatTimeout {
+				continue
+			}
 			return federation.Errorf(federation.Timeout, "no frame came for %s; this stream is over", a.cfg.BeatTimeout)
 		case <-a.done:
 			return a.sendNotLeader(a.stream)
@@ -334,7 +351,6 @@ func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 		return nil
 	}
 	a.fleet.update(func() {
-		s.lastBeat = time.Now()
 		s.connections = b.GetConnections()
 		s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
 	})

@@ -26,10 +26,10 @@ type session struct {
 	id          federation.GatewayID
 	incarnation string
 	build       string
+	seen        *lastSeen
 	ended       chan struct{} // closed when it was replaced or given up
 	drain       chan *controlv1.Drain
 
-	lastBeat    time.Time
 	version     federation.MapVersion // applied
 	connections int32
 	drained     bool
@@ -75,7 +75,6 @@ func (f *fleet) register(s *session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.endLocked(f.sessions[s.id])
-	s.lastBeat = time.Now()
 	f.sessions[s.id] = s
 	delete(f.dropAt, s.id)
 }
@@ -162,7 +161,7 @@ func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace tim
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, s := range f.sessions {
-		if now.Sub(s.lastBeat) > beatTimeout {
+		if now.Sub(*s.seen.Load()) > beatTimeout {
 			f.endLocked(s)
 			delete(f.sessions, id)
 			f.dropAt[id] = now.Add(grace)

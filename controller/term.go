@@ -36,6 +36,9 @@ type term struct {
 	published atomic.Pointer[published]
 	edits     chan edit
 
+	snapshotMu sync.Mutex // guards the following, and makes concurrent callers wait for one snapshot
+	snapshot   *snapshot
+
 	fleet  *fleet
 	ops    *operations
 	health *health
@@ -44,11 +47,17 @@ type term struct {
 
 // published is one version of the map with what is sent to the gateways.
 type published struct {
-	m        *federation.Map
-	delta    *frame // from the version before; nil for the first of a term
-	snapshot func() []*controlv1.AttachResponse
-	recent   []*federation.Map // older versions, oldest first
-	next     chan struct{}     // closed when the next version is published
+	m      *federation.Map
+	delta  *frame            // from the version before; nil for the first of a term
+	recent []*federation.Map // older versions, oldest first
+	next   chan struct{}     // closed when the next version is published
+}
+
+// A snapshot is a whole map with its bytes, which are made once for many streams,
+// also for those that come some versions later: they get a delta behind it.
+type snapshot struct {
+	m      *federation.Map
+	frames []*controlv1.AttachResponse
 }
 
 // A frame is a message that many streams send: its bytes are made once.
@@ -310,13 +319,6 @@ func (t *term) restore(ctx context.Context, have, published *federation.Map) err
 // publish makes a version visible: to calls, and to all streams.
 func (t *term) publish(m *federation.Map, d *wire.Delta) {
 	p := &published{m: m, next: make(chan struct{})}
-	p.snapshot = sync.OnceValue(func() []*controlv1.AttachResponse {
-		var out []*controlv1.AttachResponse
-		for _, part := range wire.Snapshot(m) {
-			out = append(out, &controlv1.AttachResponse{ControllerEpoch: t.fencing, Frame: &controlv1.AttachResponse_Snapshot{Snapshot: part}})
-		}
-		return out
-	})
 	old := t.published.Load()
 	if old != nil {
 		p.recent = append(slices.Clone(old.recent), old.m)
@@ -339,33 +341,68 @@ func (t *term) publish(m *federation.Map, d *wire.Delta) {
 
 func (t *term) newFrame(d wire.Delta) *frame {
 	plain := &controlv1.AttachResponse{ControllerEpoch: t.fencing, Frame: &controlv1.AttachResponse_Delta{Delta: d.Proto()}}
-	packed := &controlv1.AttachResponse{}
-	if b, err := proto.Marshal(plain); err == nil {
-		packed.ProtoReflect().SetUnknown(b)
-	} else {
-		packed = plain
+	return &frame{from: d.From, packed: pack(plain), plain: plain}
+}
+
+// pack returns a message that is marshalled by a copy of bytes.
+func pack(plain *controlv1.AttachResponse) *controlv1.AttachResponse {
+	b, err := proto.Marshal(plain)
+	if err != nil {
+		return plain
 	}
-	return &frame{from: d.From, packed: packed, plain: plain}
+	packed := &controlv1.AttachResponse{}
+	packed.ProtoReflect().SetUnknown(b)
+	return packed
+}
+
+// recentSnapshot returns a snapshot that is at most a few versions old.
+func (t *term) recentSnapshot() *snapshot {
+	t.snapshotMu.Lock()
+	defer t.snapshotMu.Unlock()
+	if t.snapshot == nil || t.known(t.snapshot.m.Version) == nil {
+		m := t.current()
+		t.snapshot = &snapshot{m: m}
+		for _, f := range t.snapshotFrames(m) {
+			t.snapshot.frames = append(t.snapshot.frames, pack(f))
+		}
+	}
+	return t.snapshot
+}
+
+func (t *term) snapshotFrames(m *federation.Map) []*controlv1.AttachResponse {
+	var out []*controlv1.AttachResponse
+	for _, part := range wire.Snapshot(m) {
+		out = append(out, &controlv1.AttachResponse{ControllerEpoch: t.fencing, Frame: &controlv1.AttachResponse_Snapshot{Snapshot: part}})
+	}
+	return out
 }
 
 // catchUp returns what brings a stream from one version to the newest: nothing, a
-// delta, or a snapshot. A stream that is one version behind gets the shared frame.
+// delta, or a snapshot and a delta. A stream that is one version behind gets the
+// shared frame.
 func (t *term) catchUp(have *federation.Map, binary bool) ([]*controlv1.AttachResponse, *published) {
-	p := t.published.Load()
+	var out []*controlv1.AttachResponse
 	switch {
-	case have != nil && have.Version == p.m.Version:
-		return nil, p
-	case have == nil:
-		return p.snapshot(), p
+	case have != nil:
+	case binary:
+		s := t.recentSnapshot()
+		have, out = s.m, slices.Clone(s.frames)
+	default:
+		have = t.current()
+		out = t.snapshotFrames(have)
+	}
+	p := t.published.Load()
+	if have.Version == p.m.Version {
+		return out, p
 	}
 	f := p.delta
 	if f == nil || f.from != have.Version {
 		f = t.newFrame(wire.Diff(have, p.m))
 	}
 	if binary {
-		return []*controlv1.AttachResponse{f.packed}, p
+		return append(out, f.packed), p
 	}
-	return []*controlv1.AttachResponse{f.plain}, p
+	return append(out, f.plain), p
 }
 
 // known returns the recent map of a version; nil if it is too old or unknown.

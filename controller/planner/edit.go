@@ -128,11 +128,15 @@ type LeaderSeen struct {
 // if there is none. What is older, or about no head, is passed over.
 func RaiseEpochs(m *federation.Map, seen []LeaderSeen) (*federation.Map, int) {
 	newest := make(map[federation.PhysicalAddress]federation.PhysicalEpoch, len(seen))
+	topics := make(map[string]bool)
 	for _, s := range seen {
+		topics[s.Topic] = true
 		if e, ok := newest[s.PhysicalAddress]; !ok || s.Epoch > e {
 			newest[s.PhysicalAddress] = s.Epoch
 		}
 	}
+	// Neighbours lie in the same physical topic, so most look-ups are spared.
+	lastTopic, lastSeen := "", false
 	if len(newest) == 0 {
 		return m, 0
 	}
@@ -144,6 +148,12 @@ func RaiseEpochs(m *federation.Map, seen []LeaderSeen) (*federation.Map, int) {
 		for i, p := range t.Partitions {
 			h := p.Head()
 			if h == nil || h.State == federation.ExtentSuspended {
+				continue
+			}
+			if h.Topic != lastTopic {
+				lastTopic, lastSeen = h.Topic, topics[h.Topic]
+			}
+			if !lastSeen {
 				continue
 			}
 			epoch, ok := newest[h.PhysicalAddress]

@@ -30,10 +30,11 @@ type Config struct {
 	// BackoffMin and BackoffMax bound the pause between two attempts to attach, with
 	// jitter; 50 ms and 1 s by default.
 	BackoffMin, BackoffMax time.Duration
-	// AttachTimeout bounds the wait for a controller's first frame; 5 s by default.
+	// AttachTimeout bounds the wait for a controller's first frame, and the silence
+	// after it, whatever the beat: a large map takes its time. 5 s by default.
 	AttachTimeout time.Duration
 	// SilenceFactor is the number of beat intervals without any frame after which a
-	// stream counts as lost; 5 by default.
+	// stream counts as lost, if that is longer than AttachTimeout; 5 by default.
 	SilenceFactor int
 	// LeaseMargin is taken off each lease, for clocks that run apart; 1 s by default.
 	LeaseMargin time.Duration

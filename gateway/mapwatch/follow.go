@@ -125,7 +125,9 @@ type received struct {
 func (w *Watch) attach(ctx context.Context, url string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := controlv1connect.NewControlServiceClient(w.parts.HTTP, url).Attach(ctx)
+	// Uncompressed: the controller makes the bytes of a map once for all gateways.
+	client := controlv1connect.NewControlServiceClient(w.parts.HTTP, url, connect.WithAcceptCompression("gzip", nil, nil))
+	stream, err := client.Attach(ctx)
 	if err != nil {
 		return err
 	}
@@ -205,7 +207,7 @@ func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Tim
 			if err := l.handle(r.frame); err != nil {
 				return err
 			}
-			watchdog.Reset(time.Duration(l.cfg.SilenceFactor) * l.beat)
+			watchdog.Reset(max(l.cfg.AttachTimeout, time.Duration(l.cfg.SilenceFactor)*l.beat))
 			if l.unacked {
 				if err := l.ack(nil); err != nil {
 					return err

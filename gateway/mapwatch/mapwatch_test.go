@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"sync"
 	"testing"
 	"time"
 
@@ -55,11 +54,9 @@ func newScript(t *testing.T) *script {
 func (s *script) Attach(ctx context.Context, stream *connect.BidiStream[controlv1.AttachRequest, controlv1.AttachResponse]) error {
 	c := &scripted{in: make(chan *controlv1.AttachRequest, 1024), out: make(chan *controlv1.AttachResponse), end: make(chan struct{})}
 	s.streams <- c
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wg.Go(func() {
+	go func() { // ends with the stream, so with the return of the handler
 		for {
 			frame, err := stream.Receive()
 			if err != nil {
@@ -68,7 +65,7 @@ func (s *script) Attach(ctx context.Context, stream *connect.BidiStream[controlv
 			}
 			c.in <- frame
 		}
-	})
+	}()
 	for {
 		select {
 		case f := <-c.out:
