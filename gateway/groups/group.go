@@ -83,7 +83,7 @@ type group struct {
 	initialDelay     bool
 	newMemberAdded   bool
 	syncDeadline     time.Time // for unsync
-	holdDeadline     time.Time // SyncGroup answers wait for revocations until then
+	holdDeadline     time.Time // SyncGroup answers, or the next rebalance, wait for revocations until then
 	followDeadline   time.Time // cooperative members have to join again until then
 
 	subscribed map[federation.TopicName]bool // by classic members; nil = not known
@@ -92,6 +92,7 @@ type group struct {
 	now    time.Time // of the step
 	fx     effects   // of the step
 	wake   time.Time // nothing is due before; zero = nothing is due
+	dirty  bool      // some member is
 	stored header    // as last put into effects
 	gone   []string  // members removed in this step
 }
@@ -291,7 +292,7 @@ func (g *group) transition(s groupState) {
 }
 
 // touched notes that a member must be stored.
-func (g *group) touched(m *member) { m.dirty = true }
+func (g *group) touched(m *member) { m.dirty, g.dirty = true, true }
 
 // rest starts the session timeout of a member anew.
 func (g *group) rest(m *member) { g.restFor(m, m.session) }

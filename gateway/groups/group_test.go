@@ -22,7 +22,8 @@ import (
 //	join [id=] [instance=] [client=] [protocols=range,roundrobin] [topics=t,u] [owned=t-0,t-1]
 //	     [session=10s] [rebalance=30s] [type=consumer] [require] [skip]
 //	sync id= gen= [assign=member:t-0,t-1;member2:...]
-//	heartbeat id= gen=      leave id=... [instance=]
+//	heartbeat id= gen=      (gen=now is the present generation)
+//	leave id=... [instance=]
 //	subscribe [client=] [topics=] [regex=] [id= epoch= owned=] [instance=]
 //	revoked id= t-0 t-1     detach stream=
 //	commit [id=] [gen=] [member] t-0=5
@@ -119,9 +120,9 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) {
 	case "join":
 		s.step(evJoin{to, s.join(t, arg)})
 	case "sync":
-		s.step(evSync{to, SyncRequest{Group: "g", MemberID: arg("id", ""), InstanceID: arg("instance", ""), Generation: number(t, arg("gen", "0")), ProtocolName: arg("protocol", ""), Assignments: assignments(d.Input)}})
+		s.step(evSync{to, SyncRequest{Group: "g", MemberID: arg("id", ""), InstanceID: arg("instance", ""), Generation: s.generation(t, arg("gen", "0")), ProtocolName: arg("protocol", ""), Assignments: assignments(d.Input)}})
 	case "heartbeat":
-		s.step(evHeartbeat{to, HeartbeatRequest{MemberID: arg("id", ""), InstanceID: arg("instance", ""), Generation: number(t, arg("gen", "0"))}})
+		s.step(evHeartbeat{to, HeartbeatRequest{MemberID: arg("id", ""), InstanceID: arg("instance", ""), Generation: s.generation(t, arg("gen", "0"))}})
 	case "leave":
 		s.step(evLeave{to, []LeavingMember{{MemberID: arg("id", ""), InstanceID: arg("instance", "")}}})
 	case "subscribe":
@@ -175,14 +176,14 @@ func (s *script) join(t *testing.T, arg func(string, string) string) JoinRequest
 		ProtocolType: arg("type", "consumer"), SessionTimeout: session, RebalanceTimeout: rebalance,
 		RequireMemberID: arg("require", "") != "", CanSkipAssignment: arg("skip", "") != "",
 	}
-	for _, name := range strings.Split(arg("protocols", "range"), ",") {
+	for _, name := range strings.FieldsFunc(arg("protocols", "range"), func(r rune) bool { return r == ',' }) {
 		r.Protocols = append(r.Protocols, Protocol{name, subscriptionBytes(names(arg("topics", "t")), partitions(arg("owned", "")))})
 	}
 	return r
 }
 
 func (s *script) commit(t *testing.T, d *datadriven.TestData, to string, arg func(string, string) string) {
-	r := CommitRequest{MemberID: arg("id", ""), Generation: number(t, arg("gen", "-1"))}
+	r := CommitRequest{MemberID: arg("id", ""), Generation: s.generation(t, arg("gen", "-1"))}
 	for _, a := range d.CmdArgs {
 		if tps := partitions(a.Key); len(tps) == 1 && len(a.Vals) == 1 {
 			r.Offsets = append(r.Offsets, CommitOffset{TopicPartition: tps[0], Offset: federation.LogicalOffset(number(t, a.Vals[0])), Metadata: arg("metadata", "")})
@@ -243,6 +244,8 @@ func (s *script) step(ev any) {
 	}
 	if fx.remove {
 		fmt.Fprintln(&s.out, "group deleted")
+		s.stored, s.offsets = map[string][]byte{}, map[redisstore.OffsetKey]redisstore.GroupOffset{}
+		s.g = newGroup("g", &s.cfg, s.m, s.now)
 	}
 }
 
@@ -335,6 +338,14 @@ func (s *script) check(t *testing.T, pos string) {
 	if due := s.g.due(); !due.IsZero() {
 		require.True(t, due.After(s.now) || due.Equal(s.now) || s.g.state == stateDead, "%s: something is overdue", pos)
 	}
+}
+
+// generation reads a gen argument; now is the present one.
+func (s *script) generation(t *testing.T, text string) int32 {
+	if text == "now" {
+		return s.g.generation
+	}
+	return number(t, text)
 }
 
 func number(t *testing.T, text string) int32 {

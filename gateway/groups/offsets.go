@@ -192,10 +192,10 @@ func (g *group) onTick(heard func(handle any) time.Time) {
 	if due(g.syncDeadline) {
 		g.expirePendingSync()
 	}
-	if due(g.holdDeadline) {
-		g.holdDeadline = time.Time{}
-		if g.state == stateCompleting {
-			g.settle()
+	if hold := g.holdDeadline; due(hold) {
+		g.settle()
+		if g.holdDeadline.Equal(hold) {
+			g.holdDeadline = time.Time{}
 		}
 	}
 	if due(g.followDeadline) {

@@ -86,11 +86,14 @@ func (g *group) collect() {
 			g.fx.records = append(g.fx.records, redisstore.GroupRecord{Field: memberPrefix + id})
 		}
 	}
-	for _, m := range g.ordered() {
-		if m.dirty {
-			m.dirty = false
-			g.fx.records = append(g.fx.records, redisstore.GroupRecord{Field: memberPrefix + m.id, Value: encode(m.stored())})
+	if g.dirty {
+		for _, m := range g.ordered() {
+			if m.dirty {
+				m.dirty = false
+				g.fx.records = append(g.fx.records, redisstore.GroupRecord{Field: memberPrefix + m.id, Value: encode(m.stored())})
+			}
 		}
+		g.dirty = false
 	}
 	if h := g.header(); g.worthStoring() && !reflect.DeepEqual(h, g.stored) {
 		g.stored = h

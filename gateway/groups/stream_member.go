@@ -350,8 +350,9 @@ func (g *group) settleMember(m *member, holder map[federation.TopicPartition]*me
 }
 
 // settleClassic hands out to classic members: in the sync phase as soon as Connect
-// members hold nothing back (or at the hold deadline); when the group is stable, by
-// another rebalance, once all that they wait for is free.
+// members hold nothing back, or at the hold deadline; when the group is stable, by
+// another rebalance, as soon as all that they wait for is free, or some of it for as
+// long as SyncGroup would wait.
 func (g *group) settleClassic(holder map[federation.TopicPartition]*member) {
 	held, free := 0, 0
 	for _, m := range g.members {
@@ -367,14 +368,16 @@ func (g *group) settleClassic(holder map[federation.TopicPartition]*member) {
 			}
 		}
 	}
+	waited := !g.holdDeadline.IsZero() && !g.now.Before(g.holdDeadline)
 	switch {
-	case g.state == stateCompleting && (held == 0 || !g.now.Before(g.holdDeadline)):
+	case g.state == stateCompleting && (held == 0 || waited):
 		g.handOut(holder)
-	case g.state == stateCompleting:
-		g.wakeAt(g.holdDeadline)
-	case g.state == stateStable && held == 0 && free > 0:
+	case g.state == stateStable && free > 0 && (held == 0 || waited):
 		g.prepare()
+	case g.state == stateStable && free > 0 && g.holdDeadline.IsZero():
+		g.holdDeadline = g.now.Add(max(g.cfg.RevokeWaitMax, 0))
 	}
+	g.wakeAt(g.holdDeadline)
 }
 
 // handOut gives classic members what is free or theirs already, and answers SyncGroup.
