@@ -127,7 +127,7 @@ func TestArchitectureNamesRealPlaces(t *testing.T) {
 	named := row.FindAllStringSubmatch(string(b), -1)
 	require.NotEmpty(t, named, "docs/architecture.md has no table of packages")
 	for _, m := range named {
-		for _, place := range strings.SplitSeq(m[1], ", ") {
+		for place := range strings.SplitSeq(m[1], ", ") {
 			place = strings.Trim(place, "`")
 			_, err := os.Stat(filepath.Join(root, filepath.FromSlash(place)))
 			require.NoError(t, err, "docs/architecture.md names %q", place)
