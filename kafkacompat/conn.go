@@ -150,6 +150,9 @@ func (c *conn) read(ctx context.Context) error {
 		sl, err := c.dispatch(ctx, f)
 		if err != nil {
 			f.release()
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
 		c.inFlight.Add(1)
