@@ -232,7 +232,7 @@ func (d *dev) welcome(w io.Writer, f *embedded.Federation) {
 	_, _ = fmt.Fprintf(w, `
 Try, in another terminal:
 
-  braid%[1]s topic create orders --partitions 4
+  braid topic create%[1]s orders --partitions 4
   printf 'k1:hello\nk2:world\n' | braid produce%[1]s orders -k :
   braid consume%[1]s orders --from earliest -n 2
   braid topic describe%[1]s orders

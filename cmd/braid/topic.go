@@ -58,7 +58,7 @@ func topicCreateCommand() *cobra.Command {
 		if len(*clusters) > 0 {
 			topic.Placement = &adminv1.PlacementPolicy{PhysicalClusters: *clusters}
 		}
-		resp, err := call(cmd.Context(), a, a.topics.CreateTopic, &adminv1.CreateTopicRequest{Parent: logicalName(*logical), TopicId: args[0], Topic: topic})
+		resp, err := call(cmd.Context(), a, a.topics.CreateTopic, &adminv1.CreateTopicRequest{Parent: logicalName(*logical), TopicId: args[0], Topic: topic, NoWait: true})
 		if err != nil {
 			return err
 		}
@@ -251,7 +251,7 @@ func topicGrowCommand() *cobra.Command {
 	logical, noWait := logicalFlag(cmd), noWaitFlag(cmd)
 	_ = cmd.MarkFlagRequired("partitions")
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
-		resp, err := call(cmd.Context(), a, a.topics.GrowTopic, &adminv1.GrowTopicRequest{Name: topicName(*logical, args[0]), PartitionCount: *partitions})
+		resp, err := call(cmd.Context(), a, a.topics.GrowTopic, &adminv1.GrowTopicRequest{Name: topicName(*logical, args[0]), PartitionCount: *partitions, NoWait: true})
 		if err != nil {
 			return err
 		}
