@@ -65,6 +65,7 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 		seen:   seen,
 		stream: stream,
 		have:   t.known(federation.MapVersion(reg.GetMapVersion())),
+		told:   federation.MapVersion(reg.GetMapVersion()),
 		binary: !strings.Contains(stream.RequestHeader().Get("Content-Type"), "json"),
 	}
 	var node federation.NodeID
@@ -184,6 +185,7 @@ type attachment struct {
 	seen    *lastSeen
 	session *session // nil for a watcher
 	have    *federation.Map
+	told    federation.MapVersion // the newest that the peer said it has
 	binary  bool
 	refused int // maps that the peer could not apply, one after the other
 }
@@ -262,7 +264,7 @@ func (a *attachment) serve(ctx context.Context, in <-chan received) error {
 	silent := time.NewTicker(a.cfg.BeatTimeout)
 	defer silent.Stop()
 	for {
-		frames, p := a.catchUp(a.have, a.binary)
+		frames, p := a.catchUp(a.have, a.told, a.binary)
 		for _, f := range frames {
 			if err := a.send(f); err != nil {
 				return err
@@ -305,6 +307,7 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 	case *controlv1.AttachRequest_Beat:
 		return a.beat(ctx, f.Beat)
 	case *controlv1.AttachRequest_MapApplied:
+		a.told = max(a.told, federation.MapVersion(f.MapApplied.GetVersion()))
 		for _, r := range f.MapApplied.GetRejected() {
 			a.health.alarm("rejected/"+a.name(), "gateway %q could not apply map %d: %s", a.name(), f.MapApplied.GetVersion(), r)
 		}
@@ -312,7 +315,7 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 			if a.refused++; a.refused > refusalsMax {
 				return federation.Errorf(federation.Unsupported, "%s refuses the whole map: is it older than the controller?", a.name())
 			}
-			a.have = nil // a snapshot mends it
+			a.have, a.told = nil, a.current().Version // a snapshot of now mends it
 			return nil
 		}
 		a.refused = 0

@@ -355,11 +355,12 @@ func pack(plain *controlv1.AttachResponse) *controlv1.AttachResponse {
 	return packed
 }
 
-// recentSnapshot returns a snapshot that is at most a few versions old.
-func (t *term) recentSnapshot() *snapshot {
+// recentSnapshot returns a snapshot that is at most a few versions old, and not
+// below least: a peer ignores what is older than its own map.
+func (t *term) recentSnapshot(least federation.MapVersion) *snapshot {
 	t.snapshotMu.Lock()
 	defer t.snapshotMu.Unlock()
-	if t.snapshot == nil || t.known(t.snapshot.m.Version) == nil {
+	if t.snapshot == nil || t.snapshot.m.Version < least || t.known(t.snapshot.m.Version) == nil {
 		m := t.current()
 		t.snapshot = &snapshot{m: m}
 		for _, f := range t.snapshotFrames(m) {
@@ -379,13 +380,14 @@ func (t *term) snapshotFrames(m *federation.Map) []*controlv1.AttachResponse {
 
 // catchUp returns what brings a stream from one version to the newest: nothing, a
 // delta, or a snapshot and a delta. A stream that is one version behind gets the
-// shared frame.
-func (t *term) catchUp(have *federation.Map, binary bool) ([]*controlv1.AttachResponse, *published) {
+// shared frame. told is the newest version that the peer said it has; it can have
+// read one from the store since it registered.
+func (t *term) catchUp(have *federation.Map, told federation.MapVersion, binary bool) ([]*controlv1.AttachResponse, *published) {
 	var out []*controlv1.AttachResponse
 	switch {
 	case have != nil:
 	case binary:
-		s := t.recentSnapshot()
+		s := t.recentSnapshot(told)
 		have, out = s.m, slices.Clone(s.frames)
 	default:
 		have = t.current()
