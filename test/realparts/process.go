@@ -102,8 +102,11 @@ func (p *Process) Stop(timeout time.Duration) error {
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Tail is the end of the process's output.
-func (p *Process) Tail() string {
-	b, err := os.ReadFile(p.Log)
+func (p *Process) Tail() string { return Tail(p.Log) }
+
+// Tail is the end of a log file.
+func Tail(path string) string {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}

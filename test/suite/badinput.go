@@ -53,8 +53,8 @@ func (s *suite) testBadFrames(t *testing.T) {
 	good := kmsg.NewRequestFormatter().AppendRequest(nil, metadata, 1)
 	for what, b := range map[string][]byte{
 		"a length of 2 GB":              {0x7f, 0xff, 0xff, 0xff, 0, 18, 0, 0},
-		"a negative length":             {0xff, 0xff, 0xff, 0xff},
-		"a length of 0":                 {0, 0, 0, 0},
+		"a negative length":             {0xff, 0xff, 0xff, 0xff, 0, 18, 0, 0},
+		"a length of 0":                 {0, 0, 0, 0, 0, 18, 0, 0},
 		"an HTTP request":               []byte("GET / HTTP/1.1\r\nHost: braid\r\n\r\n"),
 		"a frame that is cut in a body": frame(good[4 : len(good)-2]),
 		"a client id without an end":    frame([]byte{0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff, 'x'}),

@@ -56,7 +56,7 @@ func (s *suite) testControllerKilled(t *testing.T) {
 	topic := s.topic(t, 4)
 	client := s.client(t)
 	version := s.status(t).GetMapVersion()
-	node.Kill()
+	s.endFor(t, node, func(n *world.Node) { n.Kill() })
 	// Clients go on at once, and soon somebody else makes changes.
 	s.fillWith(t, client, topic, 0, 100)
 	eventually(t, func() bool {
@@ -88,6 +88,18 @@ func (s *suite) fillWith(t *testing.T, client *kgo.Client, topic string, from, c
 	send(t, client, records...)
 }
 
+// endFor ends a node for the time of a test: whatever becomes of the test, the
+// next one finds it running.
+func (s *suite) endFor(t *testing.T, n *world.Node, end func(*world.Node)) {
+	t.Helper()
+	t.Cleanup(func() {
+		if !n.Running() {
+			require.NoError(t, n.Start())
+		}
+	})
+	end(n)
+}
+
 // coordinatorNode is the gateway that coordinates a group.
 func (s *suite) coordinatorNode(t *testing.T, group string) *world.Node {
 	t.Helper()
@@ -115,7 +127,7 @@ func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
 	shared(t, []int{2, 2, 2}, first, second, third)
 	s.fill(t, topic, 0, 120)
 	requireEachOnce(t, 120, first, second, third)
-	_, generation := first.GroupMetadata()
+	generation := s.settled(t, group, first, second)
 	lost := func() int {
 		n := third.lostCount()
 		for _, m := range []*member{first, second} {
@@ -127,7 +139,7 @@ func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
 	}
 	before := lost()
 
-	end(gone)
+	s.endFor(t, gone, end)
 	eventually(t, func() bool { return s.coordinatorNode(t, group) != gone }, "another coordinator")
 	s.fill(t, topic, 120, 120)
 	requireEachOnce(t, 240, first, second, third)
@@ -151,6 +163,23 @@ func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
 	first.leave(t)
 	second.leave(t)
 	third.leave(t)
+}
+
+// settled waits until the coordinator and Kafka members agree on a generation.
+func (s *suite) settled(t *testing.T, group string, members ...*member) (generation int32) {
+	t.Helper()
+	eventually(t, func() bool {
+		described, err := s.admin(t).DescribeGroups(call(t), group)
+		require.NoError(t, err)
+		_, generation = members[0].GroupMetadata()
+		for _, m := range members {
+			if _, g := m.GroupMetadata(); g != generation {
+				return false
+			}
+		}
+		return described[group].State == "Stable"
+	}, "one generation of all members")
+	return generation
 }
 
 func (m *connectMember) lostCount() int {
@@ -265,7 +294,7 @@ func (s *suite) testLoad(t *testing.T, end func(*world.Node)) {
 	for i := range 2 {
 		l.more(t, 500)
 		g := s.w.Gateways[i]
-		end(g)
+		s.endFor(t, g, end)
 		l.more(t, 500)
 		require.NoError(t, g.Start())
 	}

@@ -155,15 +155,15 @@ func requireEachOnce(t *testing.T, count int, members ...seer) {
 		return n
 	}
 	eventually(t, func() bool { return all() >= count }, "%d records read", count)
-	times := make(map[string]int)
-	for _, m := range members {
+	readers := make(map[string][]string)
+	for i, m := range members {
 		_, records := m.see()
 		for _, r := range records {
-			times[string(r.Value)]++
+			readers[string(r.Value)] = append(readers[string(r.Value)], fmt.Sprintf("member %d at partition %d offset %d", i, r.Partition, r.Offset))
 		}
 	}
 	for n := range count {
-		require.Equal(t, 1, times[fmt.Sprint(n)], "how often record %d was read", n)
+		require.Len(t, readers[fmt.Sprint(n)], 1, "readers of record %d", n)
 	}
 	require.Equal(t, count, all())
 }

@@ -2,6 +2,9 @@ package world
 
 import (
 	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -30,6 +33,7 @@ func Embedded(t TB, o Options) *World {
 	options := embedded.Options{
 		Controllers: o.Controllers, Gateways: o.Gateways, NameServers: 1, Configure: e.configure, Build: "test",
 		Brokers: 1, // as many as a real cluster of the tests has
+		Logger:  logger(t),
 	}
 	for _, name := range o.Clusters {
 		options.Clusters = append(options.Clusters, embedded.Cluster{Name: name})
@@ -111,6 +115,27 @@ type embeddedRedis struct{ *embedded.Redis }
 
 func (r embeddedRedis) Down() { r.Mini.SetError("LOADING Redis is loading the dataset in memory") }
 func (r embeddedRedis) Up()   { r.Mini.SetError("") }
+
+// logger writes to a file, whose end is logged if the test fails; it is kept if
+// BRAID_TEST_LOG names it.
+func logger(t TB) *slog.Logger {
+	t.Helper()
+	path := os.Getenv("BRAID_TEST_LOG")
+	if path == "" {
+		path = filepath.Join(t.TempDir(), "braid.log")
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		_ = f.Close()
+		if t.Failed() {
+			t.Logf("the end of the log:\n%s", realparts.Tail(path))
+		}
+	})
+	return slog.New(slog.NewTextHandler(f, nil))
+}
 
 func clusterID(t TB, seeds []string) string {
 	t.Helper()
