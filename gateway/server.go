@@ -11,8 +11,8 @@ import (
 	connectcors "connectrpc.com/cors"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
-	"connectrpc.com/otelconnect"
 	"github.com/rs/cors"
+	"go.opentelemetry.io/otel"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
@@ -107,14 +107,14 @@ func (g *Gateway) serviceNames() []string {
 // but not sent (it costs more than it saves on record batches, which bring their own
 // compression), calls traced and counted, panics turned into errors.
 func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
-	tracing := []otelconnect.Option{otelconnect.WithTrustRemote()}
-	if g.deps.TracerProvider != nil {
-		tracing = append(tracing, otelconnect.WithTracerProvider(g.deps.TracerProvider))
+	tracers, meters := g.deps.TracerProvider, g.deps.MeterProvider
+	if tracers == nil {
+		tracers = otel.GetTracerProvider()
 	}
-	if g.deps.MeterProvider != nil {
-		tracing = append(tracing, otelconnect.WithMeterProvider(g.deps.MeterProvider))
+	if meters == nil {
+		meters = otel.GetMeterProvider()
 	}
-	observe, err := otelconnect.NewInterceptor(tracing...)
+	observe, err := NewObserver(tracers, meters)
 	if err != nil {
 		return nil, err
 	}

@@ -7,19 +7,19 @@ import (
 	"os"
 
 	"connectrpc.com/connect"
-	"connectrpc.com/otelconnect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel/attribute"
 	promexporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/braidmq/braid/gateway"
 )
 
 // Telemetry is where the parts of one operating system process report metrics
@@ -97,14 +97,5 @@ func (t *Telemetry) meter() metric.Meter { return t.meters.Meter("github.com/bra
 
 // interceptor measures and traces Connect calls, of servers and of clients.
 func (t *Telemetry) interceptor() (connect.Interceptor, error) {
-	i, err := otelconnect.NewInterceptor(
-		otelconnect.WithMeterProvider(t.meters),
-		otelconnect.WithTracerProvider(t.tracers),
-		otelconnect.WithPropagator(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
-		otelconnect.WithTrustRemote(),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("telemetry: connect: %w", err)
-	}
-	return i, nil
+	return gateway.NewObserver(t.tracers, t.meters)
 }
