@@ -99,7 +99,7 @@ func (g *group) supports(r *JoinRequest) bool {
 	if len(g.members) == 0 {
 		return true
 	}
-	if r.ProtocolType != g.protocolType {
+	if r.ProtocolType != g.protocolType || g.hasConnect() && slices.ContainsFunc(r.Protocols, isStreams) {
 		return false
 	}
 	if !g.hasClassic() {
@@ -108,6 +108,8 @@ func (g *group) supports(r *JoinRequest) bool {
 	common := g.commonProtocols()
 	return slices.ContainsFunc(r.Protocols, func(p Protocol) bool { return common[p.Name] })
 }
+
+func isStreams(p Protocol) bool { return p.Name == streamsProtocol }
 
 // commonProtocols are the assignors that all classic members support.
 func (g *group) commonProtocols() map[string]bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -16,9 +17,33 @@ type Engine struct {
 	spawn chan func(context.Context) // to Run, which starts every goroutine
 	over  chan struct{}              // closed when Run ends
 
+	counted counters
+
 	mu     sync.Mutex // guards the following
 	groups map[string]*entry
 	closed bool
+}
+
+// counters are of the engine's life.
+type counters struct {
+	rebalances, commits, writes, storeFailures atomic.Int64
+}
+
+// Stats are counts for metrics.
+type Stats struct {
+	Groups        int   // in memory
+	Rebalances    int64 // new assignments
+	Commits       int64 // stored offsets
+	Writes        int64 // to Redis; one stores what came in while the one before was under way
+	StoreFailures int64 // accesses to Redis that failed
+}
+
+// Stats returns the engine's counts since it was made.
+func (e *Engine) Stats() Stats {
+	return Stats{
+		Groups: len(e.owners()), Rebalances: e.counted.rebalances.Load(), Commits: e.counted.commits.Load(),
+		Writes: e.counted.writes.Load(), StoreFailures: e.counted.storeFailures.Load(),
+	}
 }
 
 // An entry is a group that is live or being loaded.
@@ -218,6 +243,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 	epoch, fields, err := e.cfg.Store.ClaimGroup(store, m.LogicalCluster, group, create)
 	cancel()
 	if err != nil {
+		e.counted.storeFailures.Add(1)
 		e.fail(group, en, errStoreAway(group, err), e.cfg.LoadRetry)
 		return
 	}

@@ -269,3 +269,65 @@ func TestCallsAreAnsweredWhenTheCallerGivesUp(t *testing.T) {
 		require.Equal(w.t, federation.Timeout, federation.KindOf(err))
 	})
 }
+
+// A write whose answer is lost may have been done or not: the group goes on from what
+// is stored, and nobody was told anything else.
+func TestLostAnswerOfAWrite(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		ctx := w.t.Context()
+		gw := w.gateway("a")
+		w.serve("a")
+		r1 := w.reader("r1", w.cluster(gw))
+		w.shared(6)
+		gw.deaf.Store(true)
+		c := w.consumer("c1") // its joining is stored, but gets no answer
+		w.wait(50 * time.Millisecond)
+		_, err := gw.engine.Commit(ctx, CommitRequest{Group: "g2", Generation: -1, Offsets: []CommitOffset{commitAt("t", 0, 1)}})
+		require.Equal(w.t, federation.CoordinatorLoading, federation.KindOf(err))
+		gw.deaf.Store(false)
+		w.shared(3, 3)
+		require.NoError(w.t, r1.m.Err())
+		require.Zero(w.t, r1.lost.Load())
+		c.leave()
+		w.shared(6)
+		require.Positive(w.t, gw.engine.Stats().StoreFailures)
+	})
+}
+
+// The reader is at a gateway that is never the coordinator; the coordinator changes
+// while partitions move, by hand-over, crash, and a map that brings a new one.
+func TestCoordinatorMovesUnderAReader(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		a, b, c := w.gateway("a"), w.gateway("b"), w.gateway("c")
+		d := w.gateway("d")
+		w.serve("a")
+		r1 := w.reader("r1", w.cluster(d))
+		w.shared(6)
+		w.serve("b")
+		r2 := w.reader("r2", w.cluster(d), func(r *reader, _ *SubscribeRequest) { r.slow = 100 * time.Millisecond })
+		w.shared(3, 3)
+		require.NoError(w.t, a.engine.Close(w.t.Context()))
+		c1 := w.consumer("c1")
+		b.crash()
+		w.serve("c")
+		w.shared(2, 2, 2)
+		require.Zero(w.t, r1.lost.Load()+r2.lost.Load())
+		for _, r := range []*reader{r1, r2} {
+			errs, err := r.m.Commit(w.t.Context(), []CommitOffset{{TopicPartition: r.owned[0], Offset: 5}})
+			require.NoError(w.t, err)
+			require.NoError(w.t, errs[0])
+		}
+		require.NoError(w.t, r2.leave())
+		w.shared(3, 3)
+		c1.leave()
+		w.shared(6)
+		// Without any coordinator a reader is told, after its session, that it lost all.
+		c.loseRedis(true)
+		w.serve()
+		<-r1.ended
+		require.Equal(w.t, federation.UnknownMember, federation.KindOf(r1.m.Err()))
+		require.EqualValues(w.t, 6, r1.lost.Load())
+		c.loseRedis(false)
+		w.serve("c")
+	})
+}

@@ -53,6 +53,9 @@ const (
 	// cooperativeProtocol is the assignor whose members keep their partitions over a
 	// JoinGroup (KIP-429).
 	cooperativeProtocol = "cooperative-sticky"
+	// streamsProtocol is the assignor of Kafka Streams: its clients need what only their
+	// own leader can put into an assignment, so they share no group with Connect members.
+	streamsProtocol = "stream"
 )
 
 // A group is the state of one group and the rules that change it. It is pure: it

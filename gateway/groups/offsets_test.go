@@ -86,6 +86,7 @@ func TestOffsetsSurviveRestartsAndDeletion(t *testing.T) {
 		require.Equal(w.t, federation.UnknownTopic, federation.KindOf(errs[1]))
 
 		r := w.reader("r", b.engine)
+		w.shared(6)
 		errs, err = b.engine.DeleteOffsets(ctx, "g", []federation.TopicPartition{tp("t", 1)})
 		require.NoError(w.t, err)
 		require.Equal(w.t, federation.GroupSubscribed, federation.KindOf(errs[0]))
@@ -174,6 +175,9 @@ func TestConcurrentCommits(t *testing.T) {
 		for _, o := range all {
 			require.EqualValues(w.t, o.Partition, int64(o.Offset)%6)
 		}
+		stats := gw.engine.Stats()
+		require.Equal(w.t, 1, stats.Groups)
+		require.Less(w.t, stats.Writes, int64(200), "what waits is stored together")
 	})
 }
 

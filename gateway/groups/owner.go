@@ -193,6 +193,7 @@ func (c *changes) add(fx effects) {
 func (o *owner) handle(ctx context.Context, batch []any) error {
 	now := time.Now()
 	c := changes{records: map[string][]byte{}, offsets: map[redisstore.OffsetKey]*redisstore.GroupOffset{}}
+	epoch := o.g.epoch
 	for _, ev := range batch {
 		c.add(o.g.step(now, ev))
 		if c.remove {
@@ -202,6 +203,7 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 	if err := o.persist(ctx, now, &c); err != nil {
 		return err
 	}
+	o.e.counted.rebalances.Add(o.g.epoch - epoch)
 	events, err := o.withOffsets(ctx, c.events)
 	if err != nil {
 		return err
@@ -243,6 +245,12 @@ func (o *owner) persist(ctx context.Context, now time.Time, c *changes) error {
 		}
 	}
 	err := o.e.cfg.Store.WriteGroup(ctx, o.logical, o.g.id, w)
+	o.e.counted.writes.Add(1)
+	if err == nil {
+		o.e.counted.commits.Add(int64(len(w.Offsets)))
+	} else {
+		o.e.counted.storeFailures.Add(1)
+	}
 	if err == nil || len(c.records) > 0 || federation.KindOf(err) == federation.NotCoordinator {
 		return o.failed(err)
 	}

@@ -111,6 +111,11 @@ func (g *group) checkSubscribe(r *SubscribeRequest) (matcher, error) {
 	if len(g.members) > 0 && g.protocolType != consumerProtocol {
 		return nil, federation.Errorf(federation.InconsistentProtocol, "group %q is of protocol type %q, not of consumers", g.id, g.protocolType)
 	}
+	for _, m := range g.members {
+		if slices.ContainsFunc(m.protocols, isStreams) {
+			return nil, federation.Errorf(federation.InconsistentProtocol, "group %q belongs to a Kafka Streams application", g.id)
+		}
+	}
 	r.Topics = slices.Clone(r.Topics)
 	slices.Sort(r.Topics)
 	r.Topics = slices.Compact(r.Topics)

@@ -37,6 +37,7 @@ type gateway struct {
 	engine  *Engine
 	cluster *Cluster
 	away    atomic.Bool // its Redis does not answer
+	deaf    atomic.Bool // its Redis does what it is told, but the answers get lost
 	kill    context.CancelFunc
 	ended   chan struct{}
 	mu      sync.Mutex
@@ -128,12 +129,13 @@ func (w *world) gateway(id federation.GatewayID, change ...func(*Config)) *gatew
 		} else {
 			c, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		}
-		if err == nil {
-			gw.mu.Lock()
-			gw.conns = append(gw.conns, c)
-			gw.mu.Unlock()
+		if err != nil {
+			return nil, err
 		}
-		return c, err
+		gw.mu.Lock()
+		gw.conns = append(gw.conns, c)
+		gw.mu.Unlock()
+		return deafConn{c, gw}, nil
 	}
 	var err error
 	gw.store, err = redisstore.Open(redisstore.Config{URL: w.url, Prefix: w.prefix, Dialer: dial, OperationTimeout: time.Second})
@@ -171,6 +173,21 @@ func (g *gateway) loseRedis(away bool) {
 		_ = c.Close()
 	}
 	g.conns = nil
+}
+
+// A deafConn loses what comes back while its gateway is deaf.
+type deafConn struct {
+	net.Conn
+	gw *gateway
+}
+
+func (c deafConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.gw.deaf.Load() {
+		_ = c.Conn.Close()
+		return 0, errors.New("redis: connection lost")
+	}
+	return n, err
 }
 
 // crash stops a gateway that cannot say good-bye to Redis.
