@@ -110,7 +110,8 @@ func TestNothingIsLeftForLater(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
 		require.NoError(t, err)
 		for i, line := range bytes.Split(b, []byte("\n")) {
-			if word.Match(line) {
+			// A linter may name what it forbids.
+			if word.Match(line) && !bytes.Contains(line, []byte("pattern:")) {
 				t.Errorf("%s:%d: unfinished: %s", name, i+1, bytes.TrimSpace(line))
 			}
 		}
