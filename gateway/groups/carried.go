@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/braidmq/braid/federation"
 )
@@ -24,6 +25,7 @@ type carried struct {
 	changed chan struct{}      // closed when at is set
 	owned   map[federation.TopicPartition]bool
 	asked   map[federation.TopicPartition]bool // of owned: the reader was asked to give them up
+	heard   time.Time                          // a coordinator was told that the member lives
 	started bool                               // the first event was passed on
 	left    bool
 	err     error
@@ -31,7 +33,7 @@ type carried struct {
 
 func newCarried(c *Cluster, r SubscribeRequest) *carried {
 	return &carried{
-		c: c, req: r, events: make(chan AssignmentEvent), over: make(chan struct{}), changed: make(chan struct{}),
+		c: c, req: r, events: make(chan AssignmentEvent, c.Engine.cfg.EventsMax), over: make(chan struct{}), changed: make(chan struct{}),
 		owned: map[federation.TopicPartition]bool{}, asked: map[federation.TopicPartition]bool{},
 	}
 }
@@ -40,7 +42,7 @@ func newCarried(c *Cluster, r SubscribeRequest) *carried {
 // lives as long as ctx; the attempt, as long as find.
 func (m *carried) connect(ctx, find context.Context) error {
 	m.mu.Lock()
-	req := m.req
+	req, sent := m.req, time.Now()
 	if req.MemberID != "" {
 		req.Owned = sortedKeys(m.owned)
 	}
@@ -61,7 +63,7 @@ func (m *carried) connect(ctx, find context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.at, m.gateway, m.drop, m.req.MemberID = at, gateway, drop, at.MemberID()
+	m.at, m.gateway, m.drop, m.req.MemberID, m.heard = at, gateway, drop, at.MemberID(), sent
 	close(m.changed)
 	return nil
 }
@@ -145,10 +147,14 @@ func (m *carried) serve(ctx context.Context) error {
 	}
 }
 
-// reconnect finds the coordinator within the session timeout, after which the
-// member is out of the group.
+// reconnect finds the coordinator within the session timeout. It begins with the
+// last sign of life, as it does for the coordinator: so the reader has stopped when
+// its partitions go to others.
 func (m *carried) reconnect(ctx context.Context) error {
-	find, cancel := context.WithTimeout(ctx, m.req.SessionTimeout)
+	m.mu.Lock()
+	until := m.heard.Add(m.req.SessionTimeout)
+	m.mu.Unlock()
+	find, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	for pause := m.c.backoff(); ; {
 		err := m.connect(ctx, find)
@@ -192,10 +198,12 @@ func (m *carried) pass(ctx context.Context, at Membership, ev AssignmentEvent) e
 	left := m.left
 	m.mu.Unlock()
 	if news && !left {
+		// Never blocking: the reader may be waiting for what only this goroutine can bring,
+		// the next coordinator.
 		select {
 		case m.events <- out:
-		case <-ctx.Done():
-			return ctx.Err()
+		default:
+			return federation.Errorf(federation.Throttled, "group %q: the member does not read its assignment changes (%d wait)", m.req.Group, cap(m.events))
 		}
 	}
 	if len(done) > 0 {
@@ -226,6 +234,9 @@ func (m *carried) Err() error {
 func (m *carried) Alive() {
 	m.mu.Lock()
 	at := m.at
+	if at != nil {
+		m.heard = time.Now()
+	}
 	m.mu.Unlock()
 	if at != nil {
 		at.Alive()
