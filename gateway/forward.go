@@ -27,7 +27,7 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 		mux.Handle(adminv1connect.NewClusterServiceHandler(g.deps.Clusters, forward...))
 	}
 	if g.deps.Fleet != nil {
-		mux.Handle(adminv1connect.NewFleetServiceHandler(g.deps.Fleet, forward...))
+		mux.Handle(adminv1connect.NewFleetServiceHandler(&forwardedFleet{g.deps.Fleet, g}, forward...))
 	}
 	if g.deps.Operations != nil {
 		mux.Handle(adminv1connect.NewOperationServiceHandler(&forwardedOperations{g.deps.Operations, g}, forward...))
@@ -54,6 +54,35 @@ func forwarded(err error) error {
 		return nil
 	}
 	return rpcerror.Error(rpcerror.FromError(err))
+}
+
+// fleet are the calls of FleetService, the same for client and handler.
+type fleet interface {
+	ListGateways(context.Context, *adminv1.ListGatewaysRequest) (*adminv1.ListGatewaysResponse, error)
+	GetStatus(context.Context, *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error)
+	DrainGateway(context.Context, *adminv1.DrainGatewayRequest) (*adminv1.DrainGatewayResponse, error)
+}
+
+// forwardedFleet adds what gateways know and controllers do not: the groups.
+type forwardedFleet struct {
+	fleet
+	g *Gateway
+}
+
+func (f *forwardedFleet) GetStatus(ctx context.Context, r *adminv1.GetStatusRequest) (*adminv1.GetStatusResponse, error) {
+	res, err := f.fleet.GetStatus(ctx, r)
+	if err != nil || f.g.deps.Groups == nil {
+		return res, err
+	}
+	ctx, cancel := f.g.withUnaryTimeout(ctx)
+	defer cancel()
+	groups, err := f.g.deps.Groups.List(ctx)
+	if err != nil {
+		res.Alarms = append(res.Alarms, "groups cannot be counted: "+err.Error())
+		return res, nil
+	}
+	res.Groups = int64(len(groups))
+	return res, nil
 }
 
 // operations are the unary calls of OperationService, the same for client and handler.

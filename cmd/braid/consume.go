@@ -87,6 +87,51 @@ type consuming struct {
 	count, printed                  int64
 	toEnd, headers                  bool
 	out, warn                       io.Writer
+	heard                           time.Time // when the last frame came; zero = never
+}
+
+// A stream that breaks is opened again for reconnectFor after its last frame,
+// reconnectPause apart.
+const (
+	reconnectFor   = time.Minute
+	reconnectPause = 500 * time.Millisecond
+)
+
+// again waits a moment after a stream broke; false if it is not worth another
+// try: the first one failed already, the API says what is wrong, or it is over.
+func (c *consuming) again(ctx context.Context, err error) bool {
+	if c.heard.IsZero() || time.Since(c.heard) > reconnectFor || !broken(err) {
+		return false
+	}
+	_, _ = fmt.Fprintln(c.warn, "the stream broke; trying again")
+	timer := time.NewTimer(reconnectPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// broken reports whether a stream ended without a word of the gateway: a gateway
+// that refuses something says so in an ErrorInfo.
+func broken(err error) bool {
+	if errors.Is(err, errBroken) {
+		return true
+	}
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		return false
+	}
+	switch ce.Code() {
+	case connect.CodeUnavailable:
+		return true
+	case connect.CodeInternal, connect.CodeUnknown, connect.CodeCanceled, connect.CodeDeadlineExceeded:
+		return len(ce.Details()) == 0
+	default:
+		return false
+	}
 }
 
 // parsePosition reads --from; nil = the default.
@@ -133,10 +178,10 @@ func (c *consuming) read(ctx context.Context, a *api) error {
 	next := make(map[int32]int64)
 	for {
 		endpoints, done, err := c.readStream(ctx, a, source, next)
-		if done || err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // interrupted, as one ends a consumer
-			}
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // interrupted, as one ends a consumer
+		case done || err != nil && !c.again(ctx, err):
 			return a.explain(ctx, err)
 		}
 		source.Positions = nil
@@ -159,6 +204,7 @@ func (c *consuming) readStream(ctx context.Context, a *api, source *braidv1.Read
 	defer func() { cancel(); _ = stream.Close() }()
 	drained := false
 	for stream.Receive() {
+		c.heard = time.Now()
 		switch f := stream.Msg().GetFrame().(type) {
 		case *braidv1.ReadResponse_Records:
 			enough, err := c.printBatch(f.Records, nil)
@@ -195,7 +241,7 @@ func (c *consuming) asMember(ctx context.Context, a *api) error {
 	for {
 		m := &member{c: c, epochs: make(map[int32]int64), next: make(map[int32]int64)}
 		done, err := m.run(ctx, a)
-		if done || err != nil {
+		if done || err != nil && !c.again(ctx, err) {
 			return a.explain(ctx, err)
 		}
 		a = a.elsewhere(m.endpoints)
@@ -315,6 +361,7 @@ func (m *member) receive() (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		m.c.heard = time.Now()
 		switch f := msg.GetFrame().(type) {
 		case *braidv1.ConsumeResponse_Assignment:
 			err = m.assignment(f.Assignment)

@@ -21,6 +21,8 @@ type Check struct {
 	Name string
 	// Err returns why the condition does not hold; nil if it does.
 	Err func(ctx context.Context) error
+	// Told is set for what /readyz tells, but what does not make the process unready.
+	Told bool
 }
 
 // OpsTask serves /metrics, /healthz, /readyz and /debug/pprof on a listener.
@@ -45,7 +47,9 @@ func serveReady(w http.ResponseWriter, r *http.Request, checks []Check) {
 	status, text := http.StatusOK, ""
 	for _, c := range checks {
 		if err := c.Err(ctx); err != nil {
-			status = http.StatusServiceUnavailable
+			if !c.Told {
+				status = http.StatusServiceUnavailable
+			}
 			text += fmt.Sprintf("%s: %v\n", c.Name, err)
 			continue
 		}
