@@ -3,6 +3,7 @@ package controller_test
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,6 +55,18 @@ func TestGatewayIsDroppedWhenItsStreamDies(t *testing.T) {
 	require.Equal(t, node, again.NodeID(), "a gateway id keeps its node id")
 }
 
+// awaitStream waits until what the controller sends comes through: the stream that
+// was cut has been replaced.
+func (g *gateway) awaitStream(t *testing.T, n *node) {
+	t.Helper()
+	a := adminOf(t, n.url)
+	before := g.drains.Load()
+	require.Eventually(t, func() bool {
+		_, err := a.fleet.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Name: "gateways/" + g.id})
+		return err == nil && g.drains.Load() > before
+	}, patience, 10*time.Millisecond)
+}
+
 func TestStreamThatComesBackInTimeKeepsTheGateway(t *testing.T) {
 	w := newWorld(t)
 	n := w.controller(t, "c1", func(c *controller.Config) { c.GatewayGrace = patience })
@@ -66,12 +79,7 @@ func TestStreamThatComesBackInTimeKeepsTheGateway(t *testing.T) {
 
 	g2.net.set(true)
 	g2.net.set(false)
-	// It is attached again when a hint that it sends comes through.
-	a := adminOf(t, n.url)
-	require.Eventually(t, func() bool {
-		resp, err := a.fleet.DrainGateway(t.Context(), &adminv1.DrainGatewayRequest{Name: "gateways/g2"})
-		return err == nil && resp.GetGateway() != nil && g2.drains.Load() > 0
-	}, patience, 10*time.Millisecond)
+	g2.awaitStream(t, n)
 	require.Equal(t, generation, g1.Current().FleetGeneration, "nobody else noticed")
 }
 
@@ -104,6 +112,7 @@ func TestDrainingGateway(t *testing.T) {
 	generation = g1.Current().FleetGeneration
 	g2.net.set(true)
 	g2.net.set(false)
+	g2.awaitStream(t, n)
 	require.NoError(t, g2.Drained(t.Context(), 0))
 	require.Equal(t, generation, g1.Current().FleetGeneration)
 	g1.eventually(t, "g2 is out at once", func(m *federation.Map) bool { return m.Gateway("g2") == nil })
@@ -333,18 +342,25 @@ func TestRejectedMapIsSentWhole(t *testing.T) {
 	reg := receive().GetRegistered()
 	require.Positive(t, reg.GetNodeId())
 	require.Positive(t, reg.GetLease().GetValidMs())
-	first := receive().GetSnapshot()
-	require.EqualValues(t, 1, first.GetParts())
-
+	require.EqualValues(t, 1, receive().GetSnapshot().GetParts())
+	next := func() *controlv1.MapDelta { // skips what else comes
+		for {
+			if d := receive().GetDelta(); d != nil {
+				return d
+			}
+		}
+	}
 	other := w.gateway(t, "g2", []string{n.url})
 	other.awaitRegistered(t)
-	delta := receive().GetDelta()
-	require.Equal(t, first.GetVersion(), delta.GetFromVersion())
+	delta := next()
+	for !slices.ContainsFunc(delta.GetUpserts(), func(e *controlv1.MapEntry) bool { return e.GetKey() == "gateway/g2" }) {
+		delta = next()
+	}
 	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_MapApplied{MapApplied: &controlv1.MapApplied{
-		Version: first.GetVersion(), Rejected: []string{"gateway/g2: no"},
+		Version: delta.GetFromVersion(), Rejected: []string{"gateway/g2: no"},
 	}}})
 	again := receive().GetSnapshot()
-	require.Equal(t, delta.GetToVersion(), again.GetVersion())
+	require.Equal(t, delta.GetToVersion(), again.GetVersion(), "not an older one that others could use")
 	s, err := adminOf(t, n.url).fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
 	require.NoError(t, err)
 	require.Len(t, s.GetAlarms(), 1)
@@ -375,7 +391,9 @@ func TestRestartAfterADrain(t *testing.T) {
 	<-old.ended
 	again := w.gateway(t, "g1", []string{n.url})
 	again.awaitRegistered(t)
-	again.eventually(t, "it is ready", func(m *federation.Map) bool { return m.Gateway("g1").State == federation.GatewayReady })
+	again.eventually(t, "it is ready", func(m *federation.Map) bool {
+		return m.Gateway("g1") != nil && m.Gateway("g1").State == federation.GatewayReady
+	})
 }
 
 // A registration that holds a recent version gets what it lacks, not all.

@@ -265,6 +265,7 @@ func requireKind(t *testing.T, want federation.Kind, err error) {
 // A gateway is a map watch with its network.
 type gateway struct {
 	*mapwatch.Watch
+	id     string
 	net    *cut
 	drains atomic.Int32
 	stop   context.CancelFunc
@@ -273,7 +274,7 @@ type gateway struct {
 
 func (w *world) gateway(t *testing.T, id string, controllers []string, change ...func(*mapwatch.Config)) *gateway {
 	t.Helper()
-	g := &gateway{net: &cut{}, ended: make(chan struct{})}
+	g := &gateway{id: id, net: &cut{}, ended: make(chan struct{})}
 	cfg := mapwatch.Config{
 		ID: federation.GatewayID(id), ConnectAddress: id + ":8080", KafkaAddress: id + ":9092", Controllers: controllers,
 		BackoffMax: 100 * time.Millisecond, LeaseMargin: 10 * time.Millisecond,

@@ -216,10 +216,10 @@ func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Tim
 			continue
 		case d := <-l.drained:
 			err := l.stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Drained{Drained: &controlv1.Drained{ConnectionsLeft: d.left}}})
+			d.sent <- err
 			if err != nil {
 				return err
 			}
-			close(d.sent)
 			continue
 		case <-l.wake:
 			// News travels at once, but not in more beats than are useful.
@@ -248,7 +248,7 @@ func (l *link) watchLeader(ctx context.Context) {
 		before := l.leaseUntil.Load()
 		sleep(ctx, pause)
 		// An old confirmation moves the end by no more than the network's jitter.
-		renewed := l.leaseUntil.Load() > before+int64(pause/2)
+		renewed := l.Valid() && l.leaseUntil.Load() > before+int64(pause/2)
 		if ctx.Err() != nil || l.cfg.WatchOnly || renewed {
 			continue
 		}

@@ -62,7 +62,7 @@ type version struct {
 // drained is a report that waits to be sent.
 type drained struct {
 	left int32
-	sent chan struct{}
+	sent chan error // holds one
 }
 
 // New makes a Watch. Until the first map is in, Current is an empty map of version 0.
@@ -173,17 +173,22 @@ func (w *Watch) Drain() {
 // Drained tells the controller that this gateway is done, so that it leaves the
 // map without any grace. It returns when that was sent; ctx bounds the wait.
 func (w *Watch) Drained(ctx context.Context, connectionsLeft int32) error {
-	d := drained{left: connectionsLeft, sent: make(chan struct{})}
-	select {
-	case w.drained <- d:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-d.sent:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for {
+		d := drained{left: connectionsLeft, sent: make(chan error, 1)}
+		select {
+		case w.drained <- d:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		select {
+		case err := <-d.sent:
+			if err == nil {
+				return nil
+			}
+			// That stream is over; the next one takes it.
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
@@ -215,6 +220,9 @@ func (w *Watch) install(m *federation.Map) bool {
 // extendLease moves the end of the lease forward, never back: what was granted
 // holds, since the controller counts on its end, not on its withdrawal.
 func (w *Watch) extendLease(sent, valid time.Duration) {
+	if valid <= w.cfg.LeaseMargin {
+		return // grants nothing
+	}
 	until := int64(sent + valid - w.cfg.LeaseMargin)
 	for {
 		old := w.leaseUntil.Load()
