@@ -65,6 +65,8 @@ func (g *group) validateCommit(r *CommitRequest, connect bool) (*member, error) 
 	return m, nil
 }
 
+// checkOffset takes offsets below -1, as Kafka's coordinator does: kafkajs resets a
+// group by storing -2 for earliest, and clients read a negative offset as none.
 func (g *group) checkOffset(o CommitOffset) (redisstore.GroupOffset, error) {
 	t := g.topics.Topic(o.Topic)
 	switch {
@@ -72,8 +74,8 @@ func (g *group) checkOffset(o CommitOffset) (redisstore.GroupOffset, error) {
 		return redisstore.GroupOffset{}, federation.Errorf(federation.UnknownTopic, "topic %q does not exist", o.Topic)
 	case o.Partition < 0 || int(o.Partition) >= len(t.Partitions):
 		return redisstore.GroupOffset{}, federation.Errorf(federation.UnknownPartition, "topic %q has partitions 0 to %d, not %d", o.Topic, len(t.Partitions)-1, o.Partition)
-	case o.Offset < 0:
-		return redisstore.GroupOffset{}, federation.Errorf(federation.InvalidArgument, "%s: the offset %d is negative", o.TopicPartition, o.Offset)
+	case o.Offset == -1:
+		return redisstore.GroupOffset{}, federation.Errorf(federation.InvalidArgument, "%s: the offset -1 stands for none, and cannot be committed", o.TopicPartition)
 	case len(o.Metadata) > g.cfg.OffsetMetadataMax:
 		return redisstore.GroupOffset{}, federation.Errorf(federation.OffsetMetadataTooLarge, "%s: %d bytes of metadata are above the limit of %d",
 			o.TopicPartition, len(o.Metadata), g.cfg.OffsetMetadataMax)

@@ -32,7 +32,7 @@ func TestOffsets(t *testing.T) {
 		require.EqualValues(w.t, -1, got[1].Offset)
 		require.Equal(w.t, federation.NoEpoch, got[0].Epoch)
 
-		errs, err := e.Commit(ctx, outside(commitAt("t", 1, 10), commitAt("t", 0, 4), commitAt("x", 0, 1), commitAt("t", 77, 1), commitAt("t", 2, -5),
+		errs, err := e.Commit(ctx, outside(commitAt("t", 1, 10), commitAt("t", 0, 4), commitAt("x", 0, 1), commitAt("t", 77, 1), commitAt("t", 2, -1),
 			CommitOffset{TopicPartition: tp("t", 3), Metadata: strings.Repeat("x", 4097)}))
 		require.NoError(w.t, err)
 		var kinds []federation.Kind
