@@ -60,6 +60,12 @@ func (s *suite) connectMember(t *testing.T, url, group, topic string) *connectMe
 	return m
 }
 
+func (m *connectMember) broken() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
 func (m *connectMember) see() (int, []*kgo.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -145,9 +145,9 @@ func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
 	requireEachOnce(t, 240, first, second, third)
 	// The members were heard by the new coordinator, which knows them all.
 	eventually(t, func() bool {
+		requireWhole(t, first, second, third)
 		described, err := s.admin(t).DescribeGroups(call(t), group)
-		require.NoError(t, err)
-		return described[group].State == "Stable" && len(described[group].Members) == 3
+		return err == nil && described[group].State == "Stable" && len(described[group].Members) == 3
 	}, "the group is stable with all of its members")
 	_, now := first.GroupMetadata()
 	require.Equal(t, generation, now, "the generation")

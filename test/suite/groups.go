@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -34,6 +35,21 @@ func (s *suite) groups() []test {
 type seer interface {
 	// see returns how many partitions the member has, and what it read.
 	see() (partitions int, records []*kgo.Record)
+	// broken returns what ended the member, or went wrong, before it was to leave.
+	broken() error
+}
+
+func requireWhole(t *testing.T, members ...seer) {
+	t.Helper()
+	for i, m := range members {
+		require.NoError(t, m.broken(), "member %d", i)
+	}
+}
+
+func (m *member) broken() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return errors.Join(m.errs...)
 }
 
 // A member is a franz-go member of a group that collects what it reads.
@@ -154,7 +170,7 @@ func requireEachOnce(t *testing.T, count int, members ...seer) {
 		}
 		return n
 	}
-	eventually(t, func() bool { return all() >= count }, "%d records read", count)
+	eventually(t, func() bool { requireWhole(t, members...); return all() >= count }, "%d records read", count)
 	readers := make(map[string][]string)
 	for i, m := range members {
 		_, records := m.see()
@@ -182,6 +198,7 @@ func shared(t *testing.T, want []int, members ...seer) {
 		if same {
 			return
 		}
+		requireWhole(t, members...)
 		require.True(t, time.Now().Before(deadline), "members have %v partitions, want %v", got, want)
 		<-time.After(pollInterval)
 	}

@@ -174,7 +174,11 @@ func (s *suite) end(t *testing.T, topic string) (sum int64) {
 // eventually polls until a condition holds.
 func eventually(t *testing.T, condition func() bool, what string, args ...any) {
 	t.Helper()
-	require.Eventually(t, condition, waitTimeout, pollInterval, "%s", fmt.Sprintf(what, args...))
+	deadline := time.Now().Add(waitTimeout)
+	for !condition() { // in the test's own goroutine, so that it may fail the test
+		require.True(t, time.Now().Before(deadline), "not within %s: %s", waitTimeout, fmt.Sprintf(what, args...))
+		<-time.After(pollInterval)
+	}
 }
 
 func isContextError(err error) bool {

@@ -1,0 +1,18 @@
+//go:build real
+
+package continuity_test
+
+import (
+	"flag"
+	"testing"
+	"time"
+
+	"github.com/braidmq/braid/test/continuity"
+	"github.com/braidmq/braid/test/world"
+)
+
+var duration = flag.Duration("duration", 20*time.Second, "how long producers write")
+
+func TestReal(t *testing.T) {
+	continuity.Run(t, world.Real(t, world.Options{Gateways: 3}), *duration)
+}
