@@ -194,18 +194,19 @@ func (c *consumer) assign(members []JoinMember) []MemberAssignment {
 // A reader is a Connect member: it takes what it is assigned, and gives up what it
 // is asked for after a moment.
 type reader struct {
-	w      *world
-	name   string
-	m      Membership
-	slow   time.Duration // before it gives up
-	epoch  atomic.Int64
-	events atomic.Int32
-	lost   atomic.Int32
-	owned  []federation.TopicPartition
-	ended  chan struct{}
-	stop   context.CancelFunc
-	quit   chan chan error
-	start  map[federation.TopicPartition]federation.LogicalOffset
+	w       *world
+	name    string
+	m       Membership
+	slow    time.Duration // before it gives up
+	commits bool
+	epoch   atomic.Int64
+	events  atomic.Int32
+	lost    atomic.Int32
+	owned   []federation.TopicPartition
+	ended   chan struct{}
+	stop    context.CancelFunc
+	quit    chan chan error
+	start   map[federation.TopicPartition]federation.LogicalOffset
 }
 
 func (w *world) reader(name string, c Coordinator, change ...func(*reader, *SubscribeRequest)) *reader {
@@ -245,6 +246,9 @@ func (r *reader) run(ctx context.Context) {
 			}
 		case <-alive.C:
 			r.m.Alive()
+			if r.commits && !stopped {
+				r.commit(ctx)
+			}
 		case answer := <-r.quit:
 			stopped = true
 			r.drop(slices.Clone(r.owned))
@@ -265,6 +269,9 @@ func (r *reader) take(ctx context.Context, ev AssignmentEvent) {
 	for _, o := range ev.Assigned {
 		tps = append(tps, o.TopicPartition)
 		r.start[o.TopicPartition] = o.Offset
+		if r.commits {
+			r.w.claims.begins(r.name, o)
+		}
 	}
 	r.w.claims.take(r.name, tps)
 	r.owned = append(r.owned, tps...)
@@ -272,6 +279,23 @@ func (r *reader) take(ctx context.Context, ev AssignmentEvent) {
 		r.w.wait(r.slow)
 		r.drop(ev.Revoking)
 		_ = r.m.Revoked(ctx, ev.Revoking)
+	}
+}
+
+// commit stores the next offset of all that is read.
+func (r *reader) commit(ctx context.Context) {
+	var offsets []CommitOffset
+	for _, tp := range r.owned {
+		offsets = append(offsets, CommitOffset{TopicPartition: tp, Offset: r.w.claims.next(tp)})
+	}
+	errs, err := r.m.Commit(ctx, offsets)
+	if err != nil {
+		return
+	}
+	for i, o := range offsets {
+		if errs[i] == nil {
+			r.w.claims.ack(o.TopicPartition, o.Offset)
+		}
 	}
 }
 

@@ -76,7 +76,7 @@ func (l *lives) act() {
 		l.consumers = append(l.consumers, l.w.consumer(fmt.Sprintf("consumer%d", l.n), l.mode))
 	case k < 6 && len(l.readers) < 4:
 		l.readers = append(l.readers, l.w.reader(fmt.Sprintf("reader%d", l.n), l.w.cluster(l.w.gateways[l.some()]), func(r *reader, _ *SubscribeRequest) {
-			r.slow = time.Duration(l.rng.Intn(300)) * time.Millisecond
+			r.slow, r.commits = time.Duration(l.rng.Intn(300))*time.Millisecond, true
 		}))
 	case k == 6 && len(l.consumers) > 0:
 		take(l, &l.consumers).leave()
@@ -103,7 +103,12 @@ func (l *lives) act() {
 		l.w.wait(time.Duration(l.rng.Intn(300)) * time.Millisecond)
 		gw.loseRedis(false)
 	case k == 14:
-		l.w.topics(fmt.Sprintf("t=%d", 3+l.rng.Intn(7)), "other=2")
+		gw := l.w.gateways[l.some()]
+		gw.deaf.Store(true)
+		l.w.wait(time.Duration(l.rng.Intn(200)) * time.Millisecond)
+		gw.deaf.Store(false)
+	case k == 15:
+		l.w.topics(fmt.Sprintf("t=%d", 3+l.rng.Intn(7)), "other=2") // partitions that go do so with their offsets
 	}
 }
 

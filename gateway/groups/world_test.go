@@ -65,7 +65,12 @@ func newWorld(t *testing.T, mini *miniredis.Miniredis, url string) *world {
 		maps: &fakeMaps{changed: make(chan struct{})}, gateways: map[federation.GatewayID]*gateway{},
 	}
 	w.claims.t, w.claims.holders = t, map[federation.TopicPartition]string{}
+	w.claims.acked = map[federation.TopicPartition]federation.LogicalOffset{}
 	w.topics("t=6")
+	if mini != nil {
+		// The Redis client may still be pausing before another attempt to connect.
+		t.Cleanup(func() { w.wait(10 * time.Second) })
+	}
 	return w
 }
 
@@ -225,7 +230,30 @@ type claims struct {
 	t       *testing.T
 	mu      sync.Mutex // guards the following
 	holders map[federation.TopicPartition]string
+	acked   map[federation.TopicPartition]federation.LogicalOffset // highest acknowledged commit
 	moves   int
+}
+
+// next is an offset to commit.
+func (c *claims) next(tp federation.TopicPartition) federation.LogicalOffset {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.acked[tp] + 1
+}
+
+func (c *claims) ack(tp federation.TopicPartition, o federation.LogicalOffset) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.acked[tp] = max(c.acked[tp], o)
+}
+
+// begins checks that a reader begins at what was committed last.
+func (c *claims) begins(who string, o CommittedOffset) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if acked := c.acked[o.TopicPartition]; acked > 0 && o.Offset < acked {
+		c.t.Errorf("%s begins to read %s at %d, but %d was committed", who, o.TopicPartition, o.Offset, c.acked[o.TopicPartition])
+	}
 }
 
 func (c *claims) take(who string, tps []federation.TopicPartition) {
