@@ -36,7 +36,7 @@ func New(ctx context.Context, cfg Config, deps Deps) *Router {
 	cfg = cfg.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
 	r := &Router{cfg: cfg, deps: deps, bytes: newBudget(cfg.AppendBytesMax), tails: make(map[tailKey]*tail), ctx: ctx, cancel: cancel}
-	r.states.parts = make(map[federation.TopicPartition]*partState)
+	r.states.maps, r.states.parts = deps.Maps, make(map[stateKey]*partState)
 	for i := range cfg.Lanes {
 		l := newLane(r, i)
 		r.lanes = append(r.lanes, l)
@@ -157,10 +157,19 @@ func (r *Router) cluster(e *federation.Extent) (*upstream.Cluster, error) {
 	return c, nil
 }
 
-// partStates holds what the router saw last of each logical partition.
+// partStates holds what the router saw last of each logical partition. A topic
+// that is created again under its name is another one: the key has its id.
 type partStates struct {
-	mu    sync.RWMutex // guards the following
-	parts map[federation.TopicPartition]*partState
+	maps Maps
+
+	mu      sync.RWMutex // guards the following
+	parts   map[stateKey]*partState
+	pruneAt int // size at which states of deleted topics are dropped
+}
+
+type stateKey struct {
+	topic     federation.TopicID
+	partition federation.LogicalPartition
 }
 
 // A partState is what was seen last of a logical partition's head.
@@ -176,29 +185,35 @@ type partState struct {
 	waitingFor federation.PhysicalEpoch
 }
 
+// statesMin is how many states are kept before any are dropped.
+const statesMin = 1000
+
 func (s *partStates) of(tp federation.TopicPartition) *partState {
+	m := s.maps.Current()
+	key := stateKey{partition: tp.Partition}
+	if t := m.Topic(tp.Topic); t != nil {
+		key.topic = t.ID
+	}
 	s.mu.RLock()
-	p := s.parts[tp]
+	p := s.parts[key]
 	s.mu.RUnlock()
 	if p != nil {
 		return p
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p = s.parts[tp]; p == nil {
-		p = &partState{}
-		s.parts[tp] = p
+	if p = s.parts[key]; p != nil {
+		return p
 	}
-	return p
-}
-
-// forget drops the states of partitions that the map does not have any more.
-func (s *partStates) forget(m *federation.Map) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for tp := range s.parts {
-		if _, err := m.Partition(tp); err != nil {
-			delete(s.parts, tp)
+	if len(s.parts) >= max(s.pruneAt, statesMin) {
+		for k := range s.parts {
+			if m.TopicByID(k.topic) == nil {
+				delete(s.parts, k)
+			}
 		}
+		s.pruneAt = 2 * len(s.parts)
 	}
+	p = &partState{}
+	s.parts[key] = p
+	return p
 }

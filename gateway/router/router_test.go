@@ -360,6 +360,25 @@ func TestDuplicateIsAnsweredWithItsOffset(t *testing.T) {
 	require.Equal(t, []string{"0:v"}, values(t, s, at("orders", 0), 0, 1))
 }
 
+// A topic that is deleted and created again has nothing of the old one.
+func TestTopicCreatedAgain(t *testing.T) {
+	w := newWorld(t, 2)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	s := w.r.NewSession()
+	defer s.Close()
+	require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "a", "b", "c")})[0].Err)
+	require.Len(t, values(t, s, at("orders", 0), 0, 3), 3)
+	w.Change(func(m *federation.Map) { delete(m.Topics, "orders") })
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 1)})
+	a := produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, "new")})
+	require.NoError(t, a[0].Err)
+	require.EqualValues(t, 0, a[0].BaseOffset)
+	f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: at("orders", 0), MaxBytes: 1000, CurrentEpoch: -1}}, router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 10 * time.Second})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, f.Slices[0].HighWatermark)
+	f.Release()
+}
+
 func TestUnknownTopicAndPartition(t *testing.T) {
 	w := newWorld(t, 1)
 	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})

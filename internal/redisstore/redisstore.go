@@ -50,6 +50,9 @@ func Open(cfg Config) (*Store, error) {
 	opt.ReadTimeout = or(cfg.OperationTimeout, 3*time.Second)
 	opt.WriteTimeout = opt.ReadTimeout
 	opt.PoolSize = or(cfg.PoolSize, 20)
+	// One attempt each: callers try again in their own time, and a dead Redis must
+	// not cost each of them five.
+	opt.DialerRetries = 1
 	opt.ContextTimeoutEnabled = true
 	// The default mode looks the address up in DNS on the first connection, and
 	// serves managed Redis upgrades only.
