@@ -15,7 +15,7 @@ import (
 	"github.com/braidmq/braid/internal/redisstore"
 )
 
-// TestGroup runs the scripts in testdata: each line is an event of one group, below
+// TestGroup runs the scripts in testdata/group: each line is an event of one group, below
 // it is what the step asks for. Verbs:
 //
 //	topics t=2 u=3                          the topics of the map, with their partitions
@@ -32,7 +32,7 @@ import (
 //	reload                  another coordinator takes over from what is stored
 //	state                   members, what they should have and what they may be reading
 func TestGroup(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/group", func(t *testing.T, path string) {
 		s := newScript()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.out.Reset()
