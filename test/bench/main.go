@@ -133,7 +133,7 @@ func (p *parts) Errorf(format string, args ...any) { p.Fatalf(format, args...) }
 func (p *parts) Cleanup(f func())                  { p.cleanups = append(p.cleanups, f) }
 
 func (p *parts) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf(format, args...)) //nolint:forbidigo // ends the run; main prints it
+	panic(fmt.Sprintf(format, args...))
 }
 
 func (p *parts) TempDir() string {
@@ -146,8 +146,8 @@ func (p *parts) TempDir() string {
 }
 
 func (p *parts) cleanup() {
-	for i := len(p.cleanups) - 1; i >= 0; i-- {
-		p.cleanups[i]()
+	for _, v := range slices.Backward(p.cleanups) {
+		v()
 	}
 }
 
