@@ -108,8 +108,7 @@ func (e *Error) Unwrap() error { return e.cause }
 
 // KindOf returns the kind of err: Internal if it carries none.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Internal

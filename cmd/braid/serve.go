@@ -169,8 +169,7 @@ func (s *serving) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	p, err := process.New(cmd.Context(), s.config)
-	var config process.ConfigError
-	if errors.As(err, &config) {
+	if _, ok := errors.AsType[process.ConfigError](err); ok {
 		return usageError{err}
 	}
 	if err != nil {

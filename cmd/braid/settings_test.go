@@ -159,7 +159,7 @@ func TestConfigurationDoc(t *testing.T) {
 	root, _ := newRoot(world{})
 	want := configurationDoc(root)
 	if flag.Lookup("rewrite").Value.String() == "true" {
-		require.NoError(t, os.WriteFile(docFile, []byte(want), 0o644)) //nolint:gosec // a document of the source tree
+		require.NoError(t, os.WriteFile(docFile, []byte(want), 0o644))
 	}
 	have, err := os.ReadFile(docFile)
 	require.NoError(t, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ func logicalName(logical string) string      { return "logicalClusters/" + logic
 func topicName(logical, topic string) string { return logicalName(logical) + "/topics/" + topic }
 func groupName(logical, group string) string { return logicalName(logical) + "/groups/" + group }
 func operationName(id string) string         { return "operations/" + strings.TrimPrefix(id, "operations/") }
+
 func noWaitFlag(cmd *cobra.Command) *bool {
 	return cmd.Flags().Bool("no-wait", false, "do not wait for the operation; print its id")
 }
@@ -176,7 +178,7 @@ func topicRows(r *rows, t *adminv1.Topic, partitions []*adminv1.Partition) {
 		for i, e := range p.GetExtents() {
 			end := "-"
 			if e.SealedEnd != nil {
-				end = fmt.Sprint(e.GetSealedEnd())
+				end = strconv.FormatInt(e.GetSealedEnd(), 10)
 			}
 			state := strings.ToLower(strings.TrimPrefix(e.GetState().String(), "STATE_"))
 			r.row(p.GetPartition(), p.GetEpoch(), i, state, e.GetPhysicalCluster(), e.GetPhysicalTopic(), e.GetPhysicalPartition(), e.GetLogicalBase(), e.GetPhysicalStart(), end)

@@ -3,6 +3,7 @@ package federationtest
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/braidmq/braid/federation"
@@ -68,13 +69,11 @@ func (w *World) Change(f func(m *federation.Map)) {
 	next := *w.m
 	next.Version++
 	next.Topics = make(map[federation.TopicName]*federation.Topic, len(w.m.Topics))
-	for n, t := range w.m.Topics {
-		next.Topics[n] = t
-	}
+	maps.Copy(next.Topics, w.m.Topics)
 	next.Gateways = append([]*federation.Gateway(nil), w.m.Gateways...)
 	f(&next)
 	if err := next.Seal().Validate(); err != nil {
-		panic(fmt.Sprintf("federationtest: %v", err)) //nolint:forbidigo // a broken test
+		panic(fmt.Sprintf("federationtest: %v", err))
 	}
 	w.m = &next
 	close(w.changed)

@@ -153,8 +153,13 @@ func (c Config) validate() error {
 		name string
 		v    int
 	}{
-		{"groups", c.GroupsMax}, {"members", c.MembersMax}, {"member bytes", c.MemberBytesMax}, {"subscriptions", c.SubscriptionsMax},
-		{"offset metadata", c.OffsetMetadataMax}, {"mailbox", c.MailboxMax}, {"events", c.EventsMax},
+		{"groups", c.GroupsMax},
+		{"members", c.MembersMax},
+		{"member bytes", c.MemberBytesMax},
+		{"subscriptions", c.SubscriptionsMax},
+		{"offset metadata", c.OffsetMetadataMax},
+		{"mailbox", c.MailboxMax},
+		{"events", c.EventsMax},
 	} {
 		if l.v < 1 {
 			bad = append(bad, fmt.Errorf("the limit on %s must be positive, not %d", l.name, l.v))

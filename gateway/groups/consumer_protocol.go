@@ -1,6 +1,8 @@
 package groups
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
@@ -115,10 +117,8 @@ func (g *group) computeSubscribed() {
 func (g *group) isSubscribed(name federation.TopicName) bool {
 	for _, m := range g.members {
 		if m.connect {
-			for _, n := range m.names {
-				if n == name {
-					return true
-				}
+			if slices.Contains(m.names, name) {
+				return true
 			}
 			if m.matcher != nil && m.matcher.MatchString(string(name)) {
 				return true

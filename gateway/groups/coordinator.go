@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sort"
 	"strings"
@@ -178,7 +179,7 @@ func (e *Engine) Subscribe(ctx context.Context, r SubscribeRequest) (Membership,
 		}
 		s := newStream(o)
 		value, err := o.ask(ctx, func(c *call) any { return evSubscribe{to: c, r: r, handle: s} })
-		if err == errIdle {
+		if errors.Is(err, errIdle) {
 			continue
 		}
 		got, ok := value.(subscribed)

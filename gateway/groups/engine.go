@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -297,7 +298,7 @@ func (e *Engine) ask(ctx context.Context, group string, create bool, absent erro
 			return nil, absent
 		}
 		value, err := o.ask(ctx, event)
-		if err != errIdle {
+		if !errors.Is(err, errIdle) {
 			return value, err
 		}
 	}

@@ -264,8 +264,10 @@ func TestCallsAreAnsweredWhenTheCallerGivesUp(t *testing.T) {
 		w.shared(6)
 		ctx, cancel := context.WithTimeout(w.t.Context(), 50*time.Millisecond)
 		defer cancel()
-		_, err := gw.engine.Join(ctx, JoinRequest{Group: "g", ClientID: "x", ProtocolType: consumerProtocol, SessionTimeout: testSession, RebalanceTimeout: time.Hour,
-			Protocols: []Protocol{{"range", subscriptionBytes([]federation.TopicName{"t"}, nil)}}})
+		_, err := gw.engine.Join(ctx, JoinRequest{
+			Group: "g", ClientID: "x", ProtocolType: consumerProtocol, SessionTimeout: testSession, RebalanceTimeout: time.Hour,
+			Protocols: []Protocol{{"range", subscriptionBytes([]federation.TopicName{"t"}, nil)}},
+		})
 		require.Equal(w.t, federation.Timeout, federation.KindOf(err))
 	})
 }

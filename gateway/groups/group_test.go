@@ -3,6 +3,7 @@ package groups
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ type script struct {
 
 func newScript() *script {
 	s := &script{now: time.Unix(1_700_000_000, 0), stored: map[string][]byte{}, offsets: map[redisstore.OffsetKey]redisstore.GroupOffset{}}
-	s.cfg = Config{InitialRebalanceDelay: 3 * time.Second, MembersMax: 5, NewID: func() string { s.ids++; return fmt.Sprint(s.ids) }}.withDefaults()
+	s.cfg = Config{InitialRebalanceDelay: 3 * time.Second, MembersMax: 5, NewID: func() string { s.ids++; return strconv.Itoa(s.ids) }}.withDefaults()
 	s.m = testMap(nil)
 	s.g = newGroup("g", &s.cfg, s.m, s.now)
 	return s
@@ -270,12 +271,14 @@ func show(r reply) string {
 		if v.SkipAssignment {
 			text += " skip"
 		}
+		var textSb273 strings.Builder
 		for i, m := range v.Members {
 			if i == 0 {
-				text += " members"
+				textSb273.WriteString(" members")
 			}
-			text += " " + m.MemberID
+			textSb273.WriteString(" " + m.MemberID)
 		}
+		text += textSb273.String()
 		return text
 	case SyncResponse:
 		if tps := decodeAssignment(v.Assignment); v.ProtocolType == consumerProtocol {
@@ -294,9 +297,11 @@ func show(r reply) string {
 		return "member " + v.id
 	case Description:
 		text := fmt.Sprintf("%s epoch %d %s %s", v.State, v.Epoch, v.ProtocolType, v.ProtocolName)
+		var textSb297 strings.Builder
 		for _, m := range v.Members {
-			text += fmt.Sprintf("\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions)
+			textSb297.WriteString(fmt.Sprintf("\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions))
 		}
+		text += textSb297.String()
 		return text
 	default:
 		return "ok"
@@ -381,7 +386,7 @@ func partitions(list string) (out []federation.TopicPartition) {
 
 // assignments reads lines of the form: member t-0,t-1
 func assignments(input string) (out []MemberAssignment) {
-	for _, line := range strings.Split(input, "\n") {
+	for line := range strings.SplitSeq(input, "\n") {
 		if member, list, ok := strings.Cut(line, " "); ok {
 			out = append(out, MemberAssignment{member, encodeAssignment(0, partitions(list))})
 		}

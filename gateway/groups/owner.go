@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -74,7 +75,7 @@ func (o *owner) run(ctx context.Context) {
 	o.e.forget(o)
 	o.err = err
 	close(o.done)
-	if err != errIdle {
+	if !errors.Is(err, errIdle) {
 		o.e.cfg.Logger.Info("group unloaded", slog.String("group", o.g.id), slog.Any("reason", err))
 	}
 }

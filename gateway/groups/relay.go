@@ -58,8 +58,7 @@ func toRelay(err error) *relayError {
 		return nil
 	}
 	r := &relayError{Kind: federation.KindOf(err), Message: "the group's coordinator failed"}
-	var e *federation.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*federation.Error](err); ok {
 		r.Message, r.RetryAfterMs = e.Message, e.RetryAfter.Milliseconds()
 	}
 	return r

@@ -129,7 +129,7 @@ func (m *member) stored() storedMember {
 		Assignment: m.assignment, Topics: m.names, Regex: m.regex,
 	}
 	for _, p := range m.protocols {
-		s.Protocols = append(s.Protocols, storedProtocol{p.Name, p.Metadata})
+		s.Protocols = append(s.Protocols, storedProtocol(p))
 	}
 	for _, tp := range sortedKeys(m.target) {
 		if s.Target == nil {
@@ -236,7 +236,7 @@ func (g *group) loadMember(id string, b []byte) error {
 		return err
 	}
 	for _, p := range s.Protocols {
-		m.protocols = append(m.protocols, Protocol{p.Name, p.Metadata})
+		m.protocols = append(m.protocols, Protocol(p))
 	}
 	for topic, partitions := range s.Target {
 		for _, p := range partitions {

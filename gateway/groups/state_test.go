@@ -68,9 +68,11 @@ func (refusing) Commit(context.Context, CommitRequest) ([]error, error) { return
 func (refusing) Committed(context.Context, string, []federation.TopicPartition) ([]CommittedOffset, error) {
 	return nil, errMoved
 }
+
 func (refusing) DeleteOffsets(context.Context, string, []federation.TopicPartition) ([]error, error) {
 	return nil, errMoved
 }
+
 func (refusing) Describe(context.Context, string) (Description, error) {
 	return Description{}, errMoved
 }
@@ -79,6 +81,7 @@ func (refusing) Delete(context.Context, string) error    { return errMoved }
 func (refusing) Leave(context.Context, string, []LeavingMember) ([]error, error) {
 	return nil, errMoved
 }
+
 func (refusing) Subscribe(context.Context, SubscribeRequest) (Membership, error) {
 	return nil, errMoved
 }

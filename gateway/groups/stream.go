@@ -46,7 +46,7 @@ func (s *stream) end(err error) {
 		return
 	}
 	s.ended = true
-	if err != nil && !(s.left.Load() && federation.KindOf(err) == federation.UnknownMember) {
+	if err != nil && (!s.left.Load() || federation.KindOf(err) != federation.UnknownMember) {
 		s.err.Store(&err)
 	}
 	close(s.events)

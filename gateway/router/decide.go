@@ -98,7 +98,8 @@ func refusal(tp federation.TopicPartition, err error, a *produceAnswer) error {
 		code error
 		kind federation.Kind
 		text string
-	}) bool {
+	},
+	) bool {
 		return errors.Is(err, r.code)
 	})
 	if i < 0 {

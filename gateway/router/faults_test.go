@@ -3,6 +3,7 @@ package router_test
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestFaultyBrokerUnderLoad(t *testing.T) {
 				if i%20 == 10 {
 					fault(w.clusters["a"], i)
 				}
-				b := batch(recordbatch.Producer{ID: 1<<48 + 99, Sequence: int32(i)}, fmt.Sprint(i))
+				b := batch(recordbatch.Producer{ID: 1<<48 + 99, Sequence: int32(i)}, strconv.Itoa(i))
 				require.NoError(t, s.Produce(t.Context(), router.AcksAll, 20*time.Second, []router.Append{{TopicPartition: at("orders", 0), Batch: b}}, func(a []router.Appended) {
 					err := a[0].Err
 					if err == nil && a[0].BaseOffset != federation.LogicalOffset(i) {

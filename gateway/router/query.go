@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -439,8 +440,7 @@ func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochA
 }
 
 func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch federation.LogicalEpoch) (EpochEnd, error) {
-	for i := len(part.Extents) - 1; i >= 0; i-- {
-		e := part.Extents[i]
+	for _, e := range slices.Backward(part.Extents) {
 		entry, ok := e.PhysicalEpochAt(epoch)
 		if !ok {
 			continue

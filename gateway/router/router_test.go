@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -159,7 +160,7 @@ func TestTailWakesReaders(t *testing.T) {
 	got := make(chan []string, 1)
 	go func() { got <- values(t, r, at("orders", 0), 0, 50) }()
 	for i := range 50 {
-		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, fmt.Sprint(i))})[0].Err)
+		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, strconv.Itoa(i))})[0].Err)
 	}
 	all := <-got
 	require.Len(t, all, 50)
@@ -202,7 +203,8 @@ func TestReadOverChain(t *testing.T) {
 		require.Equal(t, want, q[i].Offset, "query %d", i)
 	}
 	ends := s.OffsetsForEpochs(t.Context(), []router.EpochQuery{
-		{TopicPartition: tp, CurrentEpoch: -1, Epoch: 1}, {TopicPartition: tp, CurrentEpoch: -1, Epoch: 3}, {TopicPartition: tp, CurrentEpoch: -1, Epoch: 5}})
+		{TopicPartition: tp, CurrentEpoch: -1, Epoch: 1}, {TopicPartition: tp, CurrentEpoch: -1, Epoch: 3}, {TopicPartition: tp, CurrentEpoch: -1, Epoch: 5},
+	})
 	for i, want := range []router.EpochEnd{{Epoch: 1, End: 3}, {Epoch: 2, End: 13}, {Epoch: 5, End: 15}} {
 		require.NoError(t, ends[i].Err)
 		require.Equal(t, want, ends[i].EpochEnd)
@@ -284,7 +286,7 @@ func TestLeaderMovesUnderLoad(t *testing.T) {
 		if i%50 == 25 {
 			require.NoError(t, w.clusters["a"].MoveTopicPartition("phys", 0, int32(i/50)%2))
 		}
-		b := batch(recordbatch.Producer{ID: id, Epoch: epoch, Sequence: int32(i)}, fmt.Sprint(i))
+		b := batch(recordbatch.Producer{ID: id, Epoch: epoch, Sequence: int32(i)}, strconv.Itoa(i))
 		require.NoError(t, s.Produce(t.Context(), router.AcksAll, 20*time.Second, []router.Append{{TopicPartition: at("orders", 0), Batch: b}}, func(a []router.Appended) {
 			errs <- a[0].Err
 			<-sem
@@ -318,7 +320,7 @@ func TestTailIsShared(t *testing.T) {
 	s := w.r.NewSession()
 	defer s.Close()
 	for i := range n {
-		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, fmt.Sprint(i))})[0].Err)
+		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, strconv.Itoa(i))})[0].Err)
 	}
 	for range readers {
 		require.Len(t, <-got, n)

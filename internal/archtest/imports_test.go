@@ -64,12 +64,13 @@ var edges = map[string]struct {
 	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/rpcerror", "federation", "gen/..."}, "roles through process, everything else through the public API"},
 
 	// Tests of the whole go in by the public doors.
-	"test/realparts": {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},
-	"test/check":     {nil, "checkers of histories are pure"},
-	"test/suite":     {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
-	"test/sdk":       {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
-	"test/world":     {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
-	"test/bench":     {[]string{"test/realparts"}, "load on the binary and on Kafka, compared"},
+	"test/realparts":  {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},
+	"test/check":      {nil, "checkers of histories are pure"},
+	"test/suite":      {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
+	"test/sdk":        {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
+	"test/world":      {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
+	"test/continuity": {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
+	"test/bench":      {[]string{"test/realparts"}, "load on the binary and on Kafka, compared"},
 }
 
 // owners says which packages may import a library, tests aside.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -79,8 +80,10 @@ func (s *seen) joinStream(t *testing.T, f *embedded.Federation, at *embedded.Nod
 	stream, err := braidv1connect.NewConsumerServiceClient(f.Client, at.URL()).Consume(ctx)
 	require.NoError(t, err)
 	m := &streamMember{stream: stream, owned: make(map[int32]bool), next: make(map[int32]int64)}
-	subscribe := &braidv1.Subscribe{Group: group, Topics: []string{topic}, Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}},
-		Credit: &braidv1.Credit{MaxRecords: 1 << 40, MaxBytes: 1 << 50}}
+	subscribe := &braidv1.Subscribe{
+		Group: group, Topics: []string{topic}, Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}},
+		Credit: &braidv1.Credit{MaxRecords: 1 << 40, MaxBytes: 1 << 50},
+	}
 	require.NoError(t, m.send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: subscribe}}))
 	done := make(chan error, 1)
 	go func() { done <- m.run(s) }()
@@ -152,7 +155,7 @@ func (m *streamMember) assign(u *braidv1.AssignmentUpdate) error {
 func numbers(from, to int) []string {
 	var all []string
 	for i := from; i < to; i++ {
-		all = append(all, fmt.Sprint(i))
+		all = append(all, strconv.Itoa(i))
 	}
 	return all
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 )
@@ -133,8 +134,8 @@ func stop(base context.Context, cfg Config, started []*running) error {
 		}
 	}()
 	var errs []error
-	for i := len(started) - 1; i >= 0; i-- {
-		r := started[i]
+	for _, r := range slices.Backward(started) {
+
 		if r.Stop != nil && !r.hasEnded() {
 			if err := r.Stop(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("stop %s: %w", r.Name, err))

@@ -17,7 +17,7 @@ func httpTask(name string, listener net.Listener, server *http.Server) lifecycle
 			server.BaseContext = func(net.Listener) context.Context { return ctx }
 			stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 			defer stop()
-			if err := server.Serve(listener); ctx.Err() == nil && err != http.ErrServerClosed { //nolint:errorlint // never wrapped
+			if err := server.Serve(listener); ctx.Err() == nil && err != http.ErrServerClosed {
 				return err
 			}
 			<-ctx.Done() // a server that was shut down: the rest of the stop follows

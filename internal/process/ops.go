@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -45,16 +46,18 @@ func serveReady(w http.ResponseWriter, r *http.Request, checks []Check) {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
 	status, text := http.StatusOK, ""
+	var textSb48 strings.Builder
 	for _, c := range checks {
 		if err := c.Err(ctx); err != nil {
 			if !c.Told {
 				status = http.StatusServiceUnavailable
 			}
-			text += fmt.Sprintf("%s: %v\n", c.Name, err)
+			textSb48.WriteString(fmt.Sprintf("%s: %v\n", c.Name, err))
 			continue
 		}
-		text += c.Name + ": ok\n"
+		textSb48.WriteString(c.Name + ": ok\n")
 	}
+	text += textSb48.String()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/braidmq/braid/internal/lifecycle"
@@ -99,8 +100,7 @@ func Listen(listen func(network, address string) (net.Listener, error), address,
 	if err == nil {
 		return l, nil
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		err = op.Err
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %w; choose another address with --%s", address, err, flag)
@@ -144,8 +144,8 @@ func (p *Process) Run(ctx context.Context) (err error) {
 	}()
 	tasks, closers, err := p.tasks(root)
 	defer func() {
-		for i := len(closers) - 1; i >= 0; i-- {
-			closers[i]()
+		for _, closer := range slices.Backward(closers) {
+			closer()
 		}
 	}()
 	if err != nil {

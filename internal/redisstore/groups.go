@@ -3,6 +3,7 @@ package redisstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -201,13 +202,13 @@ func (s *Store) eachGroup(ctx context.Context, groups []string, ask func(redis.P
 	for i, g := range groups {
 		asked[i] = ask(pipe, g)
 	}
-	if _, err := pipe.Exec(ctx); err != nil && err != redis.Nil {
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return unavailable(err)
 	}
 	for i, cmd := range asked {
 		value, err := cmd.Result()
 		switch {
-		case err == redis.Nil:
+		case errors.Is(err, redis.Nil):
 		case err != nil:
 			return unavailable(err)
 		default:
