@@ -67,8 +67,9 @@ func (r *run) sendBatch(ctx context.Context, client braidv1connect.ProducerServi
 	switch connect.CodeOf(err) {
 	case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown, connect.CodeInternal:
 		if err != nil {
-			return true, nil //nolint:nilerr // the outcome is unknown, and repeating does no harm
+			return true, nil // the outcome is unknown, and repeating does no harm
 		}
+	default:
 	}
 	if err != nil {
 		return false, err
@@ -110,14 +111,14 @@ func (r *run) stream(ctx context.Context, client braidv1connect.ProducerServiceC
 	defer cancel()
 	stream, err := client.Produce(streamCtx)
 	if err != nil {
-		return nil //nolint:nilerr // another gateway
+		return nil // another gateway
 	}
 	if stream.Send(&braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{ClientId: c.producer}}}) != nil {
 		return nil
 	}
 	opened, err := stream.Receive()
 	if err != nil {
-		return nil //nolint:nilerr // another gateway
+		return nil // another gateway
 	}
 	var mu sync.Mutex
 	credit := opened.GetOpened().GetCredit().GetMaxBatches()
@@ -202,7 +203,7 @@ func (r *run) connectLife(ctx context.Context, client braidv1connect.ConsumerSer
 	defer cancel()
 	stream, err := client.Consume(streamCtx)
 	if err != nil {
-		return nil //nolint:nilerr // another gateway
+		return nil // another gateway
 	}
 	var mu sync.Mutex // sends come from two goroutines
 	send := func(f *braidv1.ConsumeRequest) {

@@ -7,6 +7,7 @@ package continuity
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func Run(t *testing.T, w *world.World, duration time.Duration) {
 	for _, g := range w.Gateways {
 		r.urls, r.kafka = append(r.urls, g.URL()), append(r.kafka, g.Kafka)
 	}
-	w.MustBraid(t, "", "topic", "create", topic, "--partitions", fmt.Sprint(partitions))
+	w.MustBraid(t, "", "topic", "create", topic, "--partitions", strconv.Itoa(partitions))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 

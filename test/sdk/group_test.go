@@ -4,6 +4,7 @@ package sdk_test
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -11,18 +12,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/braidmq/braid/test/sdk"
+	"github.com/braidmq/braid/test/world"
 )
 
 // testMixedGroup has a Java, a confluent-kafka and a Connect member in one group,
-// each with its default configuration. They share the partitions, each record is
-// read once, and those who stay take over from the one who goes.
+// each with its default configuration. They share the partitions and each record
+// is read once, also when the gateway that coordinates them is killed: nobody is
+// asked to join again. Those who stay take over from the one who goes.
 func testMixedGroup(t *testing.T) {
 	topic := newTopic(t)
 	const group = "mixed"
 	java := sdk.Start(t, "java member", nil, sdk.Java(t, "consume", bootstrap(), topic, group)...)
 	program, env := sdk.Python(t, "confluent_client.py", "consume", bootstrap(), topic, group)
 	confluent := sdk.Start(t, "confluent-kafka member", env, program...)
-	member := subscribe(t, shared.Gateways[1].URL(), group, topic)
+	sdk.Until(t, "a share of the partitions for both", func() bool {
+		return len(java.Assigned()) == 3 && len(confluent.Assigned()) == 3
+	}, java, confluent)
+	coordinator := coordinatorOf(t, group)
+	stays := shared.Gateways[0]
+	if stays == coordinator {
+		stays = shared.Gateways[1]
+	}
+	member := subscribe(t, stays.URL(), group, topic)
 	sdk.Until(t, "a share of the partitions for each member", func() bool {
 		return len(java.Assigned()) == 2 && len(confluent.Assigned()) == 2 && member.partitions() == 2
 	}, java, confluent)
@@ -52,6 +63,19 @@ func testMixedGroup(t *testing.T) {
 		require.Positive(t, got, "records that the %s member read", name)
 	}
 
+	rebalances := func() int { return len(java.Has("revoked")) + len(confluent.Has("revoked")) }
+	before := rebalances()
+	coordinator.Kill()
+	produce(600)
+	sdk.Until(t, "all records after the coordinator was killed", func() bool { return len(all()) >= len(want) }, java, confluent)
+	requireOnce(t, want, all())
+	require.NoError(t, coordinator.Start())
+	produce(300)
+	sdk.Until(t, "all records after the gateway came back", func() bool { return len(all()) >= len(want) }, java, confluent)
+	requireOnce(t, want, all())
+	require.Equal(t, before, rebalances(), "no rebalance")
+	require.Equal(t, 2, member.partitions())
+
 	java.Stop()
 	sdk.Until(t, "the partitions of the member that left", func() bool {
 		return len(confluent.Assigned())+member.partitions() == partitions
@@ -67,4 +91,13 @@ func testMixedGroup(t *testing.T) {
 	requireOnce(t, want, all())
 	member.leave()
 	requireCommitted(t, group, topic, int64(len(want)))
+}
+
+// coordinatorOf is the gateway that coordinates a group.
+func coordinatorOf(t *testing.T, group string) *world.Node {
+	t.Helper()
+	var d struct{ Coordinator string }
+	out := shared.MustBraid(t, "", "group", "describe", group, "-o", "json")
+	require.NoError(t, json.Unmarshal([]byte(out), &d), out)
+	return shared.Gateway(d.Coordinator)
 }

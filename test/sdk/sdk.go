@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -126,7 +127,7 @@ func (c *Client) scan(stdout io.Reader) {
 func (c *Client) Events() []Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.events[:len(c.events):len(c.events)]
+	return slices.Clip(c.events)
 }
 
 // Records returns the events of a kind ("record", "sent") as records.
@@ -154,9 +155,8 @@ func (c *Client) Records(kind string) []Record {
 
 // Assigned returns the partitions that the program was assigned last.
 func (c *Client) Assigned() []string {
-	events := c.Events()
-	for i := len(events) - 1; i >= 0; i-- {
-		if e := events[i]; e.Kind == "assigned" {
+	for _, e := range slices.Backward(c.Events()) {
+		if e.Kind == "assigned" {
 			if len(e.Fields) == 0 || e.Fields[0] == "" {
 				return nil
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func Real(t TB, o Options) *World {
 	w.NameServer = r.node("nameserver", 0)
 
 	begin := time.Now()
-	if err := startAll(append(w.Controllers[:len(w.Controllers):len(w.Controllers)], w.Gateways...)); err != nil {
+	if err := startAll(slices.Concat(w.Controllers, w.Gateways)); err != nil {
 		t.Fatalf("real world: %v", err)
 	}
 	for _, c := range w.Clusters {
