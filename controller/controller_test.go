@@ -243,7 +243,7 @@ func TestUpdateTopicConfig(t *testing.T) {
 		}
 		return resp, nil, true
 	})
-	_, err = update(map[string]string{"retention.ms": "soon"}, false, "config")
+	_, err = update(map[string]string{"retention.ms": "3000"}, false, "config")
 	requireKind(t, federation.InvalidConfig, err)
 	require.Equal(t, "2000", physical("a", "retention.ms"))
 	_, err = update(nil, false, "partition_count")

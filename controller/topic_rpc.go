@@ -135,7 +135,7 @@ func checkConfig(topic federation.TopicName, config map[string]string) error {
 			return federation.Errorf(federation.InvalidConfig, "topic %q: there is no setting %q", topic, k)
 		}
 	}
-	return nil
+	return federation.CheckTopicConfig(topic, config)
 }
 
 func (t *term) validateCreate(ctx context.Context, spec createSpec) (*adminv1.CreateTopicResponse, error) {

@@ -16,17 +16,17 @@ import (
 // DefaultLogicalCluster is the logical cluster of clients that name none.
 const DefaultLogicalCluster = "default"
 
-// A LogicalOffset is a position that a client sees. A PhysicalOffset is one
-// inside the physical partition of an extent. Extent converts.
 type (
-	LogicalOffset  int64
+	// A LogicalOffset is a position that a client sees. Extent converts.
+	LogicalOffset int64
+	// A PhysicalOffset is a position inside the physical partition of an extent.
 	PhysicalOffset int64
 )
 
-// A LogicalEpoch is a leader epoch that a client sees; a PhysicalEpoch is the
-// leader epoch of a partition of a physical cluster.
 type (
-	LogicalEpoch  int32
+	// A LogicalEpoch is a leader epoch that a client sees.
+	LogicalEpoch int32
+	// A PhysicalEpoch is the leader epoch of a partition of a physical cluster.
 	PhysicalEpoch int32
 )
 
