@@ -23,7 +23,7 @@ import (
 func (s *suite) badInput() []test {
 	return []test{
 		{"frames that are no Kafka", s.testBadFrames},
-		{"ApiVersions of any version", s.testApiVersions},
+		{"ApiVersions of any version", s.testAPIVersions},
 		{"keys and versions from the future", s.testUnknownRequests},
 		{"batches that are wrong", s.testBadBatches},
 		{"half a request and then nothing", s.testHalfRequest},
@@ -69,7 +69,7 @@ func (s *suite) testBadFrames(t *testing.T) {
 	s.requireAlive(t)
 }
 
-func (s *suite) testApiVersions(t *testing.T) {
+func (s *suite) testAPIVersions(t *testing.T) {
 	conn := dial(t, s.w.KafkaAddresses()[0])
 	for version := int16(0); version <= 4; version++ {
 		r := kmsg.NewPtrApiVersionsRequest()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -215,7 +216,7 @@ func (s *suite) testProducePipelined(t *testing.T) {
 			require.NoError(t, err)
 			next[k] = count
 		}
-		require.Equal(t, fmt.Sprint(next[k]), string(r.Value), "order of key %s", k)
+		require.Equal(t, strconv.Itoa(next[k]), string(r.Value), "order of key %s", k)
 		next[k] += keys
 	}
 }

@@ -69,7 +69,7 @@ func (m *connectMember) broken() error {
 func (m *connectMember) see() (int, []*kgo.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.mine), m.records[:len(m.records):len(m.records)]
+	return len(m.mine), slices.Clip(m.records)
 }
 
 func (m *connectMember) run() error {

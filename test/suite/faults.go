@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -190,7 +191,7 @@ func requireInOrder(t *testing.T, m *connectMember, count int) {
 	next := make(map[int32]int)
 	_, records := m.see()
 	for _, r := range records {
-		require.Equal(t, fmt.Sprint(next[r.Partition]), string(r.Value), "partition %d offset %d", r.Partition, r.Offset)
+		require.Equal(t, strconv.Itoa(next[r.Partition]), string(r.Value), "partition %d offset %d", r.Partition, r.Offset)
 		next[r.Partition]++
 	}
 	for p, n := range next {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -135,7 +137,7 @@ func (m *member) fail(err error) {
 func (m *member) see() (partitions int, records []*kgo.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.mine), m.records[:len(m.records):len(m.records)]
+	return len(m.mine), slices.Clip(m.records)
 }
 
 // leave commits, leaves the group and ends the member.
@@ -179,7 +181,7 @@ func requireEachOnce(t *testing.T, count int, members ...seer) {
 		}
 	}
 	for n := range count {
-		require.Len(t, readers[fmt.Sprint(n)], 1, "readers of record %d", n)
+		require.Len(t, readers[strconv.Itoa(n)], 1, "readers of record %d", n)
 	}
 	require.Equal(t, count, all())
 }

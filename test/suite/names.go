@@ -61,7 +61,7 @@ func (s *suite) testWatch(t *testing.T) {
 	require.True(t, stream.Receive(), "%v", stream.Err())
 	resolved, err := s.nameService().Resolve(call(t), &namingv1.ResolveRequest{ClientId: "watcher"})
 	require.NoError(t, err)
-	require.Equal(t, len(resolved.GetEndpoints()), len(stream.Msg().GetAnswer().GetEndpoints()))
+	require.Len(t, stream.Msg().GetAnswer().GetEndpoints(), len(resolved.GetEndpoints()))
 	_, err = s.nameService().Resolve(call(t), &namingv1.ResolveRequest{LogicalCluster: "no-such-cluster"})
 	require.Error(t, err)
 	require.NotEqual(t, connect.CodeInternal, connect.CodeOf(err))

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func (s *suite) testKeyOrder(t *testing.T) {
 		if next[k] == 0 {
 			home[k] = r.Partition
 		}
-		require.Equal(t, fmt.Sprint(next[k]), string(r.Value), "key %s", k)
+		require.Equal(t, strconv.Itoa(next[k]), string(r.Value), "key %s", k)
 		require.Equal(t, home[k], r.Partition, "partition of key %s", k)
 		next[k]++
 	}
@@ -147,7 +148,7 @@ func (s *suite) testProduceVersions(t *testing.T) {
 	require.NoError(t, err)
 	conn := dial(t, s.w.KafkaAddresses()[0])
 	for version := int16(3); version <= 13; version++ {
-		r := produceRequest(version, topic, 0, -1, plainBatch(fmt.Sprint(version)).encode())
+		r := produceRequest(version, topic, 0, -1, plainBatch(strconv.Itoa(int(version))).encode())
 		r.Topics[0].TopicID = topics[topic].ID
 		response := conn.call(r).(*kmsg.ProduceResponse)
 		require.Zero(t, response.Topics[0].Partitions[0].ErrorCode, "version %d", version)
