@@ -96,7 +96,7 @@ func TestTopicLifecycle(t *testing.T) {
 		require.NoError(t, err)
 		extent, err := a.topics.ListExtents(ctx, &adminv1.ListExtentsRequest{Parent: again.GetTopic().GetName()})
 		require.NoError(t, err)
-		require.Equal(t, lc+".orders.v1.4", extent.GetPartitions()[0].GetExtents()[0].GetPhysicalTopic())
+		require.Equal(t, lc+".orders.v1.3", extent.GetPartitions()[0].GetExtents()[0].GetPhysicalTopic())
 		deleted, err = a.topics.DeleteTopic(ctx, &adminv1.DeleteTopicRequest{Name: name})
 		require.NoError(t, err)
 		a.await(t, deleted.GetOperation())

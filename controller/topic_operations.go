@@ -460,6 +460,7 @@ func (o *operations) deleteTopic(ctx context.Context, op *operation) error {
 	if err := errors.Join(decode(rec.Spec, &spec), decode(rec.State, &state)); err != nil {
 		return err
 	}
+	detail := ""
 	if !state.Removed {
 		if state.Topics == nil {
 			topic := o.t.current().Topic(spec.Name)
@@ -485,13 +486,14 @@ func (o *operations) deleteTopic(ctx context.Context, op *operation) error {
 			return err
 		}
 		o.t.awaitApplied(ctx, m.Version)
-		state.Removed = true
-		op.step("unpublish", 1, 1, fmt.Sprintf("map version %d", m.Version))
+		state.Removed, detail = true, fmt.Sprintf("map version %d", m.Version)
 		if err := o.save(ctx, op, state); err != nil {
 			return err
 		}
 	}
+	// The name is free before the step tells the caller that the topic is gone.
 	o.free(op)
+	op.step("unpublish", 1, 1, detail)
 	left := o.deletePhysical(ctx, op, "delete", state.Topics, o.t.cfg.CleanupTimeout)
 	if len(left) > 0 {
 		return federation.Errorf(federation.ClusterUnavailable,
