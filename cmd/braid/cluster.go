@@ -12,7 +12,7 @@ import (
 const clusterPrefix = "physicalClusters/"
 
 func clusterCommand() *cobra.Command {
-	return parent("cluster", "Physical Kafka clusters", groupAdmin,
+	return parent("cluster", "Physical Kafka clusters",
 		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterRemoveCommand())
 }
 
@@ -52,7 +52,7 @@ func clusterListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, all, func(r *rows) { clusterRows(r, all.GetClusters()) })
+		return printMessage(cmd, all, func(r *rows) { clusterRows(r, all.GetClusters()) })
 	})
 	return cmd
 }
@@ -84,7 +84,7 @@ func clusterDescribeCommand() *cobra.Command {
 			return err
 		}
 		c := resp.GetCluster()
-		return print(cmd, c, func(r *rows) {
+		return printMessage(cmd, c, func(r *rows) {
 			r.row("Name:", short(c.GetName()))
 			r.row("State:", clusterState(c))
 			r.row("Health:", health(c))

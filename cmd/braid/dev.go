@@ -172,12 +172,13 @@ func nextFree(address string, after int, taken []string) string {
 	if err != nil {
 		return address
 	}
+	var probe net.ListenConfig
 	for p := port + after; p < port+after+portsMax && p < 1<<16; p++ {
 		a := net.JoinHostPort(host, strconv.Itoa(p))
 		if slices.Contains(taken, a) {
 			continue
 		}
-		l, err := net.Listen("tcp", a)
+		l, err := probe.Listen(context.Background(), "tcp", a)
 		if err != nil {
 			continue
 		}

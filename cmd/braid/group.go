@@ -13,7 +13,7 @@ import (
 )
 
 func groupCommand() *cobra.Command {
-	return parent("group", "Consumer groups, of Kafka and Connect members alike", groupAdmin,
+	return parent("group", "Consumer groups, of Kafka and Connect members alike",
 		groupListCommand(), groupDescribeCommand(), groupResetCommand(), groupDeleteCommand())
 }
 
@@ -31,7 +31,7 @@ func groupListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, all, func(r *rows) {
+		return printMessage(cmd, all, func(r *rows) {
 			r.row("GROUP", "STATE", "COORDINATOR")
 			for _, g := range all.GetGroups() {
 				r.row(short(g.GetName()), g.GetState(), g.GetCoordinator())
@@ -50,7 +50,7 @@ func groupDescribeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, resp.GetGroup(), func(r *rows) { groupRows(r, resp.GetGroup()) })
+		return printMessage(cmd, resp.GetGroup(), func(r *rows) { groupRows(r, resp.GetGroup()) })
 	})
 	return cmd
 }
@@ -108,7 +108,7 @@ func groupResetCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, resp, func(r *rows) { resetRows(r, resp) })
+		return printMessage(cmd, resp, func(r *rows) { resetRows(r, resp) })
 	})
 	return cmd
 }

@@ -113,10 +113,10 @@ const (
 	groupClient = "client"
 )
 
-// parent makes a command that only holds others.
-func parent(use, short, group string, children ...*cobra.Command) *cobra.Command {
+// parent makes an administration command that only holds others.
+func parent(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, GroupID: group, Args: noArgs,
+		Use: use, Short: short, GroupID: groupAdmin, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(children...)

@@ -12,7 +12,7 @@ import (
 )
 
 func operationCommand() *cobra.Command {
-	return parent("operation", "Long running operations", groupAdmin,
+	return parent("operation", "Long running operations",
 		operationListCommand(), operationWatchCommand(), operationCancelCommand())
 }
 
@@ -119,7 +119,7 @@ func operationListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, all, func(r *rows) { operationRows(r, all.GetOperations()) })
+		return printMessage(cmd, all, func(r *rows) { operationRows(r, all.GetOperations()) })
 	})
 	return cmd
 }

@@ -19,8 +19,8 @@ func outputFlag(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// print writes an answer as -o says: as a table, or the admin API's message.
-func print(cmd *cobra.Command, msg proto.Message, table func(*rows)) error {
+// printMessage writes an answer as -o says: as a table, or the admin API's message.
+func printMessage(cmd *cobra.Command, msg proto.Message, table func(*rows)) error {
 	return printJSON(cmd, func() ([]byte, error) { return toJSON(msg) }, table)
 }
 

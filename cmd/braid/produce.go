@@ -328,7 +328,7 @@ func (p *producing) send(ctx context.Context, stream *produceStream, w *produceW
 		}
 		if first.err != nil {
 			source.ended, source.bad = true, first.err
-			return nil // what was sent is acknowledged first
+			return nil //nolint:nilerr // what was sent is acknowledged first; the end tells of source.bad
 		}
 		frame, size := source.frame(ctx, p.topic, first)
 		frame.BatchSeq = seq

@@ -21,7 +21,7 @@ func statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, resp, func(r *rows) { statusRows(r, resp) })
+		return printMessage(cmd, resp, func(r *rows) { statusRows(r, resp) })
 	})
 	return cmd
 }
@@ -80,7 +80,7 @@ func gatewayListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, all, func(r *rows) { gatewayRows(r, all.GetGateways()) })
+		return printMessage(cmd, all, func(r *rows) { gatewayRows(r, all.GetGateways()) })
 	})
 	return cmd
 }

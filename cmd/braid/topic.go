@@ -16,7 +16,7 @@ import (
 )
 
 func topicCommand() *cobra.Command {
-	return parent("topic", "Logical topics", groupAdmin,
+	return parent("topic", "Logical topics",
 		topicCreateCommand(), topicListCommand(), topicDescribeCommand(), topicConfigCommand(), topicGrowCommand(), topicDeleteCommand())
 }
 
@@ -100,7 +100,7 @@ func topicListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return print(cmd, all, func(r *rows) {
+		return printMessage(cmd, all, func(r *rows) {
 			r.row("NAME", "PARTITIONS", "CLUSTERS", "CONFIG")
 			for _, t := range all.GetTopics() {
 				r.row(short(t.GetName()), t.GetPartitionCount(), placement(t), configText(t.GetConfig()))

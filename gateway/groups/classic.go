@@ -319,6 +319,7 @@ func (g *group) rebalanceOrComplete() {
 		g.prepare()
 	case statePreparing:
 		g.maybeCompleteJoin()
+	default: // a dead group has no members to rebalance
 	}
 }
 
@@ -625,6 +626,7 @@ func (g *group) membersLeft() {
 			return
 		}
 		g.prepare()
+	default: // nobody is left whom it concerns
 	}
 }
 

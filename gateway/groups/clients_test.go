@@ -79,6 +79,7 @@ func (c *consumer) failed(err error) {
 	case federation.IllegalGeneration: // what it had is lost
 		c.w.claims.drop(c.name, c.owned)
 		c.owned = nil
+	default: // the same member tries again
 	}
 }
 
@@ -151,8 +152,7 @@ func (c *consumer) heartbeats(ctx context.Context) error {
 		case <-time.After(testHeartbeat):
 		}
 		err := c.w.coordinator(c.group).Heartbeat(ctx, HeartbeatRequest{Group: c.group, MemberID: c.id, InstanceID: c.instance, Generation: c.generation.Load()})
-		switch federation.KindOf(err) {
-		case federation.NotCoordinator, federation.CoordinatorLoading:
+		if kind := federation.KindOf(err); kind == federation.NotCoordinator || kind == federation.CoordinatorLoading {
 			continue // look it up again
 		}
 		if err != nil {

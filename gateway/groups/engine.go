@@ -3,7 +3,6 @@ package groups
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,7 +253,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 	}
 	g, err := loadGroup(group, &e.cfg, m, fields, time.Now())
 	if err != nil {
-		e.cfg.Logger.Error("group not loaded", slog.String("group", group), slog.Any("error", err))
+		e.cfg.Logger.Error("group not loaded", "group", group, "error", err)
 		e.fail(group, en, err, e.cfg.LoadRetry)
 		return
 	}
@@ -264,7 +263,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 	closed := e.closed
 	close(en.ready)
 	e.mu.Unlock()
-	e.cfg.Logger.Info("group loaded", slog.String("group", group), slog.Int64("ownership", epoch), slog.Int("members", len(g.members)))
+	e.cfg.Logger.Info("group loaded", "group", group, "ownership", epoch, "members", len(g.members))
 	// The map may have changed, or the engine closed, before the entry was there to be told.
 	if closed || !e.owns(e.cfg.Maps.Current(), group) {
 		o.end(errMoved)

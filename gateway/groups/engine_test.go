@@ -149,7 +149,7 @@ func TestRevocationDeadline(t *testing.T) {
 // crashed: members go on in the same generation, and nothing moves.
 func TestTakeoverWithoutRebalance(t *testing.T) {
 	for name, end := range map[string]func(w *world, old *gateway){
-		"drain":  func(w *world, old *gateway) { w.serve("b") },
+		"drain":  func(w *world, _ *gateway) { w.serve("b") },
 		"handed": func(w *world, old *gateway) { require.NoError(w.t, old.engine.Close(w.t.Context())); w.serve("b") },
 		"crash":  func(w *world, old *gateway) { old.crash(); w.serve("b") },
 	} {

@@ -296,13 +296,12 @@ func show(r reply) string {
 	case subscribed:
 		return "member " + v.id
 	case Description:
-		text := fmt.Sprintf("%s epoch %d %s %s", v.State, v.Epoch, v.ProtocolType, v.ProtocolName)
-		var textSb297 strings.Builder
+		var text strings.Builder
+		fmt.Fprintf(&text, "%s epoch %d %s %s", v.State, v.Epoch, v.ProtocolType, v.ProtocolName)
 		for _, m := range v.Members {
-			textSb297.WriteString(fmt.Sprintf("\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions))
+			fmt.Fprintf(&text, "\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions)
 		}
-		text += textSb297.String()
-		return text
+		return text.String()
 	default:
 		return "ok"
 	}

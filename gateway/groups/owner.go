@@ -3,7 +3,6 @@ package groups
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -76,7 +75,7 @@ func (o *owner) run(ctx context.Context) {
 	o.err = err
 	close(o.done)
 	if !errors.Is(err, errIdle) {
-		o.e.cfg.Logger.Info("group unloaded", slog.String("group", o.g.id), slog.Any("reason", err))
+		o.e.cfg.Logger.Info("group unloaded", "group", o.g.id, "reason", err)
 	}
 }
 
@@ -135,7 +134,7 @@ func (o *owner) expiry(ctx context.Context) (any, bool) {
 	defer cancel()
 	stored, err := o.e.cfg.Store.GroupOffsets(ctx, o.logical, o.g.id, nil)
 	if err != nil {
-		o.e.cfg.Logger.Warn("offsets not checked for age", slog.String("group", o.g.id), slog.Any("error", err))
+		o.e.cfg.Logger.Warn("offsets not checked for age", "group", o.g.id, "error", err)
 		return nil, false
 	}
 	return evExpire{stored: stored}, true

@@ -84,41 +84,77 @@ func produce(t *testing.T, s router.Session, appends ...router.Append) []router.
 // returns "offset:value" of each.
 func values(t *testing.T, s router.Session, tp federation.TopicPartition, from federation.LogicalOffset, n int) []string {
 	t.Helper()
+	out, err := readValues(t.Context(), s, tp, from, n)
+	require.NoError(t, err)
+	return out
+}
+
+// A valuesRead is what a reader in another goroutine has to say.
+type valuesRead struct {
+	values []string
+	err    error
+}
+
+// readValues is values for other goroutines than the test's.
+func readValues(ctx context.Context, s router.Session, tp federation.TopicPartition, from federation.LogicalOffset, n int) ([]string, error) {
 	var out []string
 	deadline := time.Now().Add(15 * time.Second)
 	for len(out) < n {
-		require.True(t, time.Now().Before(deadline), "read %d of %d records: %v", len(out), n, out)
-		f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: tp, Offset: from, MaxBytes: 1 << 20, CurrentEpoch: -1, LastFetchedEpoch: -1}},
+		if !time.Now().Before(deadline) {
+			return nil, fmt.Errorf("read %d of %d records: %v", len(out), n, out)
+		}
+		f, err := s.Fetch(ctx, []router.Position{{TopicPartition: tp, Offset: from, MaxBytes: 1 << 20, CurrentEpoch: -1, LastFetchedEpoch: -1}},
 			router.FetchLimit{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: 2 * time.Second, ReadCommitted: true})
-		require.NoError(t, err)
-		require.NoError(t, f.Slices[0].Err)
+		if err != nil {
+			return nil, err
+		}
 		next := from
-		for _, b := range f.Slices[0].Records {
-			for len(b) > 0 {
-				var one []byte
-				one, b = recordbatch.Next(b)
-				require.NotNil(t, one)
-				r := recordbatch.NewReader(1 << 20)
-				require.NoError(t, r.Reset(one))
-				var rec recordbatch.Record
-				for {
-					ok, err := r.Next(&rec)
-					require.NoError(t, err)
-					if !ok {
-						break
-					}
-					if federation.LogicalOffset(rec.Offset) >= from {
-						out = append(out, fmt.Sprintf("%d:%s", rec.Offset, rec.Value))
-					}
-					next = federation.LogicalOffset(rec.Offset) + 1
+		if err = f.Slices[0].Err; err == nil {
+			for _, b := range f.Slices[0].Records {
+				if out, next, err = appendValues(out, b, from, next); err != nil {
+					break
 				}
-				next = max(next, federation.LogicalOffset(r.Header().LastOffset())+1)
 			}
 		}
-		from = next
 		f.Release()
+		if err != nil {
+			return nil, err
+		}
+		from = next
 	}
-	return out
+	return out, nil
+}
+
+// appendValues appends the records of batches that are not before from; it
+// returns the offset to go on at, which is next if there are no batches.
+func appendValues(out []string, batches []byte, from, next federation.LogicalOffset) ([]string, federation.LogicalOffset, error) {
+	for len(batches) > 0 {
+		one, rest := recordbatch.Next(batches)
+		if one == nil {
+			return out, next, fmt.Errorf("%d bytes behind offset %d are no batch", len(batches), next)
+		}
+		batches = rest
+		r := recordbatch.NewReader(1 << 20)
+		if err := r.Reset(one); err != nil {
+			return out, next, err
+		}
+		var rec recordbatch.Record
+		for {
+			ok, err := r.Next(&rec)
+			if err != nil {
+				return out, next, err
+			}
+			if !ok {
+				break
+			}
+			if federation.LogicalOffset(rec.Offset) >= from {
+				out = append(out, fmt.Sprintf("%d:%s", rec.Offset, rec.Value))
+			}
+			next = federation.LogicalOffset(rec.Offset) + 1
+		}
+		next = max(next, federation.LogicalOffset(r.Header().LastOffset())+1)
+	}
+	return out, next, nil
 }
 
 // write appends to a physical partition directly.
@@ -157,14 +193,18 @@ func TestTailWakesReaders(t *testing.T) {
 	s, r := w.r.NewSession(), w.r.NewSession()
 	defer s.Close()
 	defer r.Close()
-	got := make(chan []string, 1)
-	go func() { got <- values(t, r, at("orders", 0), 0, 50) }()
+	got := make(chan valuesRead, 1)
+	go func() {
+		all, err := readValues(t.Context(), r, at("orders", 0), 0, 50)
+		got <- valuesRead{all, err}
+	}()
 	for i := range 50 {
 		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, strconv.Itoa(i))})[0].Err)
 	}
-	all := <-got
-	require.Len(t, all, 50)
-	for i, v := range all {
+	read := <-got
+	require.NoError(t, read.err)
+	require.Len(t, read.values, 50)
+	for i, v := range read.values {
 		require.Equal(t, fmt.Sprintf("%d:%d", i, i), v)
 	}
 }
@@ -310,11 +350,14 @@ func TestTailIsShared(t *testing.T) {
 	w := newWorld(t, 1)
 	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
 	const readers, n = 20, 200
-	got := make(chan []string, readers)
+	got := make(chan valuesRead, readers)
 	for range readers {
 		r := w.r.NewSession()
 		t.Cleanup(r.Close)
-		go func() { got <- values(t, r, at("orders", 0), 0, n) }()
+		go func() {
+			all, err := readValues(t.Context(), r, at("orders", 0), 0, n)
+			got <- valuesRead{all, err}
+		}()
 	}
 	require.Eventually(t, func() bool { return w.r.Stats().TailFetches > 0 }, 10*time.Second, time.Millisecond)
 	s := w.r.NewSession()
@@ -323,7 +366,9 @@ func TestTailIsShared(t *testing.T) {
 		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: batch(recordbatch.NoProducer, strconv.Itoa(i))})[0].Err)
 	}
 	for range readers {
-		require.Len(t, <-got, n)
+		read := <-got
+		require.NoError(t, read.err)
+		require.Len(t, read.values, n)
 	}
 	st := w.r.Stats()
 	require.Less(t, st.DirectBytes, st.AppendBytes*2, "the readers read by themselves: %+v", st)

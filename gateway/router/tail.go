@@ -335,12 +335,12 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 	if p == nil {
 		return
 	}
-	if part, err := m.Partition(p.tp); err != nil || part.Head().PhysicalAddress != p.extent.PhysicalAddress {
+	part, err := m.Partition(p.tp)
+	if err != nil || part.Head().PhysicalAddress != p.extent.PhysicalAddress {
 		t.dropLocked(p)
 		return
-	} else {
-		p.extent = part.Head()
 	}
+	p.extent = part.Head()
 	if rp.ErrorCode != 0 {
 		// Its readers ask the leader and learn what is wrong.
 		t.key.cluster.Stale(key.topic)

@@ -135,7 +135,6 @@ func stop(base context.Context, cfg Config, started []*running) error {
 	}()
 	var errs []error
 	for _, r := range slices.Backward(started) {
-
 		if r.Stop != nil && !r.hasEnded() {
 			if err := r.Stop(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("stop %s: %w", r.Name, err))

@@ -80,10 +80,7 @@ func (w *wiring) reach(g *gatewayParts) error {
 		return err
 	}
 	g.store = store
-	g.controllers, err = w.newControllers(store)
-	if err != nil {
-		return err
-	}
+	g.controllers = w.newControllers(store)
 	observe, err := w.telemetry.interceptor()
 	if err != nil {
 		return err
@@ -97,10 +94,10 @@ func (w *wiring) reach(g *gatewayParts) error {
 }
 
 // newControllers makes the way to the controllers.
-func (w *wiring) newControllers(store *redisstore.Store) (*controllers, error) {
+func (w *wiring) newControllers(store *redisstore.Store) *controllers {
 	transport := newTransport(w.cfg.Dialer)
 	w.onEnd(transport.CloseIdleConnections)
-	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: transport}, nil
+	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: transport}
 }
 
 // watch follows the map.

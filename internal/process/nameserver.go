@@ -28,10 +28,7 @@ func (w *wiring) nameserver(context.Context) error {
 	if err != nil {
 		return err
 	}
-	controllers, err := w.newControllers(store)
-	if err != nil {
-		return err
-	}
+	controllers := w.newControllers(store)
 	observe, err := w.telemetry.interceptor()
 	if err != nil {
 		return err

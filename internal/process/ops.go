@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -45,20 +46,19 @@ func OpsTask(listener net.Listener, t *Telemetry, checks func() []Check) lifecyc
 func serveReady(w http.ResponseWriter, r *http.Request, checks []Check) {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
-	status, text := http.StatusOK, ""
-	var textSb48 strings.Builder
+	status := http.StatusOK
+	var text strings.Builder
 	for _, c := range checks {
 		if err := c.Err(ctx); err != nil {
 			if !c.Told {
 				status = http.StatusServiceUnavailable
 			}
-			textSb48.WriteString(fmt.Sprintf("%s: %v\n", c.Name, err))
+			fmt.Fprintf(&text, "%s: %v\n", c.Name, err)
 			continue
 		}
-		textSb48.WriteString(c.Name + ": ok\n")
+		text.WriteString(c.Name + ": ok\n")
 	}
-	text += textSb48.String()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(text))
+	_, _ = io.WriteString(w, text.String())
 }

@@ -242,8 +242,9 @@ func (s *Store) Groups(ctx context.Context, logicalCluster string, visit func([]
 // GroupsUntouched returns up to limit groups that were last written before a
 // time, oldest first, after skipping the first skip.
 func (s *Store) GroupsUntouched(ctx context.Context, logicalCluster string, beforeMs int64, skip, limit int64) ([]string, error) {
-	ids, err := s.rdb.ZRangeByScore(ctx, s.key(logicalCluster, "groups"), &redis.ZRangeBy{
-		Min: "-inf", Max: "(" + strconv.FormatInt(beforeMs, 10), Offset: skip, Count: limit,
+	ids, err := s.rdb.ZRangeArgs(ctx, redis.ZRangeArgs{
+		Key: s.key(logicalCluster, "groups"), ByScore: true,
+		Start: "-inf", Stop: "(" + strconv.FormatInt(beforeMs, 10), Offset: skip, Count: limit,
 	}).Result()
 	return ids, unavailable(err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -102,7 +103,7 @@ func TestUnreachableClusterIsAnErrorOfItsKind(t *testing.T) {
 
 // hostile stands between a client and an embedded cluster; it answers the
 // requests of one API by itself.
-func hostile(t *testing.T, target string, key int16, answer func(corr []byte) []byte) upstream.Dialer {
+func hostile(t *testing.T, key int16, answer func(corr []byte) []byte) upstream.Dialer {
 	t.Helper()
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		var d net.Dialer
@@ -113,7 +114,7 @@ func hostile(t *testing.T, target string, key int16, answer func(corr []byte) []
 		near, far := net.Pipe()
 		var mu sync.Mutex
 		go func() {
-			defer far.Close()
+			defer func() { _ = far.Close() }()
 			buf := make([]byte, 64<<10)
 			for {
 				n, err := up.Read(buf)
@@ -129,7 +130,7 @@ func hostile(t *testing.T, target string, key int16, answer func(corr []byte) []
 			}
 		}()
 		go func() {
-			defer up.Close()
+			defer func() { _ = up.Close() }()
 			for {
 				head := make([]byte, 4)
 				if _, err := readFull(far, head); err != nil {
@@ -147,7 +148,7 @@ func hostile(t *testing.T, target string, key int16, answer func(corr []byte) []
 					}
 					continue
 				}
-				if _, err := up.Write(append(head, body...)); err != nil {
+				if _, err := up.Write(slices.Concat(head, body)); err != nil {
 					return
 				}
 			}
@@ -184,7 +185,7 @@ func TestBrokersThatMisbehave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := embedded(t, kfake.SeedTopics(1, "t"))
-			c := open(t, upstream.Config{RequestTimeout: 200 * time.Millisecond, Dialer: hostile(t, k.ListenAddrs()[0], kmsg.ListOffsets.Int16(), answer)}, k.ListenAddrs()...)
+			c := open(t, upstream.Config{RequestTimeout: 200 * time.Millisecond, Dialer: hostile(t, kmsg.ListOffsets.Int16(), answer)}, k.ListenAddrs()...)
 			conn, err := c.Conn(t.Context(), 0, upstream.UseQuery, 0)
 			require.NoError(t, err)
 			req := kmsg.NewPtrListOffsetsRequest()

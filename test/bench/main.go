@@ -41,7 +41,7 @@ func main() {
 
 func run(p *parts, l load, rounds int, latencyFor time.Duration) {
 	p.start()
-	fmt.Fprintf(os.Stdout, "%d MiB, %d B records, %d partitions, %d rounds; median of the rounds\n\n", l.bytes>>20, l.size, l.partitions, rounds)
+	say("%d MiB, %d B records, %d partitions, %d rounds; median of the rounds\n\n", l.bytes>>20, l.size, l.partitions, rounds)
 	sides := []*side{{name: "direct", seed: p.kafka.Seed}, {name: "braid", seed: p.facade}}
 	for round := range rounds {
 		for _, s := range sides {
@@ -67,6 +67,12 @@ func run(p *parts, l load, rounds int, latencyFor time.Duration) {
 	report(sides[0], sides[1])
 }
 
+// say prints results, which are the command's output.
+func say(format string, args ...any) {
+	_, err := fmt.Fprintf(os.Stdout, format, args...)
+	check(err)
+}
+
 // A side is one of the two that are compared.
 type side struct {
 	name, seed       string
@@ -90,19 +96,19 @@ func report(direct, braid *side) {
 	rate := func(s sample) float64 { return s.mbPerS }
 	gateway := func(s sample) float64 { return s.gatewayMs }
 	broker := func(s sample) float64 { return s.brokerMs }
-	fmt.Fprintln(os.Stdout, "| | direct MB/s | braid MB/s | share of direct | gateway CPU ms/MB | broker CPU ms/MB direct / behind braid |")
-	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|")
+	say("| | direct MB/s | braid MB/s | share of direct | gateway CPU ms/MB | broker CPU ms/MB direct / behind braid |\n")
+	say("|---|---|---|---|---|---|\n")
 	row := func(name string, d, b []sample) {
-		fmt.Fprintf(os.Stdout, "| %s | %.0f | %.0f | %.2f | %.2f | %.2f / %.2f |\n", name, median(d, rate), median(b, rate), median(b, rate)/median(d, rate), median(b, gateway), median(d, broker), median(b, broker))
+		say("| %s | %.0f | %.0f | %.2f | %.2f | %.2f / %.2f |\n", name, median(d, rate), median(b, rate), median(b, rate)/median(d, rate), median(b, gateway), median(d, broker), median(b, broker))
 	}
 	row("produce", direct.produce, braid.produce)
 	row("consume", direct.consume, braid.consume)
-	fmt.Fprintln(os.Stdout, "\n| at 500 records/s | direct p50 | braid p50 | added | direct p99 | braid p99 | added |")
-	fmt.Fprintln(os.Stdout, "|---|---|---|---|---|---|---|")
+	say("\n| at 500 records/s | direct p50 | braid p50 | added | direct p99 | braid p99 | added |\n")
+	say("|---|---|---|---|---|---|---|\n")
 	lat := func(name string, d, b []time.Duration) {
 		d50, b50, d99, b99 := quantile(d, 0.5), quantile(b, 0.5), quantile(d, 0.99), quantile(b, 0.99)
 		ms := func(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
-		fmt.Fprintf(os.Stdout, "| %s | %s | %s | %s | %s | %s | %s |\n", name, ms(d50), ms(b50), ms(b50-d50), ms(d99), ms(b99), ms(b99-d99))
+		say("| %s | %s | %s | %s | %s | %s | %s |\n", name, ms(d50), ms(b50), ms(b50-d50), ms(d99), ms(b99), ms(b99-d99))
 	}
 	lat("acknowledged", direct.ack, braid.ack)
 	lat("end to end", direct.end, braid.end)
