@@ -373,8 +373,8 @@ func (s *suite) testOffsetDelete(t *testing.T) {
 
 	_, err = admin.DeleteTopic(call(t), topic)
 	require.NoError(t, err)
-	_, err = admin.CreateTopic(call(t), 2, -1, nil, topic)
-	require.NoError(t, err)
+	created, err := admin.CreateTopic(call(t), 2, -1, nil, topic)
+	require.NoError(t, err, created.ErrMessage)
 	fetched, err = s.admin(t).FetchOffsets(call(t), group)
 	require.NoError(t, err)
 	_, ok = fetched.Lookup(topic, 1)
