@@ -95,12 +95,24 @@ func (m *carried) run(ctx context.Context) {
 func (m *carried) follow(ctx context.Context) error {
 	for {
 		err := m.serve(ctx)
-		if ctx.Err() != nil || !elsewhere(err) {
+		if ctx.Err() != nil || final(err) || m.hasLeft() && !elsewhere(err) {
 			return err
 		}
 		if err := m.reconnect(ctx); err != nil {
 			return err
 		}
+	}
+}
+
+// final reports whether an error ends a membership. One that only says that a
+// coordinator could not answer (it dies, or is too slow) does not: the next
+// attempt tells whether the group still knows the member.
+func final(err error) bool {
+	switch federation.KindOf(err) {
+	case federation.Internal, federation.Timeout:
+		return err == nil
+	default:
+		return !elsewhere(err)
 	}
 }
 
@@ -158,7 +170,7 @@ func (m *carried) reconnect(ctx context.Context) error {
 	defer cancel()
 	for pause := m.c.backoff(); ; {
 		err := m.connect(ctx, find)
-		if err == nil || !elsewhere(err) && find.Err() == nil {
+		if err == nil || final(err) && find.Err() == nil {
 			return err
 		}
 		if !pause.wait(find) {
@@ -275,7 +287,7 @@ func (m *carried) do(ctx context.Context, f func(Membership) error) error {
 		if err != nil {
 			return err
 		}
-		if err = f(at); !elsewhere(err) || !pause.wait(ctx) {
+		if err = f(at); final(err) || !pause.wait(ctx) {
 			return err
 		}
 	}

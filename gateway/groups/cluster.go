@@ -121,7 +121,7 @@ func (c *Cluster) retry(ctx context.Context, group string, do func(context.Conte
 		if err == nil {
 			err = do(ctx, r)
 		}
-		if !elsewhere(err) || !pause.wait(find) {
+		if final(err) || !pause.wait(find) {
 			return err
 		}
 	}
@@ -218,7 +218,7 @@ func (c *Cluster) Subscribe(ctx context.Context, r SubscribeRequest) (Membership
 		if err == nil {
 			break
 		}
-		if !elsewhere(err) || !pause.wait(find) {
+		if final(err) || !pause.wait(find) {
 			return nil, err
 		}
 	}
