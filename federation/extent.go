@@ -52,6 +52,9 @@ type Extent struct {
 	End    PhysicalOffset // physical offset after the last; only if sealed
 	State  ExtentState
 	Epochs []EpochEntry // ascending in both fields; never empty in a valid map
+	// Opening is the physical offset of the first opening mark: from there to Start lie
+	// the producers that the extent before knew at its end. 0 = none were carried over.
+	Opening PhysicalOffset
 }
 
 // Sealed reports whether the end of the extent is known.

@@ -72,6 +72,7 @@ func TestChainRules(t *testing.T) {
 		"end below start":        func(p *federation.Partition) { p.Extents[0].End = -1 },
 		"epoch goes back":        func(p *federation.Partition) { p.Extents[1].Epochs[0].Logical = 1 },
 		"epoch above partition":  func(p *federation.Partition) { p.Epoch = 1 },
+		"opening at the start":   func(p *federation.Partition) { p.Extents[1].Opening = 1 },
 		"no epochs":              func(p *federation.Partition) { p.Extents[1].Epochs = nil },
 		"number not above":       func(p *federation.Partition) { p.Extents[1].Number = 0 },
 		"physical epochs unsort": func(p *federation.Partition) { p.Epoch = 3; p.Extents[1].Epochs = append(p.Extents[1].Epochs, ep(3)) },

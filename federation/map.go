@@ -207,6 +207,8 @@ func (p *Partition) Validate() error {
 			return fail(e, "is %s but not the head", e.State)
 		case e.Start < 0 || e.Base < 0:
 			return fail(e, "negative base %d or start %d", e.Base, e.Start)
+		case e.Opening != 0 && (e.Opening < 0 || e.Opening >= e.Start):
+			return fail(e, "opening mark at %d is not below the start %d", e.Opening, e.Start)
 		case e.Sealed() && e.End < e.Start:
 			return fail(e, "end %d is below start %d", e.End, e.Start)
 		case len(e.Epochs) == 0:

@@ -152,11 +152,12 @@ func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error)
 				Topic:     e.GetPhysicalTopic(),
 				Partition: federation.PhysicalPartition(e.GetPhysicalPartition()),
 			},
-			Base:   federation.LogicalOffset(e.GetBase()),
-			Start:  federation.PhysicalOffset(e.GetStart()),
-			End:    federation.PhysicalOffset(e.GetEnd()),
-			State:  federation.ExtentState(e.GetState()),
-			Epochs: epochs,
+			Base:    federation.LogicalOffset(e.GetBase()),
+			Start:   federation.PhysicalOffset(e.GetStart()),
+			End:     federation.PhysicalOffset(e.GetEnd()),
+			State:   federation.ExtentState(e.GetState()),
+			Epochs:  epochs,
+			Opening: federation.PhysicalOffset(e.GetOpening()),
 		}
 	}
 	if err := out.Validate(); err != nil {

@@ -151,6 +151,7 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 			End:               int64(e.End),
 			State:             controlv1.ExtentEntry_State(e.State),
 			Epochs:            epochs,
+			Opening:           int64(e.Opening),
 		}
 	}
 	key := PartitionKey(federation.TopicPartition{Topic: p.Topic, Partition: p.Number})

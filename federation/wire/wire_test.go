@@ -59,14 +59,20 @@ func addExtent(r *rand.Rand, t *federation.Topic, p *federation.Partition, numbe
 		base += federation.LogicalOffset(r.IntN(2)) // sometimes a gap
 	}
 	p.Epoch++
+	start := federation.PhysicalOffset(r.IntN(3))
+	opening := federation.PhysicalOffset(0)
+	if start > 1 {
+		opening = federation.PhysicalOffset(r.IntN(2))
+	}
 	p.Extents = append(p.Extents, &federation.Extent{
+		Opening: opening,
 		Number: int32(number),
 		PhysicalAddress: federation.PhysicalAddress{
 			Cluster:   []federation.ClusterName{"a", "b", "c"}[number%3],
 			Topic:     fmt.Sprintf("default.%s.%d.%d", t.Name, t.Generation, number),
 			Partition: federation.PhysicalPartition(p.Number),
 		},
-		Base: base, Start: federation.PhysicalOffset(r.IntN(2)), State: federation.ExtentOpen,
+		Base: base, Start: start, State: federation.ExtentOpen,
 		Epochs: []federation.EpochEntry{{Physical: federation.PhysicalEpoch(r.IntN(4)), Logical: p.Epoch}},
 	})
 }

@@ -28,6 +28,7 @@ type AttachRequest struct {
 	//	*AttachRequest_Register
 	//	*AttachRequest_Beat
 	//	*AttachRequest_MapApplied
+	//	*AttachRequest_HeadsHeld
 	//	*AttachRequest_Drained
 	Frame         isAttachRequest_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
@@ -98,6 +99,15 @@ func (x *AttachRequest) GetMapApplied() *MapApplied {
 	return nil
 }
 
+func (x *AttachRequest) GetHeadsHeld() *HeadsHeld {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_HeadsHeld); ok {
+			return x.HeadsHeld
+		}
+	}
+	return nil
+}
+
 func (x *AttachRequest) GetDrained() *Drained {
 	if x != nil {
 		if x, ok := x.Frame.(*AttachRequest_Drained); ok {
@@ -124,6 +134,10 @@ type AttachRequest_MapApplied struct {
 	MapApplied *MapApplied `protobuf:"bytes,3,opt,name=map_applied,json=mapApplied,proto3,oneof"`
 }
 
+type AttachRequest_HeadsHeld struct {
+	HeadsHeld *HeadsHeld `protobuf:"bytes,4,opt,name=heads_held,json=headsHeld,proto3,oneof"`
+}
+
 type AttachRequest_Drained struct {
 	Drained *Drained `protobuf:"bytes,6,opt,name=drained,proto3,oneof"`
 }
@@ -133,6 +147,8 @@ func (*AttachRequest_Register) isAttachRequest_Frame() {}
 func (*AttachRequest_Beat) isAttachRequest_Frame() {}
 
 func (*AttachRequest_MapApplied) isAttachRequest_Frame() {}
+
+func (*AttachRequest_HeadsHeld) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Drained) isAttachRequest_Frame() {}
 
@@ -463,6 +479,131 @@ func (x *MapApplied) GetRejected() []string {
 	return nil
 }
 
+// The gateway holds appends to the heads that its map marks sealing, and none that it
+// sent before is without an answer. Sent again for each map version that has such heads.
+type HeadsHeld struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The map version under which it holds them.
+	Version       int64       `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Heads         []*HeldHead `protobuf:"bytes,2,rep,name=heads,proto3" json:"heads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeadsHeld) Reset() {
+	*x = HeadsHeld{}
+	mi := &file_braid_control_v1_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeadsHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeadsHeld) ProtoMessage() {}
+
+func (x *HeadsHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeadsHeld.ProtoReflect.Descriptor instead.
+func (*HeadsHeld) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HeadsHeld) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *HeadsHeld) GetHeads() []*HeldHead {
+	if x != nil {
+		return x.Heads
+	}
+	return nil
+}
+
+type HeldHead struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The number of the extent.
+	Extent int32 `protobuf:"varint,3,opt,name=extent,proto3" json:"extent,omitempty"`
+	// The physical offset after the last record that this gateway acknowledged; 0 = none.
+	AcknowledgedEnd int64 `protobuf:"varint,4,opt,name=acknowledged_end,json=acknowledgedEnd,proto3" json:"acknowledged_end,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *HeldHead) Reset() {
+	*x = HeldHead{}
+	mi := &file_braid_control_v1_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldHead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldHead) ProtoMessage() {}
+
+func (x *HeldHead) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldHead.ProtoReflect.Descriptor instead.
+func (*HeldHead) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HeldHead) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *HeldHead) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *HeldHead) GetExtent() int32 {
+	if x != nil {
+		return x.Extent
+	}
+	return 0
+}
+
+func (x *HeldHead) GetAcknowledgedEnd() int64 {
+	if x != nil {
+		return x.AcknowledgedEnd
+	}
+	return 0
+}
+
 type Drained struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ConnectionsLeft int32                  `protobuf:"varint,1,opt,name=connections_left,json=connectionsLeft,proto3" json:"connections_left,omitempty"`
@@ -472,7 +613,7 @@ type Drained struct {
 
 func (x *Drained) Reset() {
 	*x = Drained{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[5]
+	mi := &file_braid_control_v1_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +625,7 @@ func (x *Drained) String() string {
 func (*Drained) ProtoMessage() {}
 
 func (x *Drained) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[5]
+	mi := &file_braid_control_v1_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +638,7 @@ func (x *Drained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drained.ProtoReflect.Descriptor instead.
 func (*Drained) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{5}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Drained) GetConnectionsLeft() int32 {
@@ -526,7 +667,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[6]
+	mi := &file_braid_control_v1_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +679,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[6]
+	mi := &file_braid_control_v1_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +692,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{6}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AttachResponse) GetControllerEpoch() int64 {
@@ -676,7 +817,7 @@ type Registered struct {
 
 func (x *Registered) Reset() {
 	*x = Registered{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	mi := &file_braid_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +829,7 @@ func (x *Registered) String() string {
 func (*Registered) ProtoMessage() {}
 
 func (x *Registered) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	mi := &file_braid_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +842,7 @@ func (x *Registered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registered.ProtoReflect.Descriptor instead.
 func (*Registered) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Registered) GetBeatIntervalMs() int64 {
@@ -737,7 +878,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	mi := &file_braid_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +890,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	mi := &file_braid_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +903,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Lease) GetAnswersSentMs() int64 {
@@ -792,7 +933,7 @@ type MapSnapshot struct {
 
 func (x *MapSnapshot) Reset() {
 	*x = MapSnapshot{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[9]
+	mi := &file_braid_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +945,7 @@ func (x *MapSnapshot) String() string {
 func (*MapSnapshot) ProtoMessage() {}
 
 func (x *MapSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[9]
+	mi := &file_braid_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +958,7 @@ func (x *MapSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapSnapshot.ProtoReflect.Descriptor instead.
 func (*MapSnapshot) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MapSnapshot) GetVersion() int64 {
@@ -860,7 +1001,7 @@ type MapDelta struct {
 
 func (x *MapDelta) Reset() {
 	*x = MapDelta{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[10]
+	mi := &file_braid_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1013,7 @@ func (x *MapDelta) String() string {
 func (*MapDelta) ProtoMessage() {}
 
 func (x *MapDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[10]
+	mi := &file_braid_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1026,7 @@ func (x *MapDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapDelta.ProtoReflect.Descriptor instead.
 func (*MapDelta) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapDelta) GetFromVersion() int64 {
@@ -927,7 +1068,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[11]
+	mi := &file_braid_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1080,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[11]
+	mi := &file_braid_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1093,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Drain) GetDeadlineMs() int64 {
@@ -979,7 +1120,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[12]
+	mi := &file_braid_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1132,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[12]
+	mi := &file_braid_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1145,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NotLeader) GetLeader() string {
@@ -1018,12 +1159,14 @@ var File_braid_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1ebraid/control/v1/control.proto\x12\x10braid.control.v1\x1a\x1abraid/control/v1/map.proto\"\xf8\x01\n" +
+	"\x1ebraid/control/v1/control.proto\x12\x10braid.control.v1\x1a\x1abraid/control/v1/map.proto\"\xb6\x02\n" +
 	"\rAttachRequest\x128\n" +
 	"\bregister\x18\x01 \x01(\v2\x1a.braid.control.v1.RegisterH\x00R\bregister\x12,\n" +
 	"\x04beat\x18\x02 \x01(\v2\x16.braid.control.v1.BeatH\x00R\x04beat\x12?\n" +
 	"\vmap_applied\x18\x03 \x01(\v2\x1c.braid.control.v1.MapAppliedH\x00R\n" +
-	"mapApplied\x125\n" +
+	"mapApplied\x12<\n" +
+	"\n" +
+	"heads_held\x18\x04 \x01(\v2\x1b.braid.control.v1.HeadsHeldH\x00R\theadsHeld\x125\n" +
 	"\adrained\x18\x06 \x01(\v2\x19.braid.control.v1.DrainedH\x00R\adrainedB\a\n" +
 	"\x05frame\"\x97\x02\n" +
 	"\bRegister\x12\x1d\n" +
@@ -1058,7 +1201,15 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"MapApplied\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x1a\n" +
-	"\brejected\x18\x02 \x03(\tR\brejected\"4\n" +
+	"\brejected\x18\x02 \x03(\tR\brejected\"W\n" +
+	"\tHeadsHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x120\n" +
+	"\x05heads\x18\x02 \x03(\v2\x1a.braid.control.v1.HeldHeadR\x05heads\"\x81\x01\n" +
+	"\bHeldHead\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06extent\x18\x03 \x01(\x05R\x06extent\x12)\n" +
+	"\x10acknowledged_end\x18\x04 \x01(\x03R\x0facknowledgedEnd\"4\n" +
 	"\aDrained\x12)\n" +
 	"\x10connections_left\x18\x01 \x01(\x05R\x0fconnectionsLeft\"\x95\x03\n" +
 	"\x0eAttachResponse\x12)\n" +
@@ -1115,45 +1266,49 @@ func file_braid_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_braid_control_v1_control_proto_rawDescData
 }
 
-var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_braid_control_v1_control_proto_goTypes = []any{
 	(*AttachRequest)(nil),  // 0: braid.control.v1.AttachRequest
 	(*Register)(nil),       // 1: braid.control.v1.Register
 	(*Beat)(nil),           // 2: braid.control.v1.Beat
 	(*LeaderSeen)(nil),     // 3: braid.control.v1.LeaderSeen
 	(*MapApplied)(nil),     // 4: braid.control.v1.MapApplied
-	(*Drained)(nil),        // 5: braid.control.v1.Drained
-	(*AttachResponse)(nil), // 6: braid.control.v1.AttachResponse
-	(*Registered)(nil),     // 7: braid.control.v1.Registered
-	(*Lease)(nil),          // 8: braid.control.v1.Lease
-	(*MapSnapshot)(nil),    // 9: braid.control.v1.MapSnapshot
-	(*MapDelta)(nil),       // 10: braid.control.v1.MapDelta
-	(*Drain)(nil),          // 11: braid.control.v1.Drain
-	(*NotLeader)(nil),      // 12: braid.control.v1.NotLeader
-	(*MapEntry)(nil),       // 13: braid.control.v1.MapEntry
+	(*HeadsHeld)(nil),      // 5: braid.control.v1.HeadsHeld
+	(*HeldHead)(nil),       // 6: braid.control.v1.HeldHead
+	(*Drained)(nil),        // 7: braid.control.v1.Drained
+	(*AttachResponse)(nil), // 8: braid.control.v1.AttachResponse
+	(*Registered)(nil),     // 9: braid.control.v1.Registered
+	(*Lease)(nil),          // 10: braid.control.v1.Lease
+	(*MapSnapshot)(nil),    // 11: braid.control.v1.MapSnapshot
+	(*MapDelta)(nil),       // 12: braid.control.v1.MapDelta
+	(*Drain)(nil),          // 13: braid.control.v1.Drain
+	(*NotLeader)(nil),      // 14: braid.control.v1.NotLeader
+	(*MapEntry)(nil),       // 15: braid.control.v1.MapEntry
 }
 var file_braid_control_v1_control_proto_depIdxs = []int32{
 	1,  // 0: braid.control.v1.AttachRequest.register:type_name -> braid.control.v1.Register
 	2,  // 1: braid.control.v1.AttachRequest.beat:type_name -> braid.control.v1.Beat
 	4,  // 2: braid.control.v1.AttachRequest.map_applied:type_name -> braid.control.v1.MapApplied
-	5,  // 3: braid.control.v1.AttachRequest.drained:type_name -> braid.control.v1.Drained
-	3,  // 4: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
-	7,  // 5: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
-	8,  // 6: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
-	9,  // 7: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
-	10, // 8: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
-	11, // 9: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
-	12, // 10: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
-	8,  // 11: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
-	13, // 12: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
-	13, // 13: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
-	0,  // 14: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
-	6,  // 15: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 3: braid.control.v1.AttachRequest.heads_held:type_name -> braid.control.v1.HeadsHeld
+	7,  // 4: braid.control.v1.AttachRequest.drained:type_name -> braid.control.v1.Drained
+	3,  // 5: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
+	6,  // 6: braid.control.v1.HeadsHeld.heads:type_name -> braid.control.v1.HeldHead
+	9,  // 7: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
+	10, // 8: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
+	11, // 9: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
+	12, // 10: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
+	13, // 11: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
+	14, // 12: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
+	10, // 13: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
+	15, // 14: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
+	15, // 15: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
+	0,  // 16: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
+	8,  // 17: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_control_proto_init() }
@@ -1166,9 +1321,10 @@ func file_braid_control_v1_control_proto_init() {
 		(*AttachRequest_Register)(nil),
 		(*AttachRequest_Beat)(nil),
 		(*AttachRequest_MapApplied)(nil),
+		(*AttachRequest_HeadsHeld)(nil),
 		(*AttachRequest_Drained)(nil),
 	}
-	file_braid_control_v1_control_proto_msgTypes[6].OneofWrappers = []any{
+	file_braid_control_v1_control_proto_msgTypes[8].OneofWrappers = []any{
 		(*AttachResponse_Registered)(nil),
 		(*AttachResponse_Lease)(nil),
 		(*AttachResponse_Snapshot)(nil),
@@ -1182,7 +1338,7 @@ func file_braid_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_control_proto_rawDesc), len(file_braid_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

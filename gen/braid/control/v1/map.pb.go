@@ -748,9 +748,12 @@ type ExtentEntry struct {
 	// Physical offset of the first record.
 	Start int64 `protobuf:"varint,6,opt,name=start,proto3" json:"start,omitempty"`
 	// Physical offset after the last record; only if sealed.
-	End           int64             `protobuf:"varint,7,opt,name=end,proto3" json:"end,omitempty"`
-	State         ExtentEntry_State `protobuf:"varint,8,opt,name=state,proto3,enum=braid.control.v1.ExtentEntry_State" json:"state,omitempty"`
-	Epochs        []*EpochEntry     `protobuf:"bytes,9,rep,name=epochs,proto3" json:"epochs,omitempty"`
+	End    int64             `protobuf:"varint,7,opt,name=end,proto3" json:"end,omitempty"`
+	State  ExtentEntry_State `protobuf:"varint,8,opt,name=state,proto3,enum=braid.control.v1.ExtentEntry_State" json:"state,omitempty"`
+	Epochs []*EpochEntry     `protobuf:"bytes,9,rep,name=epochs,proto3" json:"epochs,omitempty"`
+	// Physical offset of the first opening mark: from there to start lie the producers
+	// that the extent before knew; 0 = none.
+	Opening       int64 `protobuf:"varint,10,opt,name=opening,proto3" json:"opening,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -846,6 +849,13 @@ func (x *ExtentEntry) GetEpochs() []*EpochEntry {
 		return x.Epochs
 	}
 	return nil
+}
+
+func (x *ExtentEntry) GetOpening() int64 {
+	if x != nil {
+		return x.Opening
+	}
+	return 0
 }
 
 // From this physical leader epoch on, batches carry the logical one.
@@ -963,7 +973,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x127\n" +
-	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xac\x03\n" +
+	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xc6\x03\n" +
 	"\vExtentEntry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12%\n" +
@@ -973,7 +983,9 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05start\x18\x06 \x01(\x03R\x05start\x12\x10\n" +
 	"\x03end\x18\a \x01(\x03R\x03end\x129\n" +
 	"\x05state\x18\b \x01(\x0e2#.braid.control.v1.ExtentEntry.StateR\x05state\x124\n" +
-	"\x06epochs\x18\t \x03(\v2\x1c.braid.control.v1.EpochEntryR\x06epochs\"h\n" +
+	"\x06epochs\x18\t \x03(\v2\x1c.braid.control.v1.EpochEntryR\x06epochs\x12\x18\n" +
+	"\aopening\x18\n" +
+	" \x01(\x03R\aopening\"h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
