@@ -115,8 +115,17 @@ func (m *connectMember) take(b *braidv1.RecordBatch) error {
 	m.mu.Unlock()
 	position := &braidv1.PartitionOffset{Topic: b.GetTopic(), Partition: b.GetPartition(), Offset: b.GetNextOffset()}
 	return errors.Join(
-		m.stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: read, Offsets: []*braidv1.PartitionOffset{position}}}}),
-		m.stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Credit{Credit: &braidv1.Credit{MaxRecords: 100 + read, MaxBytes: 1<<20 + grants}}}))
+		m.answer(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{CommitId: read, Offsets: []*braidv1.PartitionOffset{position}}}}),
+		m.answer(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Credit{Credit: &braidv1.Credit{MaxRecords: 100 + read, MaxBytes: 1<<20 + grants}}}))
+}
+
+// answer sends a frame from within the loop of run. That the stream is over, since
+// somebody left meanwhile or for any other reason, is for the next Receive to tell.
+func (m *connectMember) answer(frame *braidv1.ConsumeRequest) error {
+	if err := m.stream.Send(frame); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 func (m *connectMember) assign(u *braidv1.AssignmentUpdate) error {
@@ -132,7 +141,7 @@ func (m *connectMember) assign(u *braidv1.AssignmentUpdate) error {
 	if len(u.GetRevoking()) == 0 {
 		return nil
 	}
-	return m.stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Revoked{Revoked: &braidv1.Revoked{MemberEpoch: u.GetMemberEpoch(), Partitions: u.GetRevoking()}}})
+	return m.answer(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Revoked{Revoked: &braidv1.Revoked{MemberEpoch: u.GetMemberEpoch(), Partitions: u.GetRevoking()}}})
 }
 
 // leave leaves the group and waits for the last frame.
