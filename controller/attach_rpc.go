@@ -187,7 +187,8 @@ type attachment struct {
 	have    *federation.Map
 	told    federation.MapVersion // the newest that the peer said it has
 	binary  bool
-	refused int // maps that the peer could not apply, one after the other
+	refused int   // maps that the peer could not apply, one after the other
+	unpaid  int64 // when the last beat was sent, if it got no lease yet; by the peer's clock
 }
 
 func (a *attachment) send(frame *controlv1.AttachResponse) error {
@@ -210,6 +211,7 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 		seen:        a.seen,
 	}
 	a.fleet.register(s)
+	a.fleet.update(func() { s.floor = a.current().Version })
 	a.session = s
 	var node federation.NodeID
 	err := func() error {
@@ -249,10 +251,26 @@ func leastNode(m *federation.Map) federation.NodeID {
 	return least
 }
 
-// lease grants what is left of the gateway lease since the lead was confirmed.
-func (t *term) lease(answers int64) *controlv1.Lease {
-	left := t.cfg.GatewayLease - time.Since(*t.confirmed.Load())
+// lease grants what is left of the gateway lease since the lead was confirmed. A
+// gateway that attached with an older map than the newest gets none before it has
+// applied that one: whoever waits for a version need not fear those that come later.
+func (a *attachment) lease(answers int64) *controlv1.Lease {
+	until := a.confirmed.Load().Add(a.cfg.GatewayLease)
+	left := time.Until(until)
+	if a.session != nil && !a.fleet.grant(a.session, until) {
+		left = 0
+	}
 	return &controlv1.Lease{AnswersSentMs: answers, ValidMs: max(0, left.Milliseconds())}
+}
+
+// sendLease answers a beat with a lease.
+func (a *attachment) sendLease(answers int64) error {
+	lease := a.lease(answers)
+	a.unpaid = 0
+	if lease.GetValidMs() == 0 {
+		a.unpaid = answers
+	}
+	return a.send(&controlv1.AttachResponse{Frame: &controlv1.AttachResponse_Lease{Lease: lease}})
 }
 
 func (a *attachment) serve(ctx context.Context, in <-chan received) error {
@@ -321,6 +339,9 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 		a.refused = 0
 		a.health.clear("rejected/" + a.name())
 		a.setApplied(f.MapApplied.GetVersion())
+		if a.unpaid > 0 {
+			return a.sendLease(a.unpaid)
+		}
 	case *controlv1.AttachRequest_Drained:
 		return a.drainedNow(ctx)
 	case *controlv1.AttachRequest_Register:
@@ -346,17 +367,19 @@ func (a *attachment) setApplied(v int64) {
 
 // beat answers with a lease first: what else the beat asks for may take a moment.
 func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
-	if err := a.send(&controlv1.AttachResponse{Frame: &controlv1.AttachResponse_Lease{Lease: a.lease(b.GetSentMs())}}); err != nil {
+	s := a.session
+	if s != nil {
+		a.fleet.update(func() {
+			s.connections = b.GetConnections()
+			s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
+		})
+	}
+	if err := a.sendLease(b.GetSentMs()); err != nil {
 		return err
 	}
-	s := a.session
 	if s == nil {
 		return nil
 	}
-	a.fleet.update(func() {
-		s.connections = b.GetConnections()
-		s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
-	})
 	if err := a.setState(ctx, b.GetDraining()); err != nil {
 		a.log.Warn("the state of a gateway could not be changed; it is tried again", "gateway", s.id, "err", err)
 	}
@@ -426,7 +449,7 @@ func (a *attachment) drainedNow(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
-	a.fleet.update(func() { s.drained = true })
+	a.fleet.finished(s)
 	_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
 		return planner.WithoutGateways(m, s.id), nil
 	})

@@ -40,7 +40,8 @@ type Config struct {
 	RegisterTimeout time.Duration
 	// GatewayGrace is how long a gateway stays in the map after its stream was lost; 2 s by default.
 	GatewayGrace time.Duration
-	// TakeoverGrace is the same for the gateways that a new leader finds in the map; 10 s by default.
+	// TakeoverGrace is the same for the gateways that a new leader finds in the map, and
+	// bounds how long an operation waits for gateways without a stream; 10 s by default.
 	TakeoverGrace time.Duration
 	// StreamsMax bounds the streams of gateways and watchers; 10,000 by default.
 	StreamsMax int
@@ -58,8 +59,8 @@ type Config struct {
 	CleanupTimeout time.Duration
 	// RequestWait bounds how long an admin call waits for its operation; 60 s by default.
 	RequestWait time.Duration
-	// ApplyWait bounds how long an operation waits until all gateways have applied the
-	// map that it published; 2 s by default.
+	// ApplyWait bounds how long an operation waits until all gateways that have a stream
+	// have applied the map that it published; 2 s by default.
 	ApplyWait time.Duration
 	// OperationsMax bounds the operations that run at one time; 256 by default.
 	OperationsMax int

@@ -79,6 +79,71 @@ func TestLeaderKilledDuringTopicCreation(t *testing.T) {
 	require.True(t, g.Valid())
 }
 
+// published waits until a topic is in the map that the store has.
+func (w *world) published(t *testing.T, topic federation.TopicName) {
+	t.Helper()
+	store := w.store(t, nil)
+	require.Eventually(t, func() bool {
+		m, err := store.LoadMap(t.Context(), "default")
+		return err == nil && m.Topic(topic) != nil
+	}, patience, time.Millisecond, "topic %q in the map", topic)
+}
+
+// A call that changes the map returns when clients find the change everywhere: a
+// gateway that is on its way to a new leader counts, until it is taken for dead.
+func TestNewLeaderWaitsForGatewaysOnTheirWay(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	c2 := w.controller(t, "c2", func(c *controller.Config) { c.TakeoverGrace = patience })
+	w.addClusters(t, adminOf(t, c1.url))
+	near := w.gateway(t, "near", []string{c1.url, c2.url})
+	far := w.gateway(t, "far", []string{c1.url, c2.url})
+	near.awaitRegistered(t)
+	far.awaitRegistered(t)
+	far.net.set(true)
+	c1.kill()
+	c2.leads(t)
+
+	type result struct {
+		known bool
+		err   error
+	}
+	created := make(chan result, 1)
+	go func() {
+		_, err := adminOf(t, c2.url).create(t.Context(), "orders", 2)
+		created <- result{far.Current().Topic("orders") != nil, err}
+	}()
+	w.published(t, "orders")
+	near.eventually(t, "the topic", func(m *federation.Map) bool { return m.Topic("orders") != nil })
+	require.Empty(t, created, "the call has returned, though a gateway lacks the topic")
+	far.net.set(false)
+	r := <-created
+	require.NoError(t, r.err)
+	require.True(t, r.known, "the gateway has the topic when the call returns")
+}
+
+func TestNewLeaderGivesUpOnGatewaysThatDoNotCome(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	c2 := w.controller(t, "c2", func(c *controller.Config) { c.TakeoverGrace = time.Second })
+	w.addClusters(t, adminOf(t, c1.url))
+	near := w.gateway(t, "near", []string{c1.url, c2.url})
+	dead := w.gateway(t, "dead", []string{c1.url, c2.url})
+	near.awaitRegistered(t)
+	dead.awaitRegistered(t)
+	dead.net.set(true)
+	c1.kill()
+	c2.leads(t)
+	_, err := adminOf(t, c2.url).create(t.Context(), "orders", 2)
+	require.NoError(t, err)
+	require.NotNil(t, near.Current().Topic("orders"))
+	m, err := w.store(t, nil).LoadMap(t.Context(), "default")
+	require.NoError(t, err)
+	require.Equal(t, []string{"near ready"}, ids(m), "it is out of the map when the call returns")
+}
+
 func TestStandbyPassesCallsOn(t *testing.T) {
 	w := newWorld(t, "a")
 	c1 := w.controller(t, "c1")

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -16,8 +17,18 @@ type fleet struct {
 	sessions map[federation.GatewayID]*session
 	streams  int
 	// dropAt is when gateways of the map that have no stream are dropped.
-	dropAt  map[federation.GatewayID]time.Time
-	applied chan struct{} // closed when a session applied a version, or went
+	dropAt map[federation.GatewayID]time.Time
+	// leases is until when each holder may acknowledge appends at the latest,
+	// whether or not it has a stream, or a place in the map.
+	leases  map[holder]time.Time
+	applied chan struct{} // closed when a session applied a version, or came, or went
+}
+
+// A holder of a lease is one process of a gateway. That of an earlier leader has
+// no incarnation until the gateway registers.
+type holder struct {
+	id          federation.GatewayID
+	incarnation string
 }
 
 // A session is the stream of one gateway. Its fields below the channels are
@@ -30,6 +41,7 @@ type session struct {
 	ended       chan struct{} // closed when it was replaced or given up
 	drain       chan *controlv1.Drain
 
+	floor       federation.MapVersion // it gets no lease before it has applied this
 	version     federation.MapVersion // applied
 	connections int32
 	drained     bool
@@ -40,16 +52,19 @@ func newFleet() *fleet {
 	return &fleet{
 		sessions: make(map[federation.GatewayID]*session),
 		dropAt:   make(map[federation.GatewayID]time.Time),
+		leases:   make(map[holder]time.Time),
 		applied:  make(chan struct{}),
 	}
 }
 
-// takeOver gives the gateways of the map until a moment to register.
-func (f *fleet) takeOver(m *federation.Map, until time.Time) {
+// takeOver gives the gateways of the map until a moment to register. Each may hold
+// a lease of the leader before, which ends at the latest at leaseEnd.
+func (f *fleet) takeOver(m *federation.Map, until, leaseEnd time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, g := range m.Gateways {
 		f.dropAt[g.ID] = until
+		f.leases[holder{id: g.ID}] = leaseEnd
 	}
 }
 
@@ -70,13 +85,19 @@ func (f *fleet) dismiss() {
 	f.streams--
 }
 
-// register makes s the session of its gateway; an older one ends.
+// register makes s the session of its gateway; an older one ends. A lease of an
+// earlier leader is its own: two processes never share a gateway's id.
 func (f *fleet) register(s *session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.endLocked(f.sessions[s.id])
 	f.sessions[s.id] = s
 	delete(f.dropAt, s.id)
+	if until, ok := f.leases[holder{id: s.id}]; ok {
+		delete(f.leases, holder{id: s.id})
+		f.leases[holder{s.id, s.incarnation}] = until
+	}
+	f.signalLocked()
 }
 
 // lost ends a session; its gateway is dropped after the grace, or at once if it
@@ -93,6 +114,30 @@ func (f *fleet) lost(s *session, grace time.Duration) {
 		grace = 0
 	}
 	f.dropAt[s.id] = time.Now().Add(grace)
+	f.signalLocked()
+}
+
+// grant notes that a session may hold a lease until a moment; false if it must not
+// get one yet.
+func (f *fleet) grant(s *session, until time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.version < s.floor || s.over {
+		return false
+	}
+	h := holder{s.id, s.incarnation}
+	if until.After(f.leases[h]) {
+		f.leases[h] = until
+	}
+	return true
+}
+
+// finished notes that a gateway acknowledges nothing any more.
+func (f *fleet) finished(s *session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.drained = true
+	delete(f.leases, holder{s.id, s.incarnation})
 	f.signalLocked()
 }
 
@@ -141,20 +186,6 @@ func (f *fleet) ask(id federation.GatewayID, d *controlv1.Drain) bool {
 	return true
 }
 
-// behind returns how many sessions have not applied a version yet, and a channel
-// that is closed when that may have changed.
-func (f *fleet) behind(v federation.MapVersion) (int, <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := 0
-	for _, s := range f.sessions {
-		if s.version < v {
-			n++
-		}
-	}
-	return n, f.applied
-}
-
 // overdue ends the sessions that are silent for too long, and returns the
 // gateways of the map that have no session and no grace left.
 func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace time.Duration) []federation.GatewayID {
@@ -189,6 +220,7 @@ func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace tim
 			delete(f.dropAt, id)
 		}
 	}
+	maps.DeleteFunc(f.leases, func(_ holder, until time.Time) bool { return !now.Before(until) })
 	return out
 }
 
@@ -234,24 +266,5 @@ func (t *term) sweepOnce(ctx context.Context, now time.Time) {
 		t.log.Warn("lost gateways could not be dropped; it is tried again", "gateways", late, "err", err)
 	default:
 		t.log.Info("gateways dropped: their streams are lost", "gateways", late, "version", m.Version)
-	}
-}
-
-// awaitApplied waits until every gateway with a stream has applied a version, at
-// most for the configured time: a gateway that is slow must not hold up others.
-func (t *term) awaitApplied(ctx context.Context, v federation.MapVersion) {
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.ApplyWait)
-	defer cancel()
-	for {
-		n, changed := t.fleet.behind(v)
-		if n == 0 {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			t.log.Warn("some gateways have not applied the map yet", "version", v, "gateways", n)
-			return
-		}
 	}
 }

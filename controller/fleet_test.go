@@ -341,7 +341,7 @@ func TestRejectedMapIsSentWhole(t *testing.T) {
 	}))
 	reg := receive().GetRegistered()
 	require.Positive(t, reg.GetNodeId())
-	require.Positive(t, reg.GetLease().GetValidMs())
+	require.Zero(t, reg.GetLease().GetValidMs(), "a lease for one that has not applied the map")
 	require.EqualValues(t, 1, receive().GetSnapshot().GetParts())
 	next := func() *controlv1.MapDelta { // skips what else comes
 		for {
@@ -367,7 +367,9 @@ func TestRejectedMapIsSentWhole(t *testing.T) {
 	require.Contains(t, s.GetAlarms()[0], "gateway/g2: no")
 	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_MapApplied{MapApplied: &controlv1.MapApplied{Version: again.GetVersion()}}})
 	send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Beat{Beat: &controlv1.Beat{SentMs: 42}}})
-	require.EqualValues(t, 42, receive().GetLease().GetAnswersSentMs())
+	lease := receive().GetLease()
+	require.EqualValues(t, 42, lease.GetAnswersSentMs())
+	require.Positive(t, lease.GetValidMs())
 	s, err = adminOf(t, n.url).fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
 	require.NoError(t, err)
 	require.Empty(t, s.GetAlarms())

@@ -164,7 +164,8 @@ func (t *term) tryLoad(ctx context.Context) error {
 		m = &first
 	}
 	t.ops.load(ops)
-	t.fleet.takeOver(m, time.Now().Add(t.cfg.TakeoverGrace))
+	now := time.Now() // later than the last moment at which another's lead was confirmed
+	t.fleet.takeOver(m, now.Add(t.cfg.TakeoverGrace), now.Add(t.cfg.GatewayLease))
 	t.publish(m, nil)
 	return nil
 }

@@ -370,7 +370,7 @@ func (o *operations) publishTopic(ctx context.Context, op *operation, apply func
 		return err
 	}
 	op.step("publish", 1, 1, fmt.Sprintf("map version %d", m.Version))
-	o.t.awaitApplied(ctx, m.Version)
+	o.t.awaitVisible(ctx, m.Version)
 	return nil
 }
 
@@ -485,7 +485,7 @@ func (o *operations) deleteTopic(ctx context.Context, op *operation) error {
 		if err != nil {
 			return err
 		}
-		o.t.awaitApplied(ctx, m.Version)
+		o.t.awaitVisible(ctx, m.Version)
 		state.Removed, detail = true, fmt.Sprintf("map version %d", m.Version)
 		if err := o.save(ctx, op, state); err != nil {
 			return err

@@ -197,7 +197,7 @@ func (w *Watch) register() *controlv1.Register {
 func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Timer) error {
 	next := time.NewTimer(l.beat)
 	defer next.Stop()
-	last := time.Now()
+	var last time.Time // the first beat asks for the lease: it does not wait
 	for {
 		select {
 		case r := <-in:

@@ -870,7 +870,9 @@ type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// sent_ms of the Beat that this answers.
 	AnswersSentMs int64 `protobuf:"varint,1,opt,name=answers_sent_ms,json=answersSentMs,proto3" json:"answers_sent_ms,omitempty"`
-	// From the Beat's send time on the gateway's own clock; then stop writing.
+	// From the Beat's send time on the gateway's own clock; then stop writing. 0 for a
+	// gateway that has not applied the map that was the newest when it registered; the
+	// last Beat is answered again when it has.
 	ValidMs       int64 `protobuf:"varint,2,opt,name=valid_ms,json=validMs,proto3" json:"valid_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
