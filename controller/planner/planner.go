@@ -88,22 +88,17 @@ type target struct {
 	weight     int64
 	heads      int64 // of all topics
 	topicHeads int64
+	had        int64 // heads of the topic that could stay
+	room       int64 // heads of the topic that it still takes
 	next       int32 // next free partition of the physical topic
 	exists     bool
 	used       bool
 }
 
+// eligible returns the targets of new heads. Clusters that the topic names must be able to take some.
 func eligible(m *federation.Map, topic federation.TopicName, limit []federation.ClusterName, weights map[federation.ClusterName]int32, away map[federation.ClusterName]bool) ([]*target, error) {
-	for _, name := range limit {
-		c := m.Clusters[name]
-		switch {
-		case c == nil:
-			return nil, federation.Errorf(federation.UnknownCluster, "topic %q: physical cluster %q is not known; `braid cluster list` shows those that are", topic, name)
-		case c.State != federation.ClusterActive:
-			return nil, federation.Errorf(federation.InvalidArgument, "topic %q: physical cluster %q is %s and takes no new partitions", topic, name, c.State)
-		case away[name]:
-			return nil, federation.Errorf(federation.ClusterUnavailable, "topic %q: physical cluster %q does not answer at the moment; try again, or leave it out", topic, name)
-		}
+	if err := checkTargets(m, topic, limit, away); err != nil {
+		return nil, err
 	}
 	for name, w := range weights {
 		if m.Clusters[name] == nil {
@@ -113,8 +108,32 @@ func eligible(m *federation.Map, topic federation.TopicName, limit []federation.
 			return nil, federation.Errorf(federation.InvalidArgument, "topic %q: weight %d of physical cluster %q is negative", topic, w, name)
 		}
 	}
-	var out []*target
-	missing := false
+	out, missing := candidates(m, limit, weights, away)
+	if len(out) == 0 {
+		return nil, errNoTarget(topic, missing)
+	}
+	return out, nil
+}
+
+// checkTargets checks that clusters that somebody named can take heads now.
+func checkTargets(m *federation.Map, topic federation.TopicName, named []federation.ClusterName, away map[federation.ClusterName]bool) error {
+	for _, name := range named {
+		c := m.Clusters[name]
+		switch {
+		case c == nil:
+			return federation.Errorf(federation.UnknownCluster, "topic %q: physical cluster %q is not known; `braid cluster list` shows those that are", topic, name)
+		case c.State != federation.ClusterActive:
+			return federation.Errorf(federation.InvalidArgument, "topic %q: physical cluster %q is %s and takes no new partitions", topic, name, c.State)
+		case away[name]:
+			return federation.Errorf(federation.ClusterUnavailable, "topic %q: physical cluster %q does not answer at the moment; try again, or leave it out", topic, name)
+		}
+	}
+	return nil
+}
+
+// candidates returns the clusters within the limit that can take heads now, by
+// name, and whether others could if they were not away.
+func candidates(m *federation.Map, limit []federation.ClusterName, weights map[federation.ClusterName]int32, away map[federation.ClusterName]bool) (out []*target, missing bool) {
 	for name, c := range m.Clusters {
 		if c.State != federation.ClusterActive || len(limit) > 0 && !slices.Contains(limit, name) {
 			continue
@@ -132,15 +151,15 @@ func eligible(m *federation.Map, topic federation.TopicName, limit []federation.
 		}
 		out = append(out, &target{name: name, weight: int64(weight)})
 	}
-	switch {
-	case len(out) > 0:
-	case missing:
-		return nil, federation.Errorf(federation.ClusterUnavailable, "topic %q: no physical cluster answers at the moment; try again", topic)
-	default:
-		return nil, federation.Errorf(federation.PolicyViolation, "topic %q: no active physical cluster with a weight above 0 may take it; `braid cluster add` adds one", topic)
-	}
 	slices.SortFunc(out, func(a, b *target) int { return cmp.Compare(a.name, b.name) })
-	return out, nil
+	return out, missing
+}
+
+func errNoTarget(topic federation.TopicName, missing bool) error {
+	if missing {
+		return federation.Errorf(federation.ClusterUnavailable, "topic %q: no physical cluster answers at the moment; try again", topic)
+	}
+	return federation.Errorf(federation.PolicyViolation, "topic %q: no active physical cluster with a weight above 0 may take it; `braid cluster add` adds one", topic)
 }
 
 // place gives each new partition to the cluster that has the fewest heads of the
@@ -150,36 +169,57 @@ func place(m *federation.Map, targets []*target, topic federation.TopicName, gen
 	plan := Plan{First: federation.LogicalPartition(first)}
 	name := PhysicalName(m.LogicalCluster, topic, generation)
 	for i := first; i < total; i++ {
-		best := targets[0]
-		for _, x := range targets[1:] {
-			if x.before(best) {
-				best = x
-			}
-		}
-		plan.Heads = append(plan.Heads, federation.PhysicalAddress{
-			Cluster: best.name, Topic: name, Partition: federation.PhysicalPartition(best.next),
-		})
-		best.next++
-		best.heads++
-		best.topicHeads++
-		best.used = true
+		plan.Heads = append(plan.Heads, pick(targets).take(name))
 	}
-	for _, x := range targets {
-		if x.used {
-			plan.Topics = append(plan.Topics, PhysicalTopic{Cluster: x.name, Name: name, Partitions: x.next, Exists: x.exists})
-		}
-	}
+	plan.Topics = physicalTopics(targets, name)
 	return plan
+}
+
+// pick returns the target that is to have the next head.
+func pick(targets []*target) *target {
+	best := targets[0]
+	for _, x := range targets[1:] {
+		if x.before(best) {
+			best = x
+		}
+	}
+	return best
 }
 
 func (x *target) before(y *target) bool {
 	if a, b := (x.topicHeads+1)*y.weight, (y.topicHeads+1)*x.weight; a != b {
 		return a < b
 	}
+	// A head that may stay is a move less.
+	if a, b := x.topicHeads < x.had, y.topicHeads < y.had; a != b {
+		return a
+	}
 	return (x.heads+1)*y.weight < (y.heads+1)*x.weight
 }
 
-func countHeads(m *federation.Map, targets []*target) {
+// take uses the next partition of the physical topic for a head.
+func (x *target) take(name string) federation.PhysicalAddress {
+	at := federation.PhysicalAddress{Cluster: x.name, Topic: name, Partition: federation.PhysicalPartition(x.next)}
+	x.next++
+	x.heads++
+	x.topicHeads++
+	x.used = true
+	return at
+}
+
+// physicalTopics returns what the targets that took heads need.
+func physicalTopics(targets []*target, name string) []PhysicalTopic {
+	var out []PhysicalTopic
+	for _, x := range targets {
+		if x.used {
+			out = append(out, PhysicalTopic{Cluster: x.name, Name: name, Partitions: x.next, Exists: x.exists})
+		}
+	}
+	return out
+}
+
+// countHeads counts the heads of all topics on the targets, and returns these by name.
+func countHeads(m *federation.Map, targets []*target) map[federation.ClusterName]*target {
 	byName := make(map[federation.ClusterName]*target, len(targets))
 	for _, x := range targets {
 		byName[x.name] = x
@@ -191,6 +231,7 @@ func countHeads(m *federation.Map, targets []*target) {
 			}
 		}
 	}
+	return byName
 }
 
 // Partitions returns the logical partitions of a plan, once their physical
