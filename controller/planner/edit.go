@@ -71,6 +71,42 @@ func WithoutCluster(m *federation.Map, name federation.ClusterName) (*federation
 	return next.Seal(), nil
 }
 
+// WithClusterState returns the map with another state of a physical cluster; m
+// itself if that is its state.
+func WithClusterState(m *federation.Map, name federation.ClusterName, state federation.ClusterState) (*federation.Map, error) {
+	c := m.Clusters[name]
+	switch {
+	case c == nil:
+		return nil, federation.Errorf(federation.UnknownCluster, "physical cluster %q is not known", name)
+	case c.State == state:
+		return m, nil
+	}
+	changed := *c
+	changed.State = state
+	return WithCluster(m, &changed), nil
+}
+
+// WithTopicClusters returns the map in which a topic may use some more clusters;
+// m itself if it may use them already, as a topic without a limit does.
+func WithTopicClusters(m *federation.Map, topic federation.TopicName, clusters []federation.ClusterName) (*federation.Map, error) {
+	t := m.Topic(topic)
+	if t == nil {
+		return nil, errUnknownTopic(topic)
+	}
+	for _, name := range clusters {
+		if m.Clusters[name] == nil {
+			return nil, federation.Errorf(federation.UnknownCluster, "topic %q: physical cluster %q is not known", topic, name)
+		}
+	}
+	all := union(t.Clusters, clusters)
+	if len(t.Clusters) == 0 || len(all) == len(t.Clusters) {
+		return m, nil
+	}
+	changed := *t
+	changed.Clusters = all
+	return WithTopic(m, &changed), nil
+}
+
 // WithGateway returns the map with a gateway added or changed; m itself if that
 // changes nothing. The fleet generation rises if the gateways that Metadata
 // names change: those that are ready, their roles, their zones.

@@ -19,7 +19,8 @@ func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		t.Helper()
 		w := &world{
-			away: map[federation.ClusterName]bool{},
+			away:     map[federation.ClusterName]bool{},
+			physical: map[federation.ClusterName]map[string]int32{},
 			m: (&federation.Map{
 				LogicalCluster: "default",
 				Clusters:       map[federation.ClusterName]*federation.Cluster{},
@@ -43,6 +44,10 @@ func TestScripts(t *testing.T) {
 type world struct {
 	m    *federation.Map
 	away map[federation.ClusterName]bool
+	// physical is how many partitions the physical topics have.
+	physical map[federation.ClusterName]map[string]int32
+	plans    []planner.MovePlan // the last ones made
+	moved    []planner.MovedHead
 }
 
 func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
@@ -86,6 +91,7 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
 		next := *topic
 		next.Partitions = append(slices.Clone(topic.Partitions), plan.Partitions(topic.Name, make([]federation.PhysicalEpoch, len(plan.Heads)))...)
 		w.m = planner.WithTopic(w.m, &next)
+		w.make(plan.Topics)
 		return show(plan), nil
 	case "delete":
 		w.m = planner.WithoutTopic(w.m, federation.TopicName(d.CmdArgs[0].Key))
@@ -102,7 +108,7 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
 	case "seen":
 		return w.seen(t, d)
 	}
-	return "", fmt.Errorf("unknown command %q", d.Cmd)
+	return w.runMoves(t, d)
 }
 
 func (w *world) create(t *testing.T, d *datadriven.TestData) (string, error) {
@@ -134,6 +140,7 @@ func (w *world) create(t *testing.T, d *datadriven.TestData) (string, error) {
 	topic := &federation.Topic{Name: s.Name, ID: federation.NewTopicID(), Generation: s.Generation, Clusters: s.Clusters}
 	topic.Partitions = plan.Partitions(s.Name, make([]federation.PhysicalEpoch, len(plan.Heads)))
 	w.m = planner.WithTopic(w.m, topic)
+	w.make(plan.Topics)
 	return show(plan), nil
 }
 
@@ -185,17 +192,21 @@ func (w *world) seen(t *testing.T, d *datadriven.TestData) (string, error) {
 
 func show(p planner.Plan) string {
 	var b strings.Builder
-	for _, t := range p.Topics {
-		verb := "create"
-		if t.Exists {
-			verb = "extend"
-		}
-		fmt.Fprintf(&b, "%s %s/%s with %d partitions\n", verb, t.Cluster, t.Name, t.Partitions)
-	}
+	showTopics(&b, p.Topics)
 	for i, h := range p.Heads {
 		fmt.Fprintf(&b, "%d: %s-%d\n", int(p.First)+i, h.Cluster, h.Partition)
 	}
 	return b.String()
+}
+
+func showTopics(b *strings.Builder, topics []planner.PhysicalTopic) {
+	for _, t := range topics {
+		verb := "create"
+		if t.Exists {
+			verb = "extend"
+		}
+		fmt.Fprintf(b, "%s %s/%s with %d partitions\n", verb, t.Cluster, t.Name, t.Partitions)
+	}
 }
 
 func TestTopicNames(t *testing.T) {
