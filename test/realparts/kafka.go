@@ -40,7 +40,7 @@ func Jars(t TB) string {
 		if err := os.WriteFile(filepath.Join(dir, "log4j2.properties"), []byte(log4j), 0o644); err != nil {
 			return err
 		}
-		return Install(dir, Tool(t, "mvn", "maven"), "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib")
+		return Install(dir, Maven(t), "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib")
 	})
 }
 

@@ -137,49 +137,6 @@ func tail(b []byte, n int) []byte {
 	return b
 }
 
-// Tool returns the path of a program, after installing its Debian packages if it is missing.
-func Tool(t TB, program string, packages ...string) string {
-	t.Helper()
-	if path, err := exec.LookPath(program); err == nil {
-		return path
-	}
-	err := locked("apt", func() error {
-		if _, err := exec.LookPath(program); err == nil {
-			return nil
-		}
-		t.Logf("installing %s", strings.Join(packages, " "))
-		if err := Install("", asRoot[0], append(asRoot[1:], "apt-get", "update", "-q")...); err != nil {
-			return err
-		}
-		return Install("", asRoot[0], append(append(asRoot[1:], "apt-get", "install", "-q", "-y", "--no-install-recommends"), packages...)...)
-	})
-	if err != nil {
-		t.Fatalf("install %s: %v", program, err)
-	}
-	path, err := exec.LookPath(program)
-	if err != nil {
-		t.Fatalf("%s is not there after its packages %v were installed", program, packages)
-	}
-	return path
-}
-
-// asRoot begins a command that needs root.
-var asRoot = func() []string {
-	if os.Geteuid() == 0 {
-		return []string{"env"}
-	}
-	return []string{"sudo", "-n"}
-}()
-
-// Java returns the path of a Java 17 (or later) virtual machine.
-func Java(t TB) string { t.Helper(); return Tool(t, "java", "openjdk-17-jdk-headless") }
-
-// Javac returns the path of the Java compiler.
-func Javac(t TB) string { t.Helper(); return Tool(t, "javac", "openjdk-17-jdk-headless") }
-
-// Kcat returns the path of kcat.
-func Kcat(t TB) string { t.Helper(); return Tool(t, "kcat", "kcat") }
-
 // FreePort returns a TCP port on 127.0.0.1 that nobody listens on, below the
 // range that the kernel gives out by itself, so it stays free.
 func FreePort(t TB) int {

@@ -36,7 +36,7 @@ func (r *Redis) Kill() { r.proc.Kill() }
 func (r *Redis) Restart(t TB) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(r.Address)
-	p, err := StartProcess(t, "redis", r.dir, Tool(t, "redis-server", "redis-server"),
+	p, err := StartProcess(t, "redis", r.dir, Program{Name: "redis-server", Packages: []string{"redis-server"}}.Path(t),
 		"--bind", "127.0.0.1", "--port", port, "--dir", filepath.Clean(r.dir), "--appendonly", "yes", "--appendfsync", "always", "--save", "")
 	if err != nil {
 		t.Fatalf("%v", err)

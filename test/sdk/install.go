@@ -38,15 +38,11 @@ func protos(t realparts.TB) string {
 // Python returns the command line of a Python program, and its environment.
 func Python(t realparts.TB, program string, args ...string) (command, env []string) {
 	t.Helper()
-	python := realparts.Tool(t, "python3", "python3", "python3-venv")
 	requirements := dir("python", "requirements.txt")
 	venv := realparts.Cached(t, "sdk-python", read(t, requirements), func(out string) error {
-		if err := realparts.Output("", python, "-m", "venv", out); err != nil {
-			return err
-		}
-		return realparts.Install("", filepath.Join(out, "bin", "pip"), "install", "-q", "--disable-pip-version-check", "-r", requirements)
+		return realparts.VirtualEnv(t, out, "-r", requirements)
 	})
-	python = filepath.Join(venv, "bin", "python")
+	python := filepath.Join(venv, "bin", "python")
 	generated := realparts.Cached(t, "sdk-python-gen", read(t, requirements)+protos(t), func(out string) error {
 		return realparts.Output("", python, "-m", "grpc_tools.protoc", "-I", filepath.Join(realparts.Root(), "proto"),
 			"--python_out="+out, "--grpc_python_out="+out, "braid/v1/record.proto", "braid/v1/producer.proto", "braid/v1/consumer.proto")
@@ -57,7 +53,7 @@ func Python(t realparts.TB, program string, args ...string) (command, env []stri
 // Node returns the command line of a program for Node.
 func Node(t realparts.TB, program string, args ...string) []string {
 	t.Helper()
-	node := realparts.Tool(t, "node", "nodejs", "npm")
+	node := realparts.Node(t)
 	files := []string{"package.json", "package-lock.json", ".npmrc", "buf.gen.yaml", "print.mjs", "kafkajs_client.mjs", "connect_client.mjs"}
 	var pins strings.Builder
 	for _, f := range files[:4] {
@@ -70,11 +66,11 @@ func Node(t realparts.TB, program string, args ...string) []string {
 				return err
 			}
 		}
-		if err := realparts.Install(out, realparts.Tool(t, "npm", "npm"), "ci", "--no-progress"); err != nil {
+		if err := realparts.Install(out, "env", nodePath(node), "npm", "ci", "--no-progress"); err != nil {
 			return err
 		}
 		for _, source := range []string{filepath.Join(realparts.Root(), "proto"), dir("js", "proto")} {
-			if err := generate(t, out, source); err != nil {
+			if err := realparts.Output(out, "env", nodePath(node), Buf(t), "generate", source, "--template", "buf.gen.yaml"); err != nil {
 				return err
 			}
 		}
@@ -85,13 +81,12 @@ func Node(t realparts.TB, program string, args ...string) []string {
 			t.Fatalf("%v", err)
 		}
 	}
-	return append([]string{node, filepath.Join(modules, program)}, args...)
+	return append([]string{filepath.Join(node, "node"), filepath.Join(modules, program)}, args...)
 }
 
-// generate runs buf in a directory with a buf.gen.yaml.
-func generate(t realparts.TB, out, source string) error {
-	t.Helper()
-	return realparts.Output(out, Buf(t), "generate", source, "--template", "buf.gen.yaml")
+// nodePath is a setting of the environment that puts Node's directory first.
+func nodePath(dir string) string {
+	return "PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")
 }
 
 // Buf returns the path of buf, as pinned with the other tools.
