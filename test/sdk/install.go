@@ -35,7 +35,15 @@ func protos(t realparts.TB) string {
 	return all.String()
 }
 
-// Python returns the command line of a Python program, and its environment.
+// JavaSource returns the command line of a Java source file with Kafka's jars.
+func JavaSource(t realparts.TB, file string) []string {
+	t.Helper()
+	realparts.Javac(t) // java compiles it by that
+	return realparts.JavaCommand(t, 256, nil, file)
+}
+
+// Python returns the command line of a Python program, and its environment. The
+// program is a file of this package's, or has an absolute path.
 func Python(t realparts.TB, program string, args ...string) (command, env []string) {
 	t.Helper()
 	requirements := dir("python", "requirements.txt")
@@ -47,41 +55,60 @@ func Python(t realparts.TB, program string, args ...string) (command, env []stri
 		return realparts.Output("", python, "-m", "grpc_tools.protoc", "-I", filepath.Join(realparts.Root(), "proto"),
 			"--python_out="+out, "--grpc_python_out="+out, "braid/v1/record.proto", "braid/v1/producer.proto", "braid/v1/consumer.proto")
 	})
-	return append([]string{python, dir("python", program)}, args...), []string{"PYTHONPATH=" + generated, "PYTHONDONTWRITEBYTECODE=1"}
+	if !filepath.IsAbs(program) {
+		program = dir("python", program)
+	}
+	return append([]string{python, program}, args...), []string{"PYTHONPATH=" + generated, "PYTHONDONTWRITEBYTECODE=1"}
 }
 
 // Node returns the command line of a program for Node.
 func Node(t realparts.TB, program string, args ...string) []string {
 	t.Helper()
-	node := realparts.Node(t)
-	files := []string{"package.json", "package-lock.json", ".npmrc", "buf.gen.yaml", "print.mjs", "kafkajs_client.mjs", "connect_client.mjs"}
+	modules := nodeModules(t)
+	// Programs find their modules beside themselves, so they are copied there.
+	for _, f := range []string{"print.mjs", "kafkajs_client.mjs", "connect_client.mjs"} {
+		write(t, filepath.Join(modules, f), read(t, dir("js", f)))
+	}
+	return append([]string{filepath.Join(realparts.Node(t), "node"), filepath.Join(modules, program)}, args...)
+}
+
+// TypeScript compiles the text of a TypeScript module strictly, and returns the
+// command line that runs it.
+func TypeScript(t realparts.TB, name, text string) []string {
+	t.Helper()
+	modules := nodeModules(t)
+	node := filepath.Join(realparts.Node(t), "node")
+	write(t, filepath.Join(modules, name+".mts"), text)
+	if err := realparts.Output(modules, node, "node_modules/typescript/bin/tsc", "--strict", "--skipLibCheck",
+		"--target", "es2022", "--lib", "es2022,dom", "--module", "nodenext", name+".mts"); err != nil {
+		t.Fatalf("%v", err)
+	}
+	return []string{node, filepath.Join(modules, name+".mjs")}
+}
+
+// nodeModules returns a directory with the pinned Node packages and generated code.
+func nodeModules(t realparts.TB) string {
+	t.Helper()
+	files := []string{"package.json", "package-lock.json", ".npmrc", "buf.gen.yaml"}
 	var pins strings.Builder
-	for _, f := range files[:4] {
+	for _, f := range files {
 		pins.WriteString(read(t, dir("js", f)))
 	}
-	// Programs find their modules beside themselves, so they are copied there.
-	modules := realparts.Cached(t, "sdk-js", pins.String()+protos(t), func(out string) error {
-		for _, f := range files[:4] {
-			if err := os.WriteFile(filepath.Join(out, f), []byte(read(t, dir("js", f))), 0o644); err != nil {
-				return err
-			}
+	return realparts.Cached(t, "sdk-js", pins.String()+protos(t), func(out string) error {
+		for _, f := range files {
+			write(t, filepath.Join(out, f), read(t, dir("js", f)))
 		}
-		if err := realparts.Install(out, "env", nodePath(node), "npm", "ci", "--no-progress"); err != nil {
+		path := nodePath(realparts.Node(t))
+		if err := realparts.Install(out, "env", path, "npm", "ci", "--no-progress"); err != nil {
 			return err
 		}
 		for _, source := range []string{filepath.Join(realparts.Root(), "proto"), dir("js", "proto")} {
-			if err := realparts.Output(out, "env", nodePath(node), Buf(t), "generate", source, "--template", "buf.gen.yaml"); err != nil {
+			if err := realparts.Output(out, "env", path, Buf(t), "generate", source, "--template", "buf.gen.yaml"); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, f := range files[4:] {
-		if err := os.WriteFile(filepath.Join(modules, f), []byte(read(t, dir("js", f))), 0o644); err != nil {
-			t.Fatalf("%v", err)
-		}
-	}
-	return append([]string{filepath.Join(node, "node"), filepath.Join(modules, program)}, args...)
 }
 
 // nodePath is a setting of the environment that puts Node's directory first.

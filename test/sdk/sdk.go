@@ -269,3 +269,10 @@ func read(t realparts.TB, path string) string {
 	}
 	return string(b)
 }
+
+func write(t realparts.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatalf("%v", err)
+	}
+}

@@ -85,11 +85,11 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	return realNode{p}, p.Ready(func() error { return ready(n.Ops) })
+	return realNode{p}, p.Ready(func() error { return Ready(n.Ops) })
 }
 
-// ready asks /readyz.
-func ready(ops string) error {
+// Ready asks /readyz of a process, at its ops address.
+func Ready(ops string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops+"/readyz", nil)
