@@ -66,9 +66,10 @@ func (h *Header) Size() int { return int(h.Length) + LengthOverhead }
 // LastOffset returns the offset of the batch's last record.
 func (h *Header) LastOffset() int64 { return h.BaseOffset + int64(h.LastOffsetDelta) }
 
-// LastSequence returns the sequence of the batch's last record; it wraps to 0
-// after 2^31-1 (Kafka's DefaultRecordBatch.incrementSequence).
-func (h *Header) LastSequence() int32 { return AddSequence(h.BaseSequence, h.Count-1) }
+// LastSequence returns the sequence of the last record that the batch was written
+// with; compaction may have taken records away since (Kafka's
+// DefaultRecordBatch.lastSequence). It wraps to 0 after 2^31-1.
+func (h *Header) LastSequence() int32 { return AddSequence(h.BaseSequence, h.LastOffsetDelta) }
 
 // Idempotent reports whether the batch carries a producer id.
 func (h *Header) Idempotent() bool { return h.ProducerID >= 0 }

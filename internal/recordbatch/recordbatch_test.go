@@ -77,6 +77,12 @@ func TestSetProducerRenewsTheCRC(t *testing.T) {
 	require.EqualValues(t, 0, h.LastSequence(), "sequences wrap to 0")
 }
 
+func TestCompactionKeepsTheLastSequence(t *testing.T) {
+	h, _ := recordbatch.ParseHeader(build(recordbatch.Producer{ID: 1 << 50, Sequence: 10}, "a", "b", "c"))
+	h.Count = 1
+	require.EqualValues(t, 12, h.LastSequence())
+}
+
 func TestNextSplits(t *testing.T) {
 	a, b := build(recordbatch.NoProducer, "a"), build(recordbatch.NoProducer, "bb")
 	all := append(append(append([]byte{}, a...), b...), a[:30]...)
