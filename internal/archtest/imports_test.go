@@ -23,11 +23,12 @@ var edges = map[string]struct {
 	"federation/wire":           {[]string{"federation", "gen/braid/control/v1"}, "the one place that turns maps into bytes"},
 	"internal/lifecycle":        {nil, "a named task group, of use to anybody"},
 	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
+	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
 	"internal/archtest":         {nil, "reads source files only"},
 
 	// Adapters: each the sole owner of a library.
-	"internal/upstream":   {[]string{"federation"}, "physical clusters know no map but names and numbers"},
+	"internal/upstream":   {[]string{"federation", "internal/recordbatch"}, "physical clusters know no map but names, numbers and headers of batches"},
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 
 	// Engines. They never meet: a consume handler joins groups and router itself.
