@@ -55,14 +55,29 @@ func (c *Cluster) Leader(topic string, p federation.PhysicalPartition) (Leader, 
 	m := &c.meta
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.topics[topic]
-	if t != nil && !t.stale && int(p) < len(t.leaders) && t.leaders[p].Broker >= 0 {
-		if time.Since(t.at) > c.cfg.MetadataMaxAge {
-			m.refreshLocked(topic) // believed until the answer is in
-		}
-		return t.leaders[p], nil
+	leader, ok := m.leaderLocked(topic, p)
+	if !ok {
+		return Leader{Broker: -1}, m.refreshLocked(topic)
 	}
-	return Leader{Broker: -1}, m.refreshLocked(topic)
+	if time.Since(m.topics[topic].at) > c.cfg.MetadataMaxAge {
+		m.refreshLocked(topic) // believed until the answer is in
+	}
+	return leader, nil
+}
+
+// leader returns a leader as far as it is known and not found wrong.
+func (m *metadata) leader(topic string, p federation.PhysicalPartition) (Leader, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leaderLocked(topic, p)
+}
+
+func (m *metadata) leaderLocked(topic string, p federation.PhysicalPartition) (Leader, bool) {
+	t := m.topics[topic]
+	if t == nil || t.stale || p < 0 || int(p) >= len(t.leaders) || t.leaders[p].Broker < 0 {
+		return Leader{Broker: -1}, false
+	}
+	return t.leaders[p], true
 }
 
 // Stale says that a broker did not lead a partition of topic any more.

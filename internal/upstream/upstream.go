@@ -42,7 +42,11 @@ type Config struct {
 	ConnRequestsMax int
 	// ResponseBytesMax bounds one answer of a broker; 128 MiB by default.
 	ResponseBytesMax int
-	Logger           *slog.Logger
+	// ScanBytesMax bounds what Producers reads from the end of one partition whose
+	// broker does not list its producers; 64 MiB by default. A producer whose last
+	// batch lies before that is not found there.
+	ScanBytesMax int
+	Logger       *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -54,6 +58,7 @@ func (c Config) withDefaults() Config {
 	c.MetadataMaxAge = or(c.MetadataMaxAge, 60*time.Second)
 	c.ConnRequestsMax = or(c.ConnRequestsMax, 16)
 	c.ResponseBytesMax = or(c.ResponseBytesMax, 128<<20)
+	c.ScanBytesMax = or(c.ScanBytesMax, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
