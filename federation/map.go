@@ -163,7 +163,15 @@ func (m *Map) Validate() error {
 	if m.FleetGeneration < 0 {
 		return fmt.Errorf("map %d: fleet generation %d is negative", m.Version, m.FleetGeneration)
 	}
-	seen := make(map[PhysicalAddress]TopicPartition)
+	extents := 0
+	for _, t := range m.Topics {
+		for _, p := range t.Partitions {
+			if p != nil {
+				extents += len(p.Extents)
+			}
+		}
+	}
+	seen := make(map[PhysicalAddress]*Partition, extents)
 	for _, t := range m.Topics {
 		if t.ID == (TopicID{}) {
 			return fmt.Errorf("map %d: topic %q has no topic id", m.Version, t.Name)
@@ -179,11 +187,10 @@ func (m *Map) Validate() error {
 				if _, ok := m.Clusters[e.Cluster]; !ok {
 					return fmt.Errorf("map %d: %s-%d: extent %d lies on unknown cluster %q", m.Version, t.Name, i, e.Number, e.Cluster)
 				}
-				tp := TopicPartition{t.Name, p.Number}
 				if other, ok := seen[e.PhysicalAddress]; ok {
-					return fmt.Errorf("map %d: %s is used by %s and %s", m.Version, e.PhysicalAddress, other, tp)
+					return fmt.Errorf("map %d: %s is used by %s-%d and %s-%d", m.Version, e.PhysicalAddress, other.Topic, other.Number, t.Name, i)
 				}
-				seen[e.PhysicalAddress] = tp
+				seen[e.PhysicalAddress] = p
 			}
 		}
 	}

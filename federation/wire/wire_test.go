@@ -66,7 +66,7 @@ func addExtent(r *rand.Rand, t *federation.Topic, p *federation.Partition, numbe
 	}
 	p.Extents = append(p.Extents, &federation.Extent{
 		Opening: opening,
-		Number: int32(number),
+		Number:  int32(number),
 		PhysicalAddress: federation.PhysicalAddress{
 			Cluster:   []federation.ClusterName{"a", "b", "c"}[number%3],
 			Topic:     fmt.Sprintf("default.%s.%d.%d", t.Name, t.Generation, number),
