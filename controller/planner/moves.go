@@ -241,7 +241,9 @@ type board struct {
 	m       *federation.Map
 	targets []*target
 	byName  map[federation.ClusterName]*target
-	used    map[physicalName]int32 // 1 + the highest partition that the map uses
+	// foreign is 1 + the highest partition of a physical topic that another logical
+	// topic than its own uses; hardly ever is there one.
+	foreign map[physicalName]int32
 }
 
 type physicalName struct {
@@ -249,27 +251,20 @@ type physicalName struct {
 	topic   string
 }
 
-// newBoard counts the heads of the targets, and which physical partitions of the
-// topics are used already.
 func newBoard(m *federation.Map, targets []*target, topics ...*federation.Topic) *board {
-	b := &board{m: m, targets: targets, byName: countHeads(m, targets), used: make(map[physicalName]int32)}
+	b := &board{m: m, targets: targets, byName: countHeads(m, targets), foreign: make(map[physicalName]int32)}
 	names := make(map[string]bool, len(topics))
 	for _, t := range topics {
 		names[PhysicalName(m.LogicalCluster, t.Name, t.Generation)] = true
 	}
-	// Neighbours lie in the same physical topic, so most look-ups are spared.
-	lastName, lastWanted := "", false
 	for _, t := range m.Topics {
+		own := PhysicalName(m.LogicalCluster, t.Name, t.Generation)
 		for _, p := range t.Partitions {
 			for _, e := range p.Extents {
-				if e.Topic != lastName {
-					lastName, lastWanted = e.Topic, names[e.Topic]
+				if e.Topic != own && names[e.Topic] {
+					at := physicalName{e.Cluster, e.Topic}
+					b.foreign[at] = max(b.foreign[at], int32(e.Partition)+1)
 				}
-				if !lastWanted || b.byName[e.Cluster] == nil {
-					continue
-				}
-				at := physicalName{e.Cluster, e.Topic}
-				b.used[at] = max(b.used[at], int32(e.Partition)+1)
 			}
 		}
 	}
@@ -282,11 +277,20 @@ func (b *board) aim(t *federation.Topic, existing map[federation.ClusterName]int
 	for _, x := range b.targets {
 		x.topicHeads, x.had, x.room, x.used = 0, 0, 0, false
 		x.exists = existing[x.name] > 0
-		x.next = max(existing[x.name], b.used[physicalName{x.name, name}])
+		x.next = max(existing[x.name], b.foreign[physicalName{x.name, name}])
 	}
 	for _, p := range t.Partitions {
-		if h := p.Head(); h != nil && b.byName[h.Cluster] != nil {
-			b.byName[h.Cluster].topicHeads++
+		for i, e := range p.Extents {
+			x := b.byName[e.Cluster]
+			if x == nil {
+				continue
+			}
+			if i == len(p.Extents)-1 {
+				x.topicHeads++
+			}
+			if e.Topic == name {
+				x.next = max(x.next, int32(e.Partition)+1)
+			}
 		}
 	}
 }
