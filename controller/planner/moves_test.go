@@ -2,6 +2,7 @@ package planner_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,14 +70,7 @@ func (w *world) runMoves(t *testing.T, d *datadriven.TestData) (string, error) {
 		return "", nil
 	case "suspend":
 		topic, p := w.partition(t, d)
-		c := *w.m.Topics[topic]
-		c.Partitions = append([]*federation.Partition{}, c.Partitions...)
-		sp := *c.Partitions[p]
-		head := *sp.Head()
-		head.State = federation.ExtentSuspended
-		sp.Extents = append(sp.Extents[:len(sp.Extents)-1:len(sp.Extents)-1], &head)
-		c.Partitions[p] = &sp
-		w.m = planner.WithTopic(w.m, &c)
+		w.m = withHead(w.m, federation.TopicPartition{Topic: topic, Partition: p}, federation.ExtentSuspended)
 		return "", nil
 	case "physical": // partitions that something else made
 		var cluster, topic string
@@ -253,4 +247,16 @@ func names(d *datadriven.TestData, key string) (out []federation.ClusterName) {
 		}
 	}
 	return out
+}
+
+// withHead returns the map with another state of a head.
+func withHead(m *federation.Map, tp federation.TopicPartition, state federation.ExtentState) *federation.Map {
+	topic := *m.Topics[tp.Topic]
+	topic.Partitions = slices.Clone(topic.Partitions)
+	p := *topic.Partitions[tp.Partition]
+	head := *p.Head()
+	head.State = state
+	p.Extents = append(slices.Clone(p.Extents[:len(p.Extents)-1]), &head)
+	topic.Partitions[tp.Partition] = &p
+	return planner.WithTopic(m, &topic)
 }
