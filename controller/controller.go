@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
 	"github.com/braidmq/braid/internal/redisstore"
+	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -81,6 +83,7 @@ func New(cfg Config, parts Parts) (*Controller, error) {
 // Mount registers the control service and the admin services but GroupService,
 // which the gateways serve.
 func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
+	opts = append(slices.Clone(opts), connect.WithInterceptors(rpcerror.Subjects()))
 	mux.Handle(controlv1connect.NewControlServiceHandler(&controlService{c}, opts...))
 	admin := func(path string, h http.Handler) { mux.Handle(path, c.forwarding(h)) }
 	admin(adminv1connect.NewTopicServiceHandler(&topicService{c}, opts...))

@@ -278,7 +278,7 @@ func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 			rec.ErrorKind, rec.ErrorMessage = errorCancelled, failure.Error()
 		default:
 			rec.ErrorKind = rpcerror.KindName(federation.KindOf(failure))
-			rec.ErrorMessage = rpcerror.Error(failure).Message()
+			rec.ErrorMessage, rec.ErrorSubject = rpcerror.Error(failure).Message(), federation.SubjectOf(failure)
 		}
 	}
 	rec, _ := op.record()
@@ -390,7 +390,9 @@ func failure(rec redisstore.Operation) error {
 	case errorCancelled:
 		return federation.Errorf(federation.Conflict, "operation %s was cancelled", rec.ID)
 	default:
-		return federation.Errorf(rpcerror.ParseKind(rec.ErrorKind), "%s", rec.ErrorMessage)
+		e := federation.Errorf(rpcerror.ParseKind(rec.ErrorKind), "%s", rec.ErrorMessage)
+		e.Subject = rec.ErrorSubject
+		return e
 	}
 }
 

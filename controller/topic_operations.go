@@ -44,15 +44,18 @@ type placeState struct {
 	TopicID    federation.TopicID `json:"topicId"`
 	CreatedMs  int64              `json:"createdMs,omitempty"`
 	// Undo is the error for which everything is taken back, with its kind's name.
-	Undo     string `json:"undo,omitempty"`
-	UndoKind string `json:"undoKind,omitempty"`
+	Undo        string             `json:"undo,omitempty"`
+	UndoKind    string             `json:"undoKind,omitempty"`
+	UndoSubject federation.Subject `json:"undoSubject,omitzero"`
 }
 
 func (s *placeState) undone() error {
 	if s.UndoKind == errorCancelled {
 		return errCancelled
 	}
-	return federation.Errorf(rpcerror.ParseKind(s.UndoKind), "%s", s.Undo)
+	e := federation.Errorf(rpcerror.ParseKind(s.UndoKind), "%s", s.Undo)
+	e.Subject = s.UndoSubject
+	return e
 }
 
 func decode[T any](b json.RawMessage, into *T) error {
@@ -390,7 +393,7 @@ func (o *operations) beginUndo(ctx context.Context, op *operation, state *placeS
 	if ctx.Err() != nil || federation.KindOf(cause) == federation.NotLeader {
 		return cause
 	}
-	state.UndoKind, state.Undo = rpcerror.KindName(federation.KindOf(cause)), rpcerror.Error(cause).Message()
+	state.UndoKind, state.Undo, state.UndoSubject = rpcerror.KindName(federation.KindOf(cause)), rpcerror.Error(cause).Message(), federation.SubjectOf(cause)
 	if errors.Is(cause, errCancelled) {
 		state.UndoKind = errorCancelled
 	}

@@ -132,7 +132,7 @@ func (c *Controller) checkCount(topic federation.TopicName, n int32) error {
 func checkConfig(topic federation.TopicName, config map[string]string) error {
 	for k := range config {
 		if k == "" || strings.HasPrefix(k, configOwn) {
-			return federation.Errorf(federation.InvalidConfig, "topic %q: there is no setting %q", topic, k)
+			return federation.Errorf(federation.InvalidConfig, "topic %q: there is no setting %q", topic, federation.SettingName(k))
 		}
 	}
 	return federation.CheckTopicConfig(topic, config)

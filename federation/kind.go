@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -87,15 +88,22 @@ func Kinds() []Kind {
 type Error struct {
 	Kind    Kind
 	Message string
+	Subject Subject
 	// RetryAfter is a hint when to try again; zero if unknown.
 	RetryAfter time.Duration
 	cause      error
 }
 
-// Errorf makes an Error. A %w in the format is kept for errors.Is and logs.
+// Errorf makes an Error. A %w in the format is kept for errors.Is and logs. The
+// arguments say what the error is about, by their types: the first one of each type
+// that Subject has.
 func Errorf(k Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: k, Message: err.Error(), cause: errors.Unwrap(err)}
+	e := &Error{Kind: k, Message: err.Error(), cause: errors.Unwrap(err)}
+	for _, a := range args {
+		e.Subject.note(a)
+	}
+	return e
 }
 
 // WithCause attaches a cause that only logs see.
@@ -105,6 +113,55 @@ func (e *Error) Error() string { return e.Message }
 
 // Unwrap returns the cause; it is for logs, its text never reaches a client.
 func (e *Error) Unwrap() error { return e.cause }
+
+// A Subject is what an error is about. What is empty is not known, or there is none.
+type Subject struct {
+	Topic     TopicName         `json:"topic,omitempty"`
+	Partition *LogicalPartition `json:"partition,omitempty"` // of Topic
+	Cluster   ClusterName       `json:"cluster,omitempty"`
+	Group     string            `json:"group,omitempty"`
+	Setting   SettingName       `json:"setting,omitempty"`
+}
+
+// A SettingName names a setting of a topic.
+type SettingName string
+
+func (s *Subject) note(arg any) {
+	switch v := arg.(type) {
+	case TopicName:
+		s.Fill(Subject{Topic: v})
+	case LogicalPartition:
+		s.Fill(Subject{Topic: s.Topic, Partition: &v})
+	case TopicPartition:
+		s.Fill(Subject{Topic: v.Topic, Partition: &v.Partition})
+	case ClusterName:
+		s.Fill(Subject{Cluster: v})
+	case SettingName:
+		s.Fill(Subject{Setting: v})
+	case error:
+		s.Fill(SubjectOf(v))
+	}
+}
+
+// Fill takes from another subject what this one lacks. A partition comes only with
+// its own topic.
+func (s *Subject) Fill(from Subject) {
+	s.Topic = cmp.Or(s.Topic, from.Topic)
+	if s.Partition == nil && s.Topic == from.Topic {
+		s.Partition = from.Partition
+	}
+	s.Cluster = cmp.Or(s.Cluster, from.Cluster)
+	s.Group = cmp.Or(s.Group, from.Group)
+	s.Setting = cmp.Or(s.Setting, from.Setting)
+}
+
+// SubjectOf returns what err is about.
+func SubjectOf(err error) Subject {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Subject
+	}
+	return Subject{}
+}
 
 // KindOf returns the kind of err: Internal if it carries none.
 func KindOf(err error) Kind {

@@ -63,7 +63,7 @@ func CheckTopicConfig(topic TopicName, config map[string]string) error {
 			continue
 		}
 		if want := rule.refuses(value); want != "" {
-			return Errorf(InvalidConfig, "topic %q: %s=%q: want %s", topic, name, value, want)
+			return Errorf(InvalidConfig, "topic %q: %s=%q: want %s", topic, SettingName(name), value, want)
 		}
 	}
 	return nil

@@ -26,7 +26,7 @@ func (g *Gateway) committedOffsets(ctx context.Context, r *braidv1.GetCommittedO
 	var topics []federation.TopicName
 	for _, name := range r.GetTopics() {
 		if m.Topic(federation.TopicName(name)) == nil {
-			return nil, federation.Errorf(federation.UnknownTopic, "topics: topic %q does not exist", name)
+			return nil, federation.Errorf(federation.UnknownTopic, "topics: topic %q does not exist", federation.TopicName(name))
 		}
 		topics = append(topics, federation.TopicName(name))
 	}

@@ -216,7 +216,7 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 	}
 	for _, name := range sub.GetTopics() {
 		if m.Topic(federation.TopicName(name)) == nil {
-			return stopRule{}, federation.Errorf(federation.UnknownTopic, "subscribe.topics: topic %q does not exist", name)
+			return stopRule{}, federation.Errorf(federation.UnknownTopic, "subscribe.topics: topic %q does not exist", federation.TopicName(name))
 		}
 		r.Topics = append(r.Topics, federation.TopicName(name))
 	}

@@ -247,7 +247,7 @@ func (g *Gateway) resetScope(ctx context.Context, m *federation.Map, id string, 
 	var topics []federation.TopicName
 	for _, name := range r.GetTopics() {
 		if m.Topic(federation.TopicName(name)) == nil {
-			return nil, federation.Errorf(federation.UnknownTopic, "topics: topic %q does not exist", name)
+			return nil, federation.Errorf(federation.UnknownTopic, "topics: topic %q does not exist", federation.TopicName(name))
 		}
 		topics = append(topics, federation.TopicName(name))
 	}

@@ -46,7 +46,7 @@ func (g *Gateway) expand(m *federation.Map, sources []*braidv1.ReadSource) ([]st
 	for i, src := range sources {
 		t := m.Topic(federation.TopicName(src.GetTopic()))
 		if t == nil {
-			return nil, federation.Errorf(federation.UnknownTopic, "sources[%d].topic: topic %q does not exist", i, src.GetTopic())
+			return nil, federation.Errorf(federation.UnknownTopic, "sources[%d].topic: topic %q does not exist", i, federation.TopicName(src.GetTopic()))
 		}
 		if err := checkPosition("sources.start", src.GetStart()); err != nil {
 			return nil, err
@@ -71,7 +71,7 @@ func (g *Gateway) expand(m *federation.Map, sources []*braidv1.ReadSource) ([]st
 func sourcePartitions(t *federation.Topic, index int, src *braidv1.ReadSource) ([]startPoint, error) {
 	check := func(field string, p int32) error {
 		if p < 0 || int(p) >= len(t.Partitions) {
-			return federation.Errorf(federation.UnknownPartition, "sources[%d].%s: topic %q has partitions 0 to %d, not %d", index, field, t.Name, len(t.Partitions)-1, p)
+			return federation.Errorf(federation.UnknownPartition, "sources[%d].%s: topic %q has partitions 0 to %d, not %d", index, field, t.Name, len(t.Partitions)-1, federation.LogicalPartition(p))
 		}
 		return nil
 	}

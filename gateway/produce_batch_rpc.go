@@ -70,14 +70,14 @@ func (g *Gateway) splitBatch(ctx context.Context, r *braidv1.ProduceBatchRequest
 	m, now := g.deps.Maps.Current(), time.Now()
 	t := m.Topic(federation.TopicName(in.GetTopic()))
 	if t == nil || len(t.Partitions) == 0 {
-		return nil, federation.Errorf(federation.UnknownTopic, "topic %q does not exist", in.GetTopic())
+		return nil, federation.Errorf(federation.UnknownTopic, "topic %q does not exist", federation.TopicName(in.GetTopic()))
 	}
 	count := int32(len(t.Partitions))
 	if c := in.GetPartitionCount(); c != 0 && c != count {
 		return nil, federation.Errorf(federation.Conflict, "batch.partition_count: topic %q has %d partitions, not %d; split the records again", t.Name, count, c)
 	}
 	if p := in.GetPartition(); p < 0 || p >= count {
-		return nil, federation.Errorf(federation.UnknownPartition, "batch.partition: topic %q has partitions 0 to %d, not %d", t.Name, count-1, p)
+		return nil, federation.Errorf(federation.UnknownPartition, "batch.partition: topic %q has partitions 0 to %d, not %d", t.Name, count-1, federation.LogicalPartition(p))
 	}
 	s := splitter{cfg: &g.cfg, topic: newTopicLimits(&g.cfg, t), atomic: idempotent, salt: salt, now: now}
 	if err := s.check(in); err != nil {

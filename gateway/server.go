@@ -121,7 +121,7 @@ func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
 	return []connect.HandlerOption{
 		connect.WithReadMaxBytes(g.cfg.MessageBytesMax),
 		connect.WithCompressMinBytes(math.MaxInt),
-		connect.WithInterceptors(observe),
+		connect.WithInterceptors(observe, rpcerror.Subjects()),
 		connect.WithRecover(g.recovered),
 	}, nil
 }

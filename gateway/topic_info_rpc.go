@@ -22,7 +22,7 @@ func (g *Gateway) topicInfo(r *braidv1.GetTopicInfoRequest) (*braidv1.GetTopicIn
 	}
 	t := g.deps.Maps.Current().Topic(federation.TopicName(r.GetTopic()))
 	if t == nil {
-		return nil, federation.Errorf(federation.UnknownTopic, "topic %q does not exist", r.GetTopic())
+		return nil, federation.Errorf(federation.UnknownTopic, "topic %q does not exist", federation.TopicName(r.GetTopic()))
 	}
 	limits := newTopicLimits(&g.cfg, t)
 	return &braidv1.GetTopicInfoResponse{

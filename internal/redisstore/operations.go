@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/braidmq/braid/federation"
 )
 
 // The keys of the operations.
@@ -33,10 +35,11 @@ type Operation struct {
 	Cancel    bool            `json:"cancel,omitempty"` // somebody asked for its end
 	Done      bool            `json:"done,omitempty"`
 	// ErrorKind is the name of the error's kind; empty = no error.
-	ErrorKind    string `json:"errorKind,omitempty"`
-	ErrorMessage string `json:"errorMessage,omitempty"`
-	StartedMs    int64  `json:"startedMs"`
-	EndedMs      int64  `json:"endedMs,omitempty"`
+	ErrorKind    string             `json:"errorKind,omitempty"`
+	ErrorMessage string             `json:"errorMessage,omitempty"`
+	ErrorSubject federation.Subject `json:"errorSubject,omitzero"`
+	StartedMs    int64              `json:"startedMs"`
+	EndedMs      int64              `json:"endedMs,omitempty"`
 }
 
 // An OperationStep is the progress of one step.

@@ -9,7 +9,6 @@ package rpcerror
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -28,6 +27,13 @@ const Domain = "braid"
 const (
 	metadataKind  = "kind"  // the federation.Kind, by the name in the table
 	metadataRetry = "retry" // whether the same request can succeed later
+
+	// What the error is about; there are only those that are known.
+	metadataTopic     = "topic"
+	metadataPartition = "partition"
+	metadataCluster   = "cluster" // a physical one
+	metadataGroup     = "group"
+	metadataSetting   = "setting"
 )
 
 // internalMessage is all that a client learns of an error that nobody classified.
@@ -160,12 +166,13 @@ func Error(err error) *connect.Error {
 	if err == nil {
 		return nil
 	}
-	if wire, ok := errors.AsType[*connect.Error](err); ok {
-		return wire
-	}
 	var e *federation.Error
+	wire, made := errors.AsType[*connect.Error](err)
+	own := errors.As(err, &e)
 	switch {
-	case errors.As(err, &e):
+	case made && (!own || !errors.Is(e, wire)): // else it is the cause of e, which FromError made of it
+		return wire
+	case own:
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, errors.New("the call was cancelled"))
 	case errors.Is(err, context.DeadlineExceeded):
@@ -176,12 +183,9 @@ func Error(err error) *connect.Error {
 	r := lookup(e.Kind)
 	out := connect.NewError(r.code, errors.New(e.Message))
 	addDetail(out, &errdetails.ErrorInfo{
-		Domain: Domain,
-		Reason: r.reason.String(),
-		Metadata: map[string]string{
-			metadataKind:  r.name,
-			metadataRetry: strconv.FormatBool(e.Kind.Retriable()),
-		},
+		Domain:   Domain,
+		Reason:   r.reason.String(),
+		Metadata: metadata(r.name, e),
 	})
 	if e.RetryAfter > 0 {
 		addDetail(out, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.RetryAfter)})
@@ -205,6 +209,7 @@ func FromError(err error) error {
 		return err
 	}
 	kind, ok := federation.Internal, false
+	var about federation.Subject
 	var after time.Duration
 	for _, d := range wire.Details() {
 		value, derr := d.Value()
@@ -214,7 +219,7 @@ func FromError(err error) error {
 		switch v := value.(type) {
 		case *errdetails.ErrorInfo:
 			if v.GetDomain() == Domain {
-				kind, ok = kindOfInfo(v), true
+				kind, about, ok = kindOfInfo(v), subjectOfInfo(v), true
 			}
 		case *errdetails.RetryInfo:
 			after = v.GetRetryDelay().AsDuration()
@@ -227,7 +232,7 @@ func FromError(err error) error {
 		kind = kindOfCode(wire.Code())
 	}
 	e := federation.Errorf(kind, "%s", wire.Message()).WithCause(err)
-	e.RetryAfter = after
+	e.RetryAfter, e.Subject = after, about
 	return e
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,7 +39,10 @@ func overWire(t *testing.T, err error, opts ...connect.ClientOption) error {
 func TestEveryKindComesBackOverTheWire(t *testing.T) {
 	names := map[string]federation.Kind{}
 	for _, k := range federation.Kinds() {
-		sent := federation.Errorf(k, "kind %d of topic %q", k, "orders")
+		partition := federation.LogicalPartition(k)
+		sent := federation.Errorf(k, "kind %d of %s on %q: %s", k, federation.TopicPartition{Topic: "orders", Partition: partition},
+			federation.ClusterName("east"), federation.SettingName("retention.ms"))
+		sent.Subject.Group = "billing"
 		sent.RetryAfter = 250 * time.Millisecond
 		for _, opt := range []connect.ClientOption{connect.WithProtoJSON(), connect.WithGRPCWeb()} {
 			wire := overWire(t, fmt.Errorf("wrapped: %w", sent), opt)
@@ -55,12 +59,17 @@ func TestEveryKindComesBackOverTheWire(t *testing.T) {
 				require.Equal(t, other, k, "two kinds have the name %q", info.GetMetadata()["kind"])
 			}
 			names[info.GetMetadata()["kind"]] = k
+			require.Equal(t, map[string]string{
+				"kind": rpcerror.KindName(k), "retry": strconv.FormatBool(k.Retriable()),
+				"topic": "orders", "partition": strconv.Itoa(int(k)), "cluster": "east", "group": "billing", "setting": "retention.ms",
+			}, info.GetMetadata())
 
 			var got *federation.Error
 			require.ErrorAs(t, rpcerror.FromError(wire), &got)
 			require.Equal(t, k, got.Kind, "kind %d came back as %d", k, got.Kind)
 			require.Equal(t, sent.Message, got.Message)
 			require.Equal(t, sent.RetryAfter, got.RetryAfter)
+			require.Equal(t, sent.Subject, got.Subject)
 		}
 	}
 	require.Len(t, names, len(federation.Kinds()), "each kind has a row of its own")

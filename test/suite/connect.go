@@ -13,10 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 )
@@ -34,7 +32,9 @@ func (s *suite) connect() []test {
 		{"ListOffsets and GetTopicInfo", s.testConnectOffsets},
 		{"offsets are committed for Kafka clients too", s.testConnectCommit},
 		{"Consume gives no more than its credit", s.testConsumeCredit},
-		{"errors have a reason", s.testErrorReasons},
+		{"errors of calls say why and of what", s.testErrorReasons},
+		{"errors of streams say why and of what", s.testStreamErrorReasons},
+		{"errors of the admin API say why and of what", s.testAdminErrorReasons},
 		{"JSON over HTTP/1.1", s.testPlainHTTP},
 	}
 }
@@ -407,44 +407,6 @@ func (s *suite) testConsumeCredit(t *testing.T) {
 	}
 	require.Equal(t, 20, got)
 	require.NoError(t, stream.CloseRequest())
-}
-
-// reasonOf returns the ErrorInfo of an error.
-func reasonOf(t *testing.T, err error) *errdetails.ErrorInfo {
-	t.Helper()
-	var e *connect.Error
-	require.ErrorAs(t, err, &e)
-	for _, d := range e.Details() {
-		v, err := d.Value()
-		require.NoError(t, err)
-		if info, ok := v.(*errdetails.ErrorInfo); ok {
-			return info
-		}
-	}
-	require.FailNow(t, "no ErrorInfo", "%v", err)
-	return nil
-}
-
-func (s *suite) testErrorReasons(t *testing.T) {
-	_, err := s.consumerAPI().GetTopicInfo(call(t), &braidv1.GetTopicInfoRequest{Topic: "no-such-topic"})
-	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
-	info := reasonOf(t, err)
-	require.Equal(t, "REASON_UNKNOWN_TOPIC", info.GetReason())
-	require.Equal(t, "braid", info.GetDomain())
-	require.Contains(t, err.Error(), "no-such-topic")
-
-	_, err = s.producerAPI().ProduceBatch(call(t), &braidv1.ProduceBatchRequest{})
-	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
-	require.Equal(t, "REASON_INVALID_ARGUMENT", reasonOf(t, err).GetReason())
-
-	stream, err := s.consumerAPI().Read(call(t), &braidv1.ReadRequest{Sources: fromStart("no-such-topic"), Stop: latestAtStart()})
-	require.NoError(t, err)
-	for stream.Receive() {
-		require.NotNil(t, stream.Msg().GetPartitionFailure())
-	}
-	if err := stream.Err(); err != nil {
-		require.Equal(t, "REASON_UNKNOWN_TOPIC", reasonOf(t, err).GetReason())
-	}
 }
 
 func (s *suite) testPlainHTTP(t *testing.T) {
