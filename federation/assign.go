@@ -50,11 +50,17 @@ type GatewayState int8
 const (
 	GatewayReady GatewayState = iota + 1
 	GatewayDraining
+	// GatewayLost has no stream to the controller, but may still hold a lease: no client
+	// is sent to it, and no head moves before its lease has ended.
+	GatewayLost
 )
 
 func (s GatewayState) String() string {
-	if s == GatewayDraining {
+	switch s {
+	case GatewayDraining:
 		return "draining"
+	case GatewayLost:
+		return "lost"
 	}
 	return "ready"
 }

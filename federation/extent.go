@@ -126,3 +126,26 @@ func (e *Extent) firstEpoch() LogicalEpoch {
 	}
 	return e.Epochs[0].Logical
 }
+
+// A HeldHead tells that a gateway holds the appends to a head that is being sealed,
+// and that none that it sent before is without an answer.
+type HeldHead struct {
+	TopicPartition
+	Extent int32 // its number
+	// AcknowledgedEnd is the physical offset after the last record that the gateway
+	// acknowledged to a client; 0 = none was.
+	AcknowledgedEnd PhysicalOffset
+}
+
+// SealingHeads returns the heads that are being sealed, in no order.
+func (m *Map) SealingHeads() []HeldHead {
+	var heads []HeldHead
+	for _, t := range m.Topics {
+		for _, p := range t.Partitions {
+			if h := p.Head(); h != nil && h.State == ExtentSealing {
+				heads = append(heads, HeldHead{TopicPartition: TopicPartition{p.Topic, p.Number}, Extent: h.Number})
+			}
+		}
+	}
+	return heads
+}

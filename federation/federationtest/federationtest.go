@@ -16,6 +16,7 @@ type World struct {
 	m       *federation.Map
 	changed chan struct{}
 	lapsed  bool
+	gaps    int64
 }
 
 // New makes a World with clusters and their seeds, and one gateway gw-0.
@@ -54,10 +55,20 @@ func (w *World) Valid() bool {
 	return !w.lapsed
 }
 
+// Gaps implements the engines' Lease.
+func (w *World) Gaps() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gaps
+}
+
 // Lapse makes the lease end, or hold again.
 func (w *World) Lapse(lapsed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.lapsed && !lapsed {
+		w.gaps++
+	}
 	w.lapsed = lapsed
 }
 

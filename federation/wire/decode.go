@@ -81,7 +81,7 @@ func decodeGateway(g *controlv1.GatewayEntry) (*federation.Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway %q: %w", g.GetId(), err)
 	}
-	if g.GetState() != controlv1.GatewayEntry_STATE_READY && g.GetState() != controlv1.GatewayEntry_STATE_DRAINING {
+	if g.GetState() < controlv1.GatewayEntry_STATE_READY || g.GetState() > controlv1.GatewayEntry_STATE_LOST {
 		return nil, fmt.Errorf("gateway %q: unknown state %d", g.GetId(), g.GetState())
 	}
 	if g.GetId() == "" || g.GetNodeId() < 0 {

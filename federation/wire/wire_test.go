@@ -351,6 +351,7 @@ func TestEnumsAgree(t *testing.T) {
 	}
 	require.EqualValues(t, federation.GatewayReady, controlv1.GatewayEntry_STATE_READY)
 	require.EqualValues(t, federation.GatewayDraining, controlv1.GatewayEntry_STATE_DRAINING)
+	require.EqualValues(t, federation.GatewayLost, controlv1.GatewayEntry_STATE_LOST)
 	require.EqualValues(t, federation.ExtentOpen, controlv1.ExtentEntry_STATE_OPEN)
 	require.EqualValues(t, federation.ExtentSealing, controlv1.ExtentEntry_STATE_SEALING)
 	require.EqualValues(t, federation.ExtentSealed, controlv1.ExtentEntry_STATE_SEALED)

@@ -1,6 +1,7 @@
 package mapwatch
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -48,6 +49,9 @@ type Config struct {
 
 	// Load is asked at each beat for what the gateway carries; nil = nothing is told.
 	Load func() Load
+	// Hold is called with each map that has sealing heads: it returns when nothing is in
+	// flight to them. It fails only with ctx. nil = there are no appends.
+	Hold func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error)
 	// OnDrain is called when the controller asks this gateway to drain; nil = ignored.
 	// It must not block.
 	OnDrain func(grace time.Duration, cause string)

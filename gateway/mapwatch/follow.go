@@ -111,6 +111,7 @@ type link struct {
 	began   time.Duration // when Register was sent, after start
 	beat    time.Duration // the interval
 	partial wire.Assembler
+	held    chan *controlv1.HeadsHeld
 	unacked bool // the current map was not acknowledged on this stream
 	giveUp  context.CancelFunc
 }
@@ -138,7 +139,7 @@ func (w *Watch) attach(ctx context.Context, url string) error {
 		_ = stream.CloseResponse()
 		reader.Wait()
 	}()
-	l := &link{Watch: w, stream: stream, giveUp: cancel, beat: beatIntervalDefault, began: time.Since(w.start)}
+	l := &link{Watch: w, stream: stream, held: make(chan *controlv1.HeadsHeld), giveUp: cancel, beat: beatIntervalDefault, began: time.Since(w.start)}
 	// A controller that takes the connection but no data must not hold us.
 	watchdog := time.AfterFunc(w.cfg.AttachTimeout, cancel)
 	defer watchdog.Stop()
@@ -160,6 +161,7 @@ func (w *Watch) attach(ctx context.Context, url string) error {
 		}
 	})
 	reader.Go(func() { l.watchLeader(ctx) })
+	reader.Go(func() { l.holdHeads(ctx) })
 	err = l.serve(ctx, in, watchdog)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return fmt.Errorf("the controller is silent: %w", err)
@@ -221,6 +223,11 @@ func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Tim
 				return err
 			}
 			continue
+		case h := <-l.held:
+			if err := l.stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_HeadsHeld{HeadsHeld: h}}); err != nil {
+				return err
+			}
+			continue
 		case <-l.wake:
 			// News travels at once, but not in more beats than are useful.
 			if wait := l.cfg.BeatMinInterval - time.Since(last); wait > 0 {
@@ -260,6 +267,49 @@ func (l *link) watchLeader(ctx context.Context) {
 			l.giveUp()
 			return
 		}
+	}
+}
+
+// holdHeads tells the controller, for each map with sealing heads, when this gateway
+// has nothing in flight to them any more.
+func (l *link) holdHeads(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := l.Changed()
+		if m := l.Current(); len(m.SealingHeads()) > 0 {
+			l.holdHeadsOf(ctx, m, changed)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// holdHeadsOf is holdHeads for one map; a newer one ends it.
+func (l *link) holdHeadsOf(ctx context.Context, m *federation.Map, changed <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	heads := m.SealingHeads()
+	if l.cfg.Hold != nil {
+		var err error
+		if heads, err = l.cfg.Hold(ctx, m); err != nil {
+			return
+		}
+	}
+	out := &controlv1.HeadsHeld{Version: int64(m.Version), Heads: make([]*controlv1.HeldHead, len(heads))}
+	for i, h := range heads {
+		out.Heads[i] = &controlv1.HeldHead{Topic: string(h.Topic), Partition: int32(h.Partition), Extent: h.Extent, AcknowledgedEnd: int64(h.AcknowledgedEnd)}
+	}
+	select {
+	case l.held <- out:
+	case <-ctx.Done():
 	}
 }
 

@@ -40,6 +40,7 @@ type Watch struct {
 
 	current    atomic.Pointer[version]
 	leaseUntil atomic.Int64 // nanoseconds after start
+	leaseGaps  atomic.Int64
 	node       atomic.Int32
 	draining   atomic.Bool
 	wake       chan struct{} // asks for a beat; holds one
@@ -127,6 +128,9 @@ func (w *Watch) Await(ctx context.Context, v federation.MapVersion) (*federation
 func (w *Watch) Valid() bool {
 	return time.Since(w.start) < time.Duration(w.leaseUntil.Load())
 }
+
+// Gaps counts how often the lease has run out and begun again.
+func (w *Watch) Gaps() int64 { return w.leaseGaps.Load() }
 
 // NodeID returns the gateway's Kafka node id; 0 until it is known.
 func (w *Watch) NodeID() federation.NodeID { return federation.NodeID(w.node.Load()) }
@@ -226,6 +230,9 @@ func (w *Watch) extendLease(sent, valid time.Duration) {
 	until := int64(sent + valid - w.cfg.LeaseMargin)
 	for {
 		old := w.leaseUntil.Load()
+		if old <= int64(time.Since(w.start)) {
+			w.leaseGaps.Add(1) // before the lease holds again
+		}
 		if until <= old || w.leaseUntil.CompareAndSwap(old, until) {
 			return
 		}

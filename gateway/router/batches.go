@@ -2,6 +2,7 @@ package router
 
 import (
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -9,7 +10,7 @@ import (
 // logical offsets and epochs.
 type patched struct {
 	data         []byte
-	next         federation.LogicalOffset // after the last record
+	next         federation.LogicalOffset // after the last record, or mark; can lie behind from without any data
 	txn          bool                     // holds transactional batches
 	unknownEpoch federation.PhysicalEpoch // -1, or a physical epoch that the map does not name yet
 }
@@ -39,6 +40,14 @@ func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patch
 		}
 		if federation.PhysicalOffset(h.LastOffset()) < from {
 			begin, end = at+len(batch), at+len(batch)
+			continue
+		}
+		if ok && mark.IsMark(h.ProducerID) {
+			if end > begin || !e.Sealed() {
+				break
+			}
+			begin, end = at+len(batch), at+len(batch)
+			out.next = e.Logical(federation.PhysicalOffset(h.LastOffset()) + 1)
 			continue
 		}
 		if federation.PhysicalEpoch(h.LeaderEpoch) > last {

@@ -27,6 +27,19 @@ type Config struct {
 	// RetryBackoff and RetryBackoffMax are the pauses before an append is tried again
 	// after a retriable error of a broker; 20 ms doubling to 500 ms by default.
 	RetryBackoff, RetryBackoffMax time.Duration
+	// HoldMax bounds how long an append waits for a head that is being moved; then its
+	// client is told to try again. It must be below any client's request timeout; 5 s by
+	// default.
+	HoldMax time.Duration
+	// EarlyWait is how long a batch of an idempotent producer that a head does not know
+	// waits for the batches before it; then its client is told to try again. 1 s by default.
+	EarlyWait time.Duration
+	// EarlyAsk is the shortest time between two questions to a head which producers it
+	// knows; 100 ms by default.
+	EarlyAsk time.Duration
+	// ProducersMax bounds the producers that each lane remembers as known to a head; those
+	// that are forgotten are asked for again. 10,000 by default.
+	ProducersMax int
 	// FetchBytesMax bounds what one Fetch asks of one broker; 50 MiB by default.
 	FetchBytesMax int32
 	// ReadAheadBytesMax bounds what the process reads before its readers ask: while a
@@ -57,6 +70,10 @@ func (c Config) withDefaults() Config {
 	def(&c.AppendRequestBytesMax, 4<<20)
 	def(&c.RetryBackoff, 20*time.Millisecond)
 	def(&c.RetryBackoffMax, 500*time.Millisecond)
+	def(&c.HoldMax, 5*time.Second)
+	def(&c.EarlyWait, time.Second)
+	def(&c.EarlyAsk, 100*time.Millisecond)
+	def(&c.ProducersMax, 10_000)
 	def(&c.FetchBytesMax, 50<<20)
 	def(&c.ReadAheadBytesMax, 256<<20)
 	def(&c.TailWait, 100*time.Millisecond)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -35,6 +36,7 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 		l.appended(p, op, a)
 	case errors.Is(err, kerr.DuplicateSequenceNumber):
 		p.attempts = 0
+		l.opened(p, op)
 		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Duplicate: true})
 	case errors.Is(err, kerr.NotLeaderForPartition), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.UnknownTopicOrPartition),
 		errors.Is(err, kerr.FencedLeaderEpoch), errors.Is(err, kerr.UnknownLeaderEpoch), errors.Is(err, kerr.ReplicaNotAvailable),
@@ -56,13 +58,21 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 // appended acknowledges an op, if the lease still allows it: a gateway that was
 // cut off must not confirm what a new head may have left out.
 func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
-	if !l.r.deps.Lease.Valid() {
+	if !l.r.deps.Lease.Valid() || l.r.deps.Lease.Gaps() != op.gaps {
 		op.unknown = true
+		if op.idempotent() {
+			l.retry(p, op, errLease(op.tp)) // under the next lease, and the map of that time
+			return
+		}
 		op.cause = errLease(op.tp)
 		op.resolve(failedAppend(op.timedOut()))
 		return
 	}
 	p.attempts = 0
+	if a.baseOffset >= 0 && op.acks == AcksAll {
+		p.head.acknowledged = max(p.head.acknowledged, federation.PhysicalOffset(a.baseOffset)+federation.PhysicalOffset(op.seq.count))
+	}
+	l.opened(p, op)
 	res := Appended{BaseOffset: -1, LogAppendTimeMs: a.logAppendTime, LogStart: -1}
 	if a.baseOffset >= 0 {
 		res.BaseOffset = p.extent.Logical(federation.PhysicalOffset(a.baseOffset))
@@ -71,6 +81,17 @@ func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
 		res.LogStart = p.extent.Logical(federation.PhysicalOffset(a.logStart))
 	}
 	op.resolve(res)
+}
+
+// opened notes that the head knows the producer of an op; what waited for it goes on.
+func (l *lane) opened(p *partQueue, op *appendOp) {
+	if !op.idempotent() {
+		return
+	}
+	if epoch, ok := p.head.known[op.seq.id]; !ok || epoch < op.seq.epoch {
+		p.head.learn(op.seq.id, op.seq.epoch, l.r.cfg.ProducersMax)
+		l.unearly(p, time.Now())
+	}
 }
 
 // refusals are the final errors of a Produce answer, by Kafka's codes.

@@ -23,6 +23,8 @@ type Router struct {
 	turn   atomic.Uint32
 	states partStates
 
+	openings openings
+
 	tailMu sync.Mutex // guards the following
 	tails  map[tailKey]*tail
 

@@ -72,9 +72,16 @@ type fetchItem struct {
 }
 
 func (f *fetching) run() error {
+	version := federation.MapVersion(0)
 	for {
 		changed := f.s.r.deps.Maps.Changed()
 		m := f.s.r.deps.Maps.Current()
+		if m.Version != version { // what an item waits for may have come
+			for i := range f.items {
+				f.items[i].resume = time.Time{}
+			}
+			version = m.Version
+		}
 		wanted := make(map[readKey][]wantedRead)
 		pending := false
 		for i := range f.items {
@@ -198,6 +205,10 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 	}
 	use := upstream.UseCold
 	if head {
+		if !s.r.readable(extent, it) {
+			it.resume = time.Now().Add(leaderPause)
+			return false, false
+		}
 		use = upstream.UseRead
 		if again, served := f.fromTail(it, extent, cluster, leader.Broker, false); served {
 			return again, false
@@ -302,9 +313,12 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		it.resume = time.Now().Add(leaderPause)
 		return false, false
 	}
-	st := f.s.r.states.of(it.pos.TopicPartition)
-	if head {
-		st.observe(extent, a.high, a.stable, a.logStart)
+	if head && !f.s.r.observe(it.pos.TopicPartition, extent, a.high, a.stable, a.logStart) && !f.s.r.deps.Lease.Valid() {
+		if a.buf != nil {
+			a.buf.Release()
+		}
+		it.resume = time.Now().Add(leaderPause)
+		return false, false
 	}
 	got := patch(extent, rd.from, a.records)
 	if got.unknownEpoch >= 0 {
@@ -329,7 +343,11 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	if a.buf != nil {
 		a.buf.Release()
 	}
-	if got.unknownEpoch >= 0 {
+	if got.next > it.at {
+		it.at = got.next // a mark
+		return true, false
+	}
+	if got.unknownEpoch >= 0 || head && len(a.records) > 0 {
 		it.resume = time.Now().Add(leaderPause)
 		return false, false
 	}
@@ -373,6 +391,20 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 	}
 	it.resume = time.Now().Add(leaderPause)
 	return false
+}
+
+// readable reports whether the head may be read from an item's position on. While
+// it is being sealed, or while this gateway has no lease, what lies behind the end
+// that was seen before may not become part of the partition.
+func (r *Router) readable(head *federation.Extent, it *fetchItem) bool {
+	if !r.deps.Lease.Valid() {
+		return false
+	}
+	if head.State == federation.ExtentOpen {
+		return true
+	}
+	w, known := r.states.of(it.pos.TopicPartition).ends()
+	return known && it.at <= w.HighWatermark
 }
 
 // hop handles a physical OFFSET_OUT_OF_RANGE. It is an error of the client only

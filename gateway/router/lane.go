@@ -1,11 +1,11 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/braidmq/braid/federation"
-	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -33,10 +33,14 @@ type lane struct {
 
 	// Owned by run.
 	parts map[federation.TopicPartition]*partQueue
+	heads map[federation.TopicPartition]*headState
 	conns map[*upstream.Conn]*connLane
 	ready []*partQueue
 
-	stopping bool
+	quiescences []quiescence
+	pruneAt     int // size at which heads of deleted topics are dropped
+	repeats     int // ops whose answer is looked for in sealed extents
+	stopping    bool
 }
 
 // A submission is one Produce call.
@@ -52,11 +56,16 @@ type appendOp struct {
 	index    int
 	tp       federation.TopicPartition
 	batch    []byte
+	seq      opSequence
 	acks     Acks
 	deadline time.Time
 	attempts int
+	gaps     int64 // of the lease, when it was sent last
 	unknown  bool  // a former try may have been appended
 	cause    error // of the last failure
+
+	held       bool      // its head was found sealing
+	earlyUntil time.Time // how long it waits for the batches before it; zero = it does not
 }
 
 // A partQueue holds the appends of one logical partition.
@@ -65,24 +74,31 @@ type partQueue struct {
 	queue    []*appendOp // to be sent, oldest first
 	flying   []*appendOp // in flight, oldest first
 	failed   []*appendOp // failed for now: wait for those in flight, then go before queue
+	early    []*appendOp // wait for batches before them
+	held     bool        // waits for its head to be open again
+	opening  *appendOp   // in flight, and must be answered before anything else is sent
 	queued   bool        // in lane.ready or connLane.ready
 	waiting  bool        // for a leader, a connection or a pause: an event ends it
 	attempts int         // failures in a row, for the pause
 
 	version federation.MapVersion // the map that extent and address are of
 	extent  *federation.Extent
+	head    *headState
 	address federation.PhysicalAddress
 	cluster *upstream.Cluster
 	conn    *upstream.Conn // that the ops in flight are on
 }
 
 func (p *partQueue) idle() bool {
-	return len(p.queue)+len(p.flying)+len(p.failed) == 0 && !p.queued && !p.waiting
+	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early) == 0 && !p.queued && !p.waiting
 }
 
 // sendable reports whether something of p may be sent: nothing may while a
-// failed op waits for the answers to those that were sent after it.
-func (p *partQueue) sendable() bool { return len(p.queue) > 0 && len(p.failed) == 0 }
+// failed op waits for the answers to those that were sent after it, nor behind
+// one that opens the head.
+func (p *partQueue) sendable() bool {
+	return len(p.queue) > 0 && len(p.failed) == 0 && p.opening == nil
+}
 
 // A connLane is the lane's side of a connection to a broker.
 type connLane struct {
@@ -96,6 +112,7 @@ func newLane(r *Router, index int) *lane {
 	return &lane{
 		r: r, index: index, submit: make(chan *submission, 256), wake: make(chan struct{}, 1),
 		parts: make(map[federation.TopicPartition]*partQueue), conns: make(map[*upstream.Conn]*connLane),
+		heads: make(map[federation.TopicPartition]*headState), pruneAt: statesMin,
 	}
 }
 
@@ -158,6 +175,7 @@ func (l *lane) runEvents() {
 func (l *lane) enqueue(sub *submission) {
 	for i := range sub.ops {
 		op := &sub.ops[i]
+		op.seq = sequenceOf(op.batch)
 		p := l.parts[op.tp]
 		if p == nil {
 			p = &partQueue{tp: op.tp}
@@ -181,6 +199,12 @@ func (l *lane) markReady(p *partQueue) {
 // dispatch finds the connection of each partition that has something to send,
 // and sends what the connections take.
 func (l *lane) dispatch() {
+	for len(l.ready) > 0 {
+		l.dispatchReady()
+	}
+}
+
+func (l *lane) dispatchReady() {
 	var touched []*connLane
 	for i := 0; i < len(l.ready); i++ {
 		p := l.ready[i]
@@ -257,10 +281,10 @@ func (l *lane) resolve(p *partQueue) bool {
 			return false
 		}
 		p.version, p.extent, p.address, p.cluster = m.Version, head, head.PhysicalAddress, cluster
+		p.head = l.headOf(m, part)
 	}
 	if p.extent.State != federation.ExtentOpen {
-		l.pause(p, federation.Errorf(federation.NoLeader, "%s is being moved; try again", p.tp))
-		p.version = 0 // look again
+		l.hold(p, m)
 		return false
 	}
 	if !l.r.deps.Lease.Valid() {
@@ -354,7 +378,14 @@ func (l *lane) flush(c *connLane) {
 				l.markReady(p)
 				continue
 			}
-			op := p.queue[0]
+			op, open := l.next(p)
+			if op == nil {
+				p.queued = false // an event makes it ready
+				if p.idle() {
+					delete(l.parts, p.tp)
+				}
+				continue
+			}
 			if len(q.ops) > 0 && (op.acks != acks || size+len(op.batch) > l.r.cfg.AppendRequestBytesMax) {
 				rest = append(rest, p)
 				continue
@@ -367,7 +398,10 @@ func (l *lane) flush(c *connLane) {
 			}
 			p.queue = p.queue[1:]
 			p.flying = append(p.flying, op)
-			if len(p.queue) > 0 {
+			if open {
+				p.opening = op
+			}
+			if p.sendable() {
 				rest = append(rest, p)
 			} else {
 				p.queued = false
@@ -397,6 +431,9 @@ func (l *lane) undo(q *produceRequest) {
 	for i, p := range q.parts {
 		q.ops[i].attempts--
 		p.flying = p.flying[:len(p.flying)-1]
+		if p.opening == q.ops[i] {
+			p.opening = nil
+		}
 		p.queue = append([]*appendOp{q.ops[i]}, p.queue...)
 		l.pauseOnce(p)
 	}
@@ -413,9 +450,10 @@ func (l *lane) pauseOnce(p *partQueue) {
 func (l *lane) send(c *connLane, q *produceRequest, acks Acks) {
 	q.sort()
 	l.r.count.appendRequests.Add(1)
-	now := time.Now()
+	now, gaps := time.Now(), l.r.deps.Lease.Gaps()
 	timeout := time.Second
 	for _, op := range q.ops {
+		op.gaps = gaps
 		timeout = max(timeout, op.deadline.Sub(now))
 	}
 	q.conn = c
@@ -459,6 +497,9 @@ func (l *lane) answered(q *produceRequest, answers []produceAnswer, err error) {
 		}
 		l.settle(p)
 	}
+	if len(l.quiescences) > 0 {
+		l.answerQuiescences()
+	}
 	q.reset()
 	if c.conn.Closed() {
 		// Its partitions find another connection.
@@ -495,6 +536,9 @@ func (p *partQueue) land(op *appendOp) {
 	for i, o := range p.flying {
 		if o == op {
 			p.flying = append(p.flying[:i], p.flying[i+1:]...)
+			if p.opening == op {
+				p.opening = nil
+			}
 			return
 		}
 	}
@@ -533,19 +577,40 @@ func (op *appendOp) timedOut() error {
 	return federation.Errorf(federation.NoLeader, "%s could not be appended to in time; try again", op.tp)
 }
 
-// expire fails queued ops whose time is up.
+// expire fails queued ops whose time is up. Those of the same producer behind one
+// that fails fail with it, so that their sender repeats all of them in order.
 func (l *lane) expire(now time.Time) {
+	version := l.r.deps.Maps.Current().Version
 	for tp, p := range l.parts {
+		if p.held {
+			l.limitHold(p, now)
+		}
+		var failed map[opSequence]bool // by id and epoch
 		kept := p.queue[:0]
 		for _, op := range p.queue {
-			if now.Before(op.deadline) {
+			who := opSequence{id: op.seq.id, epoch: op.seq.epoch}
+			if now.Before(op.deadline) && !failed[who] {
 				kept = append(kept, op)
 				continue
+			}
+			if op.idempotent() {
+				if failed == nil {
+					failed = make(map[opSequence]bool)
+				}
+				failed[who] = true
 			}
 			op.resolve(failedAppend(op.timedOut()))
 		}
 		clear(p.queue[len(kept):])
 		p.queue = kept
+		switch {
+		case len(p.early) == 0 || p.waiting:
+		case p.version != version: // the head may be another one
+			p.queue, p.early = append(p.early, p.queue...), nil
+			l.markReady(p)
+		default:
+			l.ask(p) // another gateway may have opened the head meanwhile
+		}
 		if p.idle() {
 			delete(l.parts, tp)
 		}
@@ -554,8 +619,8 @@ func (l *lane) expire(now time.Time) {
 
 // failAll fails what is queued for p for good.
 func (l *lane) failAll(p *partQueue, err error) {
-	queue := p.queue
-	p.queue = nil
+	queue := append(p.early, p.queue...)
+	p.queue, p.early = nil, nil
 	for _, op := range queue {
 		op.resolve(failedAppend(err))
 	}
@@ -572,12 +637,12 @@ func (l *lane) stop() {
 	for c := range l.conns {
 		c.Close()
 	}
-	for l.flying() {
+	for l.flying() || l.repeats > 0 {
 		<-l.wake
 		l.runEvents()
 	}
 	for _, p := range l.parts {
-		for _, op := range append(p.failed, p.queue...) {
+		for _, op := range slices.Concat(p.failed, p.early, p.queue) {
 			err := errStopping()
 			if op.unknown {
 				err = op.timedOut()
@@ -613,23 +678,10 @@ func (q *produceRequest) reset() {
 	q.ops, q.parts, q.bufs = q.ops[:0], q.parts[:0], q.bufs[:0]
 }
 
-// idempotent reports whether a broker recognises a repeat of the op's batch.
-func (op *appendOp) idempotent() bool {
-	h, ok := recordbatch.ParseHeader(op.batch)
-	return ok && h.Idempotent()
-}
-
 // followsFailed reports whether an earlier op of the same producer has failed
 // for now: the broker then had to refuse this one as out of order.
 func (p *partQueue) followsFailed(op *appendOp) bool {
-	h, ok := recordbatch.ParseHeader(op.batch)
-	if !ok || !h.Idempotent() {
-		return false
-	}
-	for _, o := range p.failed {
-		if oh, ok := recordbatch.ParseHeader(o.batch); ok && oh.ProducerID == h.ProducerID && oh.ProducerEpoch == h.ProducerEpoch {
-			return true
-		}
-	}
-	return false
+	return op.idempotent() && slices.ContainsFunc(p.failed, func(o *appendOp) bool {
+		return o.seq.id == op.seq.id && o.seq.epoch == op.seq.epoch
+	})
 }

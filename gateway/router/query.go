@@ -155,13 +155,43 @@ func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.Topi
 	return st.ends()
 }
 
-// Watermarks implements Session.
-func (s *session) Watermarks(ctx context.Context, tp federation.TopicPartition) (Watermarks, error) {
-	part, err := s.r.deps.Maps.Current().Partition(tp)
-	if err != nil {
-		return Watermarks{}, err
+// settled calls f with a partition whose head takes appends, and again if that
+// changed meanwhile: what is known of the end of a head that is being sealed may lie
+// behind its seal.
+func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f func(m *federation.Map, part *federation.Partition) error) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.QueryTimeout)
+	defer cancel()
+	for {
+		changed := r.deps.Maps.Changed()
+		m := r.deps.Maps.Current()
+		part, err := m.Partition(tp)
+		if err != nil {
+			return err
+		}
+		if r.isCurrent(tp, part.Head()) {
+			if err := f(m, part); err != nil || r.isCurrent(tp, part.Head()) {
+				return err
+			}
+		}
+		timer := time.NewTimer(leaderPause)
+		select {
+		case <-changed:
+		case <-timer.C: // the lease may be back
+		case <-ctx.Done():
+			timer.Stop()
+			return federation.Errorf(federation.NoLeader, "%s is being moved, or this gateway lost touch with the control plane; try again", tp)
+		}
+		timer.Stop()
 	}
-	return s.r.watermarks(ctx, part)
+}
+
+// Watermarks implements Session.
+func (s *session) Watermarks(ctx context.Context, tp federation.TopicPartition) (w Watermarks, err error) {
+	err = s.r.settled(ctx, tp, func(_ *federation.Map, part *federation.Partition) error {
+		w, err = s.r.watermarks(ctx, part)
+		return err
+	})
+	return w, err
 }
 
 func (r *Router) watermarks(ctx context.Context, part *federation.Partition) (Watermarks, error) {
@@ -185,8 +215,9 @@ func (r *Router) watermarks(ctx context.Context, part *federation.Partition) (Wa
 	if err := errors.Join(errs[:]...); err != nil {
 		return Watermarks{}, clientError(part, firstError(errs[:]))
 	}
-	st := r.states.of(federation.TopicPartition{Topic: part.Topic, Partition: part.Number})
-	st.observe(head, int64(head.Physical(w.HighWatermark)), int64(head.Physical(w.LastStable)), -1)
+	tp := federation.TopicPartition{Topic: part.Topic, Partition: part.Number}
+	r.observe(tp, head, int64(head.Physical(w.HighWatermark)), int64(head.Physical(w.LastStable)), -1)
+	st := r.states.of(tp)
 	st.mu.Lock()
 	st.logStart = max(st.logStart, w.LogStart)
 	st.mu.Unlock()
@@ -238,17 +269,15 @@ func clientError(part *federation.Partition, err error) error {
 
 // ListOffsets implements Session.
 func (s *session) ListOffsets(ctx context.Context, q []OffsetQuery) []OffsetAnswer {
-	m := s.r.deps.Maps.Current()
 	out := make([]OffsetAnswer, len(q))
 	eachQuery(len(q), func(i int) {
-		part, err := m.Partition(q[i].TopicPartition)
-		if err == nil {
-			err = checkEpoch(m, part, q[i].CurrentEpoch)
-		}
-		if err == nil {
-			out[i], err = s.r.listOffset(ctx, part, &q[i])
-			err = clientError(part, err)
-		}
+		err := s.r.settled(ctx, q[i].TopicPartition, func(m *federation.Map, part *federation.Partition) error {
+			err := checkEpoch(m, part, q[i].CurrentEpoch)
+			if err == nil {
+				out[i], err = s.r.listOffset(ctx, part, &q[i])
+			}
+			return clientError(part, err)
+		})
 		if err != nil {
 			out[i] = OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch, Err: err}
 		}
@@ -422,19 +451,16 @@ func (*fetchByName) MaxVersion() int16 { return fetchVersionMax }
 // carry, so an epoch is looked for in the extents' epoch tables: one of an older
 // extent ends where the extent was sealed, one of the head is asked of its leader.
 func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochAnswer {
-	m := s.r.deps.Maps.Current()
 	out := make([]EpochAnswer, len(q))
 	eachQuery(len(q), func(i int) {
 		out[i].Epoch, out[i].End = federation.NoEpoch, -1
-		part, err := m.Partition(q[i].TopicPartition)
-		if err == nil {
-			err = checkEpoch(m, part, q[i].CurrentEpoch)
-		}
-		if err == nil && q[i].Epoch <= m.LeaderEpoch(part) {
-			out[i].EpochEnd, err = s.r.epochEnd(ctx, part, q[i].Epoch)
-			err = clientError(part, err)
-		}
-		out[i].Err = err
+		out[i].Err = s.r.settled(ctx, q[i].TopicPartition, func(m *federation.Map, part *federation.Partition) error {
+			err := checkEpoch(m, part, q[i].CurrentEpoch)
+			if err == nil && q[i].Epoch <= m.LeaderEpoch(part) {
+				out[i].EpochEnd, err = s.r.epochEnd(ctx, part, q[i].Epoch)
+			}
+			return clientError(part, err)
+		})
 	})
 	return out
 }
@@ -499,14 +525,12 @@ func (r *Router) physicalEpochEnd(ctx context.Context, e *federation.Extent, epo
 
 // DeleteRecords implements Session: it deletes in every extent below the offset.
 func (s *session) DeleteRecords(ctx context.Context, d []DeleteBefore) []Deleted {
-	m := s.r.deps.Maps.Current()
 	out := make([]Deleted, len(d))
 	eachQuery(len(d), func(i int) {
-		part, err := m.Partition(d[i].TopicPartition)
-		if err == nil {
+		err := s.r.settled(ctx, d[i].TopicPartition, func(_ *federation.Map, part *federation.Partition) (err error) {
 			out[i].LowWatermark, err = s.r.deleteBefore(ctx, part, d[i].Offset)
-			err = clientError(part, err)
-		}
+			return clientError(part, err)
+		})
 		if err != nil {
 			out[i] = Deleted{LowWatermark: -1, Err: err}
 		}

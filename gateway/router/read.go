@@ -206,13 +206,35 @@ func findRead(resp *kmsg.FetchResponse, a *federation.PhysicalAddress) *kmsg.Fet
 	return nil
 }
 
-// observe takes the ends that a broker reported for the head.
+// isCurrent reports whether a head is the one that takes appends, and this gateway
+// has a lease. No head is sealed without that this gateway has taken a map that says
+// so, or has lost its lease: so what a broker said before this moment of the head's
+// end is about the partition, and about nothing that was written behind a seal.
+func (r *Router) isCurrent(tp federation.TopicPartition, head *federation.Extent) bool {
+	part, err := r.deps.Maps.Current().Partition(tp)
+	return err == nil && part.Head().Number == head.Number && part.Head().State == federation.ExtentOpen && r.deps.Lease.Valid()
+}
+
+// observe takes the ends that a broker reported for the head, and reports whether
+// they can be believed.
+func (r *Router) observe(tp federation.TopicPartition, head *federation.Extent, high, stable, logStart int64) bool {
+	ok := r.isCurrent(tp, head)
+	if !ok {
+		high, stable = -1, -1
+	}
+	r.states.of(tp).observe(head, high, stable, logStart)
+	return ok
+}
+
 func (p *partState) observe(e *federation.Extent, high, stable, logStart int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if logStart >= 0 && e.Number == 0 {
+		p.logStart = max(p.logStart, e.Logical(federation.PhysicalOffset(logStart)))
+	}
 	if high < 0 {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	h := e.Logical(federation.PhysicalOffset(high))
 	s := h
 	if stable >= 0 {
@@ -221,9 +243,6 @@ func (p *partState) observe(e *federation.Extent, high, stable, logStart int64) 
 	// Answers of several connections overtake each other.
 	if !p.known || e.Number > p.head || e.Number == p.head && h >= p.high {
 		p.head, p.high, p.stable, p.known = e.Number, h, s, true
-	}
-	if logStart >= 0 && e.Number == 0 {
-		p.logStart = max(p.logStart, e.Logical(federation.PhysicalOffset(logStart)))
 	}
 }
 

@@ -28,6 +28,9 @@ type Maps interface {
 type Lease interface {
 	// Valid reports whether the lease holds at this moment.
 	Valid() bool
+	// Gaps counts how often it has run out and begun again. What was sent before a gap
+	// must not be acknowledged after it: a head can have been sealed in the gap.
+	Gaps() int64
 }
 
 // Acks says when an append counts as done, in Kafka's numbers.

@@ -11,6 +11,9 @@ type Stats struct {
 	AppendRetries       int64 // batches sent again
 	AppendFailures      int64 // batches answered with an error
 	AppendBytesInFlight int64
+	HeldAppends         int64 // batches that waited for a head that was being moved
+	RepeatedAppends     int64 // batches that were in the log from before their head was opened
+	ProducerQueries     int64 // questions to brokers which producers a head knows
 	TailBytes           int64 // read from the tail caches
 	DirectBytes         int64 // read by direct reads
 	DirectReads         int64 // partitions asked for in direct reads
@@ -20,6 +23,7 @@ type Stats struct {
 
 type counters struct {
 	appends, appendBytes, appendRequests, appendRetries, appendFailures, inFlight atomic.Int64
+	heldAppends, repeats, producerQueries                                         atomic.Int64
 	tailBytes, directBytes, directReads, tailFetches                              atomic.Int64
 }
 
@@ -29,6 +33,7 @@ func (r *Router) Stats() Stats {
 	return Stats{
 		Appends: c.appends.Load(), AppendBytes: c.appendBytes.Load(), AppendRequests: c.appendRequests.Load(), AppendRetries: c.appendRetries.Load(),
 		AppendFailures: c.appendFailures.Load(), AppendBytesInFlight: c.inFlight.Load(),
+		HeldAppends: c.heldAppends.Load(), RepeatedAppends: c.repeats.Load(), ProducerQueries: c.producerQueries.Load(),
 		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(), ReadAheadBytes: r.ahead.Load(),
 	}
 }

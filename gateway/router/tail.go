@@ -347,7 +347,10 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		t.dropLocked(p)
 		return
 	}
-	t.r.states.of(p.tp).observe(p.extent, rp.HighWatermark, rp.LastStableOffset, rp.LogStartOffset)
+	if !t.r.observe(p.tp, p.extent, rp.HighWatermark, rp.LastStableOffset, rp.LogStartOffset) && !t.r.deps.Lease.Valid() {
+		t.dropLocked(p)
+		return
+	}
 	got := patch(p.extent, p.next, rp.RecordBatches)
 	if got.unknownEpoch >= 0 {
 		t.r.seen(p.extent, got.unknownEpoch)
@@ -355,6 +358,9 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		return
 	}
 	if len(got.data) == 0 {
+		if len(rp.RecordBatches) > 0 {
+			t.dropLocked(p) // a seal: its readers wait for the map
+		}
 		return
 	}
 	buf.Retain()

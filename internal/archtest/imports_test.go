@@ -32,7 +32,7 @@ var edges = map[string]struct {
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 
 	// Engines. They never meet: a consume handler joins groups and router itself.
-	"gateway/router":     {[]string{"federation", "internal/recordbatch", "internal/upstream", "internal/redisstore"}, "appends and reads; Redis for producer id ranges"},
+	"gateway/router":     {[]string{"federation", "internal/mark", "internal/recordbatch", "internal/upstream", "internal/redisstore"}, "appends and reads; Redis for producer id ranges"},
 	"gateway/groups":     {[]string{"federation", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "the coordinator, its store, and the relay between gateways"},
 	"gateway/mapwatch":   {[]string{"federation", "federation/wire", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "follows the controller's stream, starts cold from Redis"},
 	"controller/planner": {[]string{"federation"}, "decisions as pure functions"},
@@ -48,7 +48,7 @@ var edges = map[string]struct {
 	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/recordbatch"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
-			"controller/planner", "federation", "federation/wire", "internal/redisstore", "internal/rpcerror", "internal/upstream",
+			"controller/planner", "federation", "federation/wire", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
 			"gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect",
 		}, "the only writer of maps",
 	},

@@ -79,6 +79,8 @@ const (
 	GatewayEntry_STATE_UNSPECIFIED GatewayEntry_State = 0
 	GatewayEntry_STATE_READY       GatewayEntry_State = 1
 	GatewayEntry_STATE_DRAINING    GatewayEntry_State = 2
+	// No stream to the controller, but perhaps a lease.
+	GatewayEntry_STATE_LOST GatewayEntry_State = 3
 )
 
 // Enum value maps for GatewayEntry_State.
@@ -87,11 +89,13 @@ var (
 		0: "STATE_UNSPECIFIED",
 		1: "STATE_READY",
 		2: "STATE_DRAINING",
+		3: "STATE_LOST",
 	}
 	GatewayEntry_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_READY":       1,
 		"STATE_DRAINING":    2,
+		"STATE_LOST":        3,
 	}
 )
 
@@ -940,7 +944,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DRAINING\x10\x02\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x03\"\xae\x02\n" +
+	"\fSTATE_FAILED\x10\x03\"\xbe\x02\n" +
 	"\fGatewayEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x05R\x06nodeId\x12'\n" +
@@ -948,11 +952,13 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\rkafka_address\x18\x04 \x01(\tR\fkafkaAddress\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x12\n" +
 	"\x04role\x18\x06 \x01(\tR\x04role\x12:\n" +
-	"\x05state\x18\a \x01(\x0e2$.braid.control.v1.GatewayEntry.StateR\x05state\"C\n" +
+	"\x05state\x18\a \x01(\x0e2$.braid.control.v1.GatewayEntry.StateR\x05state\"S\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSTATE_READY\x10\x01\x12\x12\n" +
-	"\x0eSTATE_DRAINING\x10\x02\"\xeb\x02\n" +
+	"\x0eSTATE_DRAINING\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STATE_LOST\x10\x03\"\xeb\x02\n" +
 	"\n" +
 	"TopicEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +

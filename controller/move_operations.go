@@ -1,0 +1,408 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/mark"
+)
+
+// moveSpec is what an operation that moves heads of one topic was asked for.
+type moveSpec struct {
+	Topic   federation.TopicName `json:"topic"`
+	TopicID federation.TopicID   `json:"topicId"`
+	// Partitions to move to the one of Clusters; none = spread all over what the topic
+	// may use, and Clusters.
+	Partitions []federation.LogicalPartition `json:"partitions,omitempty"`
+	Clusters   []federation.ClusterName      `json:"clusters,omitempty"`
+	// Drain moves all heads off this cluster instead.
+	Drain federation.ClusterName `json:"drain,omitempty"`
+}
+
+// moveState is how far it is.
+type moveState struct {
+	Planned  bool             `json:"planned,omitempty"`
+	Plan     planner.MovePlan `json:"plan"`
+	Producer int64            `json:"producer,omitempty"` // of the marks
+	// Heads are the heads that are primed and have not moved yet.
+	Primed bool         `json:"primed,omitempty"`
+	Heads  []primedHead `json:"heads,omitempty"`
+	// Ending is how many of Heads, from the first on, have no way back.
+	Ending int `json:"ending,omitempty"`
+	// Acknowledged is what the gateways said of those when they held their appends.
+	Acknowledged []federation.PhysicalOffset `json:"acknowledged,omitempty"`
+}
+
+// moveHeads: plan ► physical partitions ► primers ► rounds of heads that are sealed
+// and opened elsewhere. What has moved stays moved if the operation is cancelled.
+func (o *operations) moveHeads(ctx context.Context, op *operation) error {
+	rec, _ := op.record()
+	var spec moveSpec
+	var state moveState
+	if err := errors.Join(decode(rec.Spec, &spec), decode(rec.State, &state)); err != nil {
+		return err
+	}
+	topic := o.t.current().Topic(spec.Topic)
+	if topic == nil || topic.ID != spec.TopicID {
+		return errUnknownTopic(spec.Topic)
+	}
+	if !state.Planned {
+		op.step("plan", 0, 1, "")
+		if err := o.planMove(ctx, spec, topic, &state); err != nil {
+			return err
+		}
+		if err := o.save(ctx, op, state); err != nil {
+			return err
+		}
+	}
+	total := int64(len(state.Plan.Moves))
+	op.step("plan", 1, 1, fmt.Sprintf("%d heads move", total))
+	if total == 0 {
+		return o.allowClusters(ctx, spec)
+	}
+	s := &sealer{term: o.t, topic: topic, producer: state.Producer}
+	if !state.Primed {
+		if err := o.primeHeads(ctx, op, s, &state); err != nil {
+			return err
+		}
+	}
+	if err := o.allowClusters(ctx, spec); err != nil {
+		return err
+	}
+	op.step("move", total-int64(len(state.Heads)), total, "")
+	for len(state.Heads) > 0 {
+		if err := o.moveRound(ctx, op, s, &state); err != nil {
+			return err
+		}
+		op.step("move", total-int64(len(state.Heads)), total, "")
+	}
+	return nil
+}
+
+// planMove decides which heads move where, and checks that the clusters fit.
+func (o *operations) planMove(ctx context.Context, spec moveSpec, topic *federation.Topic, state *moveState) error {
+	plan, err := o.t.planMove(ctx, spec, topic)
+	if err != nil {
+		return err
+	}
+	id, err := o.t.producerID(ctx)
+	if err != nil {
+		return err
+	}
+	*state = moveState{Planned: true, Plan: plan, Producer: mark.ProducerID(id)}
+	return nil
+}
+
+// producerID takes a producer id for marks.
+func (t *term) producerID(ctx context.Context) (id int64, err error) {
+	err = retry(ctx, t.cfg.StepTimeout, func(ctx context.Context) error {
+		id, err = t.ids.NextProducerID(ctx)
+		return err
+	})
+	return id, err
+}
+
+// primeHeads makes the physical partitions and writes their first records.
+func (o *operations) primeHeads(ctx context.Context, op *operation, s *sealer, state *moveState) error {
+	places := placeState{Plan: planner.Plan{Topics: state.Plan.Topics}}
+	for _, v := range state.Plan.Moves {
+		places.Plan.Heads = append(places.Plan.Heads, v.To)
+	}
+	found, err := o.makePhysical(ctx, op, &places, s.topic.ReplicationFactor, s.topic.Config)
+	if err != nil {
+		return err
+	}
+	op.step("prime", 0, int64(len(state.Plan.Moves)), "")
+	err = retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
+		if err := op.cancelled(); err != nil {
+			return err
+		}
+		state.Heads, err = s.prime(ctx, state.Plan.Moves, found.epochs)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	state.Primed = true
+	op.step("prime", int64(len(state.Heads)), int64(len(state.Heads)), "")
+	return o.save(ctx, op, *state)
+}
+
+// allowClusters adds the clusters that were asked for to those that the topic may use.
+func (o *operations) allowClusters(ctx context.Context, spec moveSpec) error {
+	if len(spec.Clusters) == 0 {
+		return nil
+	}
+	_, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
+		if t := m.Topic(spec.Topic); t == nil || t.ID != spec.TopicID {
+			return nil, errUnknownTopic(spec.Topic)
+		}
+		return planner.WithTopicClusters(m, spec.Topic, spec.Clusters)
+	})
+	return err
+}
+
+// moveRound moves the first of the heads that are left.
+func (o *operations) moveRound(ctx context.Context, op *operation, s *sealer, state *moveState) error {
+	if state.Ending == 0 {
+		round := state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)]
+		acknowledged, err := o.holdHeads(ctx, op, movesOf(round))
+		if err != nil {
+			return err
+		}
+		state.Ending = len(round)
+		state.Acknowledged = make([]federation.PhysicalOffset, len(round))
+		for i, h := range round {
+			state.Acknowledged[i] = acknowledged[h.TopicPartition]
+		}
+		if err := o.saveUntilDecided(ctx, op, *state); err != nil {
+			return err
+		}
+	}
+	return o.endHeads(ctx, op, s, state)
+}
+
+// saveUntilDecided is save that gives up only when the term is over: it is not
+// known whether the state was saved, and nobody may go back if it was.
+func (o *operations) saveUntilDecided(ctx context.Context, op *operation, state any) error {
+	for attempt := 0; ; attempt++ {
+		err := o.save(ctx, op, state)
+		if err == nil || ctx.Err() != nil || !passes(federation.KindOf(err)) {
+			return err
+		}
+		sleep(ctx, backoff(attempt))
+	}
+}
+
+// holdHeads marks heads as sealing and waits until no gateway appends to them, and
+// returns what the gateways have acknowledged of them. If one does not answer in
+// time, the heads are opened again, so that no client notices, and it is tried
+// again when that gateway's lease is over.
+func (o *operations) holdHeads(ctx context.Context, op *operation, moves []planner.Move) (map[federation.TopicPartition]federation.PhysicalOffset, error) {
+	for attempt := 0; ; attempt++ {
+		if err := op.cancelled(); err != nil {
+			return nil, errors.Join(err, o.release(ctx, moves))
+		}
+		// Waiting for those that are cut off comes first: nothing is held meanwhile.
+		if err := o.t.awaitReachable(ctx, op); err != nil {
+			return nil, err
+		}
+		m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithSealing(m, moves) })
+		if err != nil {
+			return nil, err
+		}
+		held, missing := o.t.awaitHeld(ctx, m.Version, moves)
+		if len(missing) == 0 {
+			return held, nil
+		}
+		if err := o.release(ctx, moves); err != nil {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		o.t.log.Warn("gateways did not hold their appends in time; the heads take appends again, and the move is tried later", "gateways", missing, "heads", len(moves))
+		op.step("hold", 0, 1, fmt.Sprintf("waits for gateways %v", missing))
+		sleep(ctx, backoff(attempt))
+	}
+}
+
+// release opens sealing heads again.
+func (o *operations) release(ctx context.Context, moves []planner.Move) error {
+	_, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithoutSealing(m, moves), nil })
+	return err
+}
+
+// endHeads seals and opens the heads that have no way back, and tries again until
+// all of them have moved.
+func (o *operations) endHeads(ctx context.Context, op *operation, s *sealer, state *moveState) error {
+	alarm := "moving/" + string(s.topic.Name)
+	defer o.t.health.clear(alarm)
+	for attempt := 0; state.Ending > 0; attempt++ {
+		if err := o.dropMoved(s, state); err != nil {
+			return err
+		}
+		acknowledged := make(map[federation.TopicPartition]federation.PhysicalOffset)
+		for i, h := range state.Heads[:state.Ending] {
+			acknowledged[h.TopicPartition] = state.Acknowledged[i]
+		}
+		call, cancel := context.WithTimeout(ctx, o.t.cfg.StepTimeout)
+		moved, failure := s.end(call, state.Heads[:state.Ending], acknowledged)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if len(moved) > 0 {
+			m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithMoved(m, moved) })
+			if err != nil {
+				return err
+			}
+			if err := o.dropMoved(s, state); err != nil {
+				return err
+			}
+			if err := o.saveUntilDecided(ctx, op, *state); err != nil {
+				return err
+			}
+			if state.Ending == 0 {
+				o.t.awaitVisible(ctx, m.Version)
+			}
+		}
+		if failure != nil {
+			o.t.health.alarm(alarm, "topic %q: %d heads are held and can be neither moved nor opened again until their physical clusters answer: %v", s.topic.Name, state.Ending, failure)
+			o.t.log.Warn("heads could not be moved yet; it is tried again", "heads", state.Ending, "err", failure)
+			sleep(ctx, backoff(attempt))
+		}
+	}
+	return nil
+}
+
+// dropMoved takes heads that have moved off the list.
+func (o *operations) dropMoved(s *sealer, state *moveState) error {
+	m := o.t.current()
+	if t := m.Topic(s.topic.Name); t == nil || t.ID != s.topic.ID {
+		return errUnknownTopic(s.topic.Name)
+	}
+	var heads []primedHead
+	var acknowledged []federation.PhysicalOffset
+	ending := 0
+	for i, h := range state.Heads {
+		part, err := m.Partition(h.TopicPartition)
+		if err != nil {
+			return err
+		}
+		if part.Head().PhysicalAddress == h.To {
+			continue
+		}
+		heads = append(heads, h)
+		if i < state.Ending {
+			ending++
+			acknowledged = append(acknowledged, state.Acknowledged[i])
+		}
+	}
+	state.Heads, state.Ending, state.Acknowledged = slices.Clip(heads), ending, acknowledged
+	return nil
+}
+
+// drainSpec is what a drain-cluster operation was asked for.
+type drainSpec struct {
+	Cluster   federation.ClusterName `json:"cluster"`
+	WaitEmpty bool                   `json:"waitEmpty,omitempty"`
+}
+
+// drainCluster: no new heads ► the heads of each topic move, by an operation of its
+// own ► with WaitEmpty, retention empties the rest. A cancelled drain leaves the
+// cluster as it is then; activating it lets it take heads again.
+func (o *operations) drainCluster(ctx context.Context, op *operation) error {
+	rec, _ := op.record()
+	var spec drainSpec
+	if err := decode(rec.Spec, &spec); err != nil {
+		return err
+	}
+	_, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
+		switch c := m.Clusters[spec.Cluster]; {
+		case c == nil:
+			return nil, errUnknownCluster(spec.Cluster)
+		case c.State == federation.ClusterFailed:
+			return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q failed: its heads cannot be sealed", spec.Cluster)
+		}
+		return planner.WithClusterState(m, spec.Cluster, federation.ClusterDraining)
+	})
+	if err != nil {
+		return err
+	}
+	for round := 0; ; round++ {
+		if err := op.cancelled(); err != nil {
+			return err
+		}
+		topics, heads, extents := topicsWithHeads(o.t.current(), spec.Cluster)
+		op.step("move", 0, int64(heads), fmt.Sprintf("%d topics have heads on %s", len(topics), spec.Cluster))
+		if len(topics) == 0 && (!spec.WaitEmpty || extents == 0) {
+			op.step("move", 1, 1, "")
+			return nil
+		}
+		if len(topics) == 0 {
+			op.step("empty", 0, int64(extents), "waits for retention to empty the extents")
+			sleep(ctx, o.t.cfg.CollectInterval)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			continue
+		}
+		if err := o.drainTopics(ctx, op, rec.ID, round, spec.Cluster, topics); err != nil {
+			return err
+		}
+	}
+}
+
+// drainTopics moves the heads of topics, one topic after the other.
+func (o *operations) drainTopics(ctx context.Context, op *operation, id string, round int, cluster federation.ClusterName, topics []*federation.Topic) error {
+	for attempt, i := 0, 0; i < len(topics); {
+		t := topics[i]
+		child, err := o.start(ctx, kindMoveHeads, o.t.topicName(t.Name), fmt.Sprintf("drain-%s-%d-%s", id, round, t.ID),
+			moveSpec{Topic: t.Name, TopicID: t.ID, Drain: cluster})
+		switch {
+		case federation.KindOf(err) == federation.Conflict, federation.KindOf(err) == federation.Throttled:
+			// Another operation is at work on the topic: its turn comes.
+			if err := op.cancelled(); err != nil {
+				return err
+			}
+			attempt++
+			sleep(ctx, backoff(attempt))
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		select {
+		case <-child.ended:
+		case <-op.cancel:
+			if err := o.requestCancel(ctx, child); err != nil {
+				return err
+			}
+			select {
+			case <-child.ended:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return errCancelled
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		rec, _ := child.record()
+		if err := failure(rec); err != nil && federation.KindOf(err) != federation.UnknownTopic {
+			return err
+		}
+		i++
+	}
+	return nil
+}
+
+// topicsWithHeads returns the topics that have heads on a cluster, how many heads,
+// and how many extents of any kind lie there.
+func topicsWithHeads(m *federation.Map, cluster federation.ClusterName) (topics []*federation.Topic, heads, extents int) {
+	for _, name := range m.TopicNames() {
+		t := m.Topics[name]
+		n := 0
+		for _, p := range t.Partitions {
+			for _, e := range p.Extents {
+				if e.Cluster == cluster {
+					extents++
+				}
+			}
+			if p.Head().Cluster == cluster {
+				n++
+			}
+		}
+		if n > 0 {
+			topics = append(topics, t)
+			heads += n
+		}
+	}
+	return topics, heads, extents
+}

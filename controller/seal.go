@@ -1,0 +1,334 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/mark"
+	"github.com/braidmq/braid/internal/recordbatch"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// A head moves in steps, each of which can be done twice, also by another leader:
+//
+//	primed ──► sealing: no gateway appends to it ──► ending ──► ended at P ──► moved
+//	              └─(a gateway does not answer)─► open again
+//
+// "ending" is saved before the seal is appended: from then on there is no way
+// back. Whatever is written behind P, by a gateway that was cut off, or by somebody
+// else, is not part of the partition.
+
+// openingsRepeatable is how many openings of a head can be appended again: a broker
+// recognises the last five batches of a producer, and the primer is one.
+const openingsRepeatable = 4
+
+// A primed head knows where it begins in the partition that it moves to.
+type primedHead struct {
+	planner.Move
+
+	Primer federation.PhysicalOffset `json:"primer"`
+	Epoch  federation.PhysicalEpoch  `json:"epoch"`
+}
+
+func movesOf(heads []primedHead) []planner.Move {
+	moves := make([]planner.Move, len(heads))
+	for i := range heads {
+		moves[i] = heads[i].Move
+	}
+	return moves
+}
+
+// A sealer moves the heads of one operation.
+type sealer struct {
+	*term
+
+	topic    *federation.Topic
+	producer int64 // of the marks
+}
+
+// subject is what the marks of a move are about: the extent that ends, or the one
+// that begins.
+func (s *sealer) subject(v planner.Move, extent int32) mark.Subject {
+	return mark.Subject{
+		LogicalCluster: s.cfg.LogicalCluster, Topic: v.Topic, TopicID: s.topic.ID, Partition: v.Partition,
+		Extent: extent, MapVersion: s.current().Version,
+	}
+}
+
+// prime writes the first record into each partition that a head moves to. It
+// proves that the partition takes appends, names the extent, and makes it a
+// partition that has held a record: brokers from Kafka 4.5 on take only sequence 0
+// as the first one otherwise (KAFKA-15591).
+func (s *sealer) prime(ctx context.Context, moves []planner.Move, epochs []federation.PhysicalEpoch) ([]primedHead, error) {
+	heads := make([]primedHead, len(moves))
+	now := time.Now()
+	err := s.eachCluster(ctx, len(moves), func(i int) federation.ClusterName { return moves[i].To.Cluster },
+		func(ctx context.Context, c *upstream.Cluster, at []int) error {
+			appends := make([]upstream.MarkAppend, len(at))
+			for j, i := range at {
+				appends[j] = upstream.MarkAppend{Partition: physical(moves[i].To), Batch: mark.Primer(s.subject(moves[i], moves[i].Extent+1), s.producer, now)}
+			}
+			for j, a := range c.AppendMarks(ctx, appends) {
+				if a.Err != nil {
+					return fmt.Errorf("%s: physical cluster %q does not take records for it: %w", moves[at[j]].TopicPartition, c.Name, a.Err)
+				}
+				heads[at[j]] = primedHead{Move: moves[at[j]], Primer: a.Offset, Epoch: epochs[at[j]]}
+			}
+			return nil
+		})
+	return heads, err
+}
+
+func physical(a federation.PhysicalAddress) upstream.Partition {
+	return upstream.Partition{Topic: a.Topic, Partition: a.Partition}
+}
+
+// eachCluster calls do once for each cluster with the indexes of what lies on it,
+// all at the same time, and returns an error of any.
+func (t *term) eachCluster(ctx context.Context, n int, clusterOf func(i int) federation.ClusterName, do func(ctx context.Context, c *upstream.Cluster, at []int) error) error {
+	byName := make(map[federation.ClusterName][]int)
+	for i := range n {
+		byName[clusterOf(i)] = append(byName[clusterOf(i)], i)
+	}
+	topics := make([]planner.PhysicalTopic, 0, len(byName))
+	for name := range byName {
+		topics = append(topics, planner.PhysicalTopic{Cluster: name})
+	}
+	slices.SortFunc(topics, func(a, b planner.PhysicalTopic) int {
+		if a.Cluster < b.Cluster {
+			return -1
+		}
+		return 1
+	})
+	return t.each(ctx, topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
+		return do(ctx, c, byName[pt.Cluster])
+	})
+}
+
+// end seals the old extents of heads that no gateway appends to, and opens the
+// partitions that they move to. It returns those that are done; the others can be
+// tried again.
+func (s *sealer) end(ctx context.Context, heads []primedHead, acknowledged map[federation.TopicPartition]federation.PhysicalOffset) ([]planner.MovedHead, error) {
+	ended := make([]endedHead, len(heads))
+	err := s.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].From.Cluster },
+		func(ctx context.Context, c *upstream.Cluster, at []int) error {
+			return s.endAt(ctx, c, heads, at, ended)
+		})
+	var done []int
+	for i := range heads {
+		if !ended[i].ok {
+			continue
+		}
+		if ack := acknowledged[heads[i].TopicPartition]; ended[i].end < ack {
+			s.health.alarm("lost/"+heads[i].From.String(), "%s: physical cluster %q lost acknowledged records: %d were acknowledged up to physical offset %d, but the log ends at %d",
+				heads[i].TopicPartition, heads[i].From.Cluster, ack-ended[i].end, ack, ended[i].end)
+			s.log.Error("a physical cluster lost acknowledged records", "partition", heads[i].TopicPartition, "at", heads[i].From, "acknowledged", ack, "end", ended[i].end)
+		}
+		done = append(done, i)
+	}
+	moved := make([]planner.MovedHead, len(done))
+	opened := make([]bool, len(done))
+	openErr := s.eachCluster(ctx, len(done), func(j int) federation.ClusterName { return heads[done[j]].To.Cluster },
+		func(ctx context.Context, c *upstream.Cluster, at []int) error {
+			return s.openAt(ctx, c, at, func(j int) (primedHead, endedHead) { return heads[done[j]], ended[done[j]] }, moved, opened)
+		})
+	out := moved[:0]
+	for j := range moved {
+		if opened[j] {
+			out = append(out, moved[j])
+		}
+	}
+	if err == nil {
+		err = openErr
+	}
+	return out, err
+}
+
+// An endedHead is the end of an old extent, and whom it knew there.
+type endedHead struct {
+	ok        bool
+	end       federation.PhysicalOffset
+	producers []mark.Producer
+}
+
+// endAt seals extents on one cluster.
+//
+// Everything below the seal is replicated, and part of the extent. The producers
+// are read behind it, so nothing needs to be kept from before for another leader;
+// what was written behind the seal is taken out of their states again. All of that
+// must be the word of one physical leader: another one can lack what is not
+// replicated, and with it the batches that tell what to take out.
+func (s *sealer) endAt(ctx context.Context, c *upstream.Cluster, heads []primedHead, at []int, ended []endedHead) error {
+	appends := make([]upstream.MarkAppend, len(at))
+	parts := make([]upstream.Partition, len(at))
+	now := time.Now()
+	for j, i := range at {
+		parts[j] = physical(heads[i].From)
+		appends[j] = upstream.MarkAppend{Partition: parts[j], Batch: mark.Seal(s.subject(heads[i].Move, heads[i].Extent), s.producer, now)}
+	}
+	seals := c.AppendMarks(ctx, appends)
+	before := c.Ends(ctx, parts)
+	producers := c.Producers(ctx, parts)
+	ends := c.Ends(ctx, parts) // after the producers: it bounds what they can have in them
+	var failed error
+	for j, i := range at {
+		err := firstOf(seals[j].Err, before[j].Err, producers[j].Err, ends[j].Err)
+		if err == nil && before[j].Epoch != ends[j].Epoch {
+			err = errLeaderChanged
+		}
+		var states map[int64]mark.Producer
+		if err == nil {
+			states, err = s.statesAt(ctx, c, parts[j], seals[j].Offset, producers[j].States, ends[j])
+		}
+		if err == nil {
+			states, err = s.carry(ctx, heads[i].Move, states)
+		}
+		if err != nil {
+			failed = fmt.Errorf("%s: %w", heads[i].TopicPartition, err)
+			continue
+		}
+		ended[i] = endedHead{ok: true, end: seals[j].Offset, producers: sortedProducers(states)}
+	}
+	return failed
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// statesAt returns the producers as the partition knew them at the seal. Those
+// that have written between it and logEnd are as they were before the first batch
+// there: brokers take only batches that follow.
+func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, seal federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionEnds) (map[int64]mark.Producer, error) {
+	states := make(map[int64]mark.Producer, len(listed))
+	for _, p := range listed {
+		if !mark.IsMark(p.ID) {
+			states[p.ID] = mark.Producer{ID: p.ID, Epoch: p.Epoch, LastSequence: p.LastSequence}
+		}
+	}
+	if ends.LogEnd <= seal+1 {
+		return states, nil
+	}
+	late := make(map[int64]bool)
+	err := c.ReadBatches(ctx, at, seal+1, ends.LogEnd, func(h recordbatch.Header, _ []byte) bool {
+		if h.Idempotent() && !mark.IsMark(h.ProducerID) && !late[h.ProducerID] {
+			late[h.ProducerID] = true
+			states[h.ProducerID] = mark.Producer{ID: h.ProducerID, Epoch: h.ProducerEpoch, LastSequence: h.BaseSequence - 1}
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	after := c.Ends(ctx, []upstream.Partition{at})[0]
+	if after.Err == nil && after.Epoch != ends.Epoch {
+		after.Err = errLeaderChanged
+	}
+	return states, after.Err
+}
+
+var errLeaderChanged = federation.Errorf(federation.NoLeader, "the physical partition has another leader than a moment ago; it is tried again")
+
+// carry adds the producers that were carried over to the extent itself and have
+// written nothing to it.
+func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mark.Producer) (map[int64]mark.Producer, error) {
+	part, err := s.current().Partition(v.TopicPartition)
+	if err != nil {
+		return nil, err
+	}
+	old := part.Head()
+	if old.Number != v.Extent || old.Opening == 0 {
+		return states, nil
+	}
+	c, err := s.parts.Clusters.Cluster(old.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	var bad error
+	err = c.ReadBatches(ctx, physical(old.PhysicalAddress), old.Opening, old.Start, func(h recordbatch.Header, batch []byte) bool {
+		if !mark.IsMark(h.ProducerID) {
+			return true
+		}
+		_, _, producers, err := mark.Parse(batch)
+		if err != nil {
+			bad = err
+			return false
+		}
+		for _, p := range producers {
+			if have, ok := states[p.ID]; !ok || have.Epoch < p.Epoch {
+				states[p.ID] = p
+			}
+		}
+		return true
+	})
+	return states, firstOf(err, bad)
+}
+
+func sortedProducers(states map[int64]mark.Producer) []mark.Producer {
+	out := make([]mark.Producer, 0, len(states))
+	for _, p := range states {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b mark.Producer) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// openAt writes the openings of heads on one cluster.
+func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head func(j int) (primedHead, endedHead), moved []planner.MovedHead, opened []bool) error {
+	var appends []upstream.MarkAppend
+	var owner []int
+	now := time.Now()
+	for _, j := range at {
+		h, e := head(j)
+		moved[j] = planner.MovedHead{Move: h.Move, End: e.end, Start: h.Primer + 1, Epoch: h.Epoch}
+		batches, err := mark.Openings(s.subject(h.Move, h.Extent+1), s.producer, e.producers, s.batchBytes(), now)
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.TopicPartition, err)
+		}
+		if n := len(batches); n > openingsRepeatable {
+			s.log.Warn("a partition has more producers than can be carried over; the rest is unknown to the new head", "partition", h.TopicPartition, "producers", len(e.producers))
+			batches = batches[:openingsRepeatable]
+		}
+		opened[j] = true
+		for _, b := range batches {
+			appends, owner = append(appends, upstream.MarkAppend{Partition: physical(h.To), Batch: b}), append(owner, j)
+		}
+	}
+	var failed error
+	for k, a := range c.AppendMarks(ctx, appends) {
+		j := owner[k]
+		if a.Err != nil {
+			opened[j], failed = false, fmt.Errorf("%s: %w", moved[j].TopicPartition, a.Err)
+			continue
+		}
+		if moved[j].Opening == 0 {
+			moved[j].Opening = a.Offset
+		}
+		moved[j].Start = max(moved[j].Start, a.Offset+1)
+	}
+	return failed
+}
+
+// batchBytes is the largest batch that the topic takes.
+func (s *sealer) batchBytes() int {
+	const kafkaDefault = 1048588
+	if n, err := strconv.Atoi(s.topic.Config["max.message.bytes"]); err == nil {
+		return min(n, kafkaDefault)
+	}
+	return kafkaDefault
+}
