@@ -91,7 +91,7 @@ func (f *fleet) withoutStream(m *federation.Map) ([]federation.GatewayID, <-chan
 func (f *fleet) withoutStreamLocked(m *federation.Map) []federation.GatewayID {
 	var out []federation.GatewayID
 	for _, g := range m.Gateways {
-		if f.sessions[g.ID] == nil {
+		if f.sessions[g.ID] == nil && g.State != federation.GatewayLost {
 			out = append(out, g.ID)
 		}
 	}
@@ -114,16 +114,6 @@ func (f *fleet) behind(m *federation.Map, v federation.MapVersion, at release, n
 	if at == atDrop {
 		return append(late, f.withoutStreamLocked(m)...), time.Time{}, f.applied
 	}
-	var next time.Time
-	for h, until := range f.leases {
-		s := f.sessions[h.id]
-		if !now.Before(until) || s != nil && s.incarnation == h.incarnation {
-			continue
-		}
-		late = append(late, h.id)
-		if next.IsZero() || until.Before(next) {
-			next = until
-		}
-	}
-	return late, next, f.applied
+	lost, next := f.unreachableLocked(now)
+	return append(late, lost...), next, f.applied
 }

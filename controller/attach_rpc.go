@@ -217,7 +217,10 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 	err := func() error {
 		state := federation.GatewayReady
 		if g := a.current().Gateway(id); g != nil {
-			node, state = g.NodeID, g.State // one that drains goes on draining; its first beat tells
+			node = g.NodeID
+			if g.State == federation.GatewayDraining {
+				state = g.State // goes on draining; its first beat tells
+			}
 		} else {
 			var err error
 			if node, err = a.parts.Store.NodeID(ctx, a.cfg.LogicalCluster, id, leastNode(a.current())); err != nil {
@@ -342,6 +345,8 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 		if a.unpaid > 0 {
 			return a.sendLease(a.unpaid)
 		}
+	case *controlv1.AttachRequest_HeadsHeld:
+		return a.held(f.HeadsHeld)
 	case *controlv1.AttachRequest_Drained:
 		return a.drainedNow(ctx)
 	case *controlv1.AttachRequest_Register:

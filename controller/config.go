@@ -62,6 +62,12 @@ type Config struct {
 	// ApplyWait bounds how long an operation waits until all gateways that have a stream
 	// have applied the map that it published; 2 s by default.
 	ApplyWait time.Duration
+	// SealWait bounds how long appends to heads that are to move are held while the
+	// gateways answer; then the heads take appends again, and it is tried later. It must
+	// be below the gateways' own limit for holding appends; 2 s by default.
+	SealWait time.Duration
+	// SealHeadsMax bounds the heads that are sealed in one step; 250 by default.
+	SealHeadsMax int
 	// OperationsMax bounds the operations that run at one time; 256 by default.
 	OperationsMax int
 	// OperationsKeep bounds the ended operations that are remembered; 500 by default.
@@ -99,6 +105,8 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.CleanupTimeout, 10*time.Minute)
 	setDefault(&c.RequestWait, 60*time.Second)
 	setDefault(&c.ApplyWait, 2*time.Second)
+	setDefault(&c.SealWait, 2*time.Second)
+	setDefault(&c.SealHeadsMax, 250)
 	setDefault(&c.OperationsMax, 256)
 	setDefault(&c.OperationsKeep, 500)
 	setDefault(&c.DefaultPartitions, 1)
@@ -118,7 +126,7 @@ func (c *Config) Validate() error {
 		"lease ttl": c.LeaseTTL, "renew interval": c.RenewInterval, "gateway lease": c.GatewayLease, "beat interval": c.BeatInterval,
 		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
 		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "probe timeout": c.ProbeTimeout,
-		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait,
+		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait,
 		"forward wait": c.ForwardWait,
 	} {
 		if d <= 0 {
@@ -134,6 +142,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("controller: gateway lease %s: want more than the lease ttl and two beat intervals", c.GatewayLease)
 	case c.DefaultPartitions < 1 || c.PartitionsMax < c.DefaultPartitions:
 		return fmt.Errorf("controller: default partitions %d: want 1 to the maximum of %d", c.DefaultPartitions, c.PartitionsMax)
+	case c.SealHeadsMax < 1:
+		return errors.New("controller: at least one head must be sealed in a step")
 	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:
 		return errors.New("controller: streams, operations and kept operations need room for at least one each")
 	}

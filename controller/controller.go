@@ -46,6 +46,7 @@ type Controller struct {
 	parts       Parts
 	log         *slog.Logger
 	incarnation string
+	ids         *redisstore.ProducerIDs // for marks
 
 	mu     sync.Mutex // guards the following
 	role   role
@@ -76,6 +77,7 @@ func New(cfg Config, parts Parts) (*Controller, error) {
 		parts:       parts,
 		log:         parts.Logger.With("controller", cfg.ID),
 		incarnation: rand.Text(),
+		ids:         parts.Store.ProducerIDs(),
 		change:      make(chan struct{}),
 	}, nil
 }

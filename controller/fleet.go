@@ -43,6 +43,7 @@ type session struct {
 
 	floor       federation.MapVersion // it gets no lease before it has applied this
 	version     federation.MapVersion // applied
+	held        heldReport
 	connections int32
 	drained     bool
 	over        bool // ended is closed
@@ -210,6 +211,9 @@ func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace tim
 	for _, g := range m.Gateways {
 		known[g.ID] = true
 		at, ok := f.dropAt[g.ID]
+		if g.State == federation.GatewayLost && f.leasedLocked(g.ID, now) {
+			continue
+		}
 		// One whose address another gateway has taken does not come back.
 		if f.sessions[g.ID] == nil && (!ok || !now.Before(at) || taken[g.ConnectAddress]) {
 			out = append(out, g.ID)
@@ -224,17 +228,31 @@ func (f *fleet) overdue(m *federation.Map, now time.Time, beatTimeout, grace tim
 	return out
 }
 
-// absent keeps those gateways that have no session at this moment.
-func (f *fleet) absent(ids []federation.GatewayID) []federation.GatewayID {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []federation.GatewayID
-	for _, id := range ids {
-		if f.sessions[id] == nil {
-			out = append(out, id)
+// leasedLocked reports whether any process of a gateway may hold a lease.
+func (f *fleet) leasedLocked(id federation.GatewayID, now time.Time) bool {
+	for h, until := range f.leases {
+		if h.id == id && now.Before(until) {
+			return true
 		}
 	}
-	return out
+	return false
+}
+
+// absent returns those of the gateways that have no session at this moment: the ones
+// that may still hold a lease, and the ones that are gone.
+func (f *fleet) absent(ids []federation.GatewayID, now time.Time) (lost, gone []federation.GatewayID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range ids {
+		switch {
+		case f.sessions[id] != nil:
+		case f.leasedLocked(id, now):
+			lost = append(lost, id)
+		default:
+			gone = append(gone, id)
+		}
+	}
+	return lost, gone
 }
 
 // sweep drops gateways whose stream is lost for good.
@@ -258,7 +276,16 @@ func (t *term) sweepOnce(ctx context.Context, now time.Time) {
 		return
 	}
 	m, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
-		return planner.WithoutGateways(m, t.fleet.absent(late)...), nil
+		lost, gone := t.fleet.absent(late, now)
+		m = planner.WithoutGateways(m, gone...)
+		for _, id := range lost {
+			if g := m.Gateway(id); g != nil {
+				changed := *g
+				changed.State = federation.GatewayLost
+				m = planner.WithGateway(m, &changed)
+			}
+		}
+		return m, nil
 	})
 	switch {
 	case ctx.Err() != nil:

@@ -91,7 +91,10 @@ func TestNewGatewayAtTheAddressOfALostOne(t *testing.T) {
 	old.stop()
 	<-old.ended
 	g := w.gateway(t, "new", []string{n.url}, func(c *mapwatch.Config) { c.ConnectAddress = "old:8080" })
-	g.eventually(t, "the lost one is gone", func(m *federation.Map) bool { return len(m.Gateways) == 1 && m.Gateway("new") != nil })
+	g.eventually(t, "the lost one gets no clients", func(m *federation.Map) bool {
+		lost := m.Gateway("old")
+		return m.Gateway("new") != nil && (lost == nil || lost.State == federation.GatewayLost)
+	})
 }
 
 func TestDrainingGateway(t *testing.T) {

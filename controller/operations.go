@@ -19,6 +19,9 @@ const (
 	kindCreateTopic = "create-topic"
 	kindDeleteTopic = "delete-topic"
 	kindGrowTopic   = "grow-topic"
+	// kindMoveHeads moves heads of a topic, kindDrainCluster those of a cluster.
+	kindMoveHeads    = "move-heads"
+	kindDrainCluster = "drain-cluster"
 )
 
 // errorCancelled is the name under which a cancelled operation keeps its error;
@@ -260,6 +263,10 @@ func (o *operations) work(ctx context.Context, op *operation) {
 		err = o.growTopic(ctx, op)
 	case kindDeleteTopic:
 		err = o.deleteTopic(ctx, op)
+	case kindMoveHeads:
+		err = o.moveHeads(ctx, op)
+	case kindDrainCluster:
+		err = o.drainCluster(ctx, op)
 	default:
 		err = federation.Errorf(federation.Unsupported, "operation kind %q is not known to this build", rec.Kind)
 	}

@@ -13,7 +13,7 @@ const clusterPrefix = "physicalClusters/"
 
 func clusterCommand() *cobra.Command {
 	return parent("cluster", "Physical Kafka clusters",
-		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterRemoveCommand())
+		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterDrainCommand(), clusterRestoreCommand(), clusterRemoveCommand())
 }
 
 func clusterAddCommand() *cobra.Command {
@@ -107,6 +107,40 @@ func clusterRemoveCommand() *cobra.Command {
 			return err
 		}
 		cmd.PrintErrf("cluster %s removed\n", args[0])
+		return nil
+	})
+	return cmd
+}
+
+func clusterDrainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "drain NAME",
+		Short: "Move all partitions off a cluster, while clients go on",
+		Long: "Move the heads of all partitions off a cluster, while clients go on. What was written before stays readable there\n" +
+			"until retention has emptied it; then the cluster can be removed.",
+		Args: cobra.ExactArgs(1),
+	}
+	waitEmpty := cmd.Flags().Bool("wait-empty", false, "wait until retention has emptied the cluster, so that it can be removed")
+	noWait, validate := noWaitFlag(cmd), validateFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.clusters.DrainCluster, &adminv1.DrainClusterRequest{
+			Name: clusterPrefix + args[0], WaitEmpty: *waitEmpty, ValidateOnly: *validate, NoWait: true,
+		})
+		if err != nil {
+			return err
+		}
+		return a.finishMoves(cmd, resp.GetOperation(), resp.GetMoves(), *noWait, *validate)
+	})
+	return cmd
+}
+
+func clusterRestoreCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "restore NAME", Short: "Let a draining cluster take partitions again", Args: cobra.ExactArgs(1)}
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		if _, err := call(cmd.Context(), a, a.clusters.RestoreCluster, &adminv1.RestoreClusterRequest{Name: clusterPrefix + args[0]}); err != nil {
+			return err
+		}
+		cmd.PrintErrf("cluster %s is active\n", args[0])
 		return nil
 	})
 	return cmd

@@ -17,7 +17,7 @@ import (
 
 func topicCommand() *cobra.Command {
 	return parent("topic", "Logical topics",
-		topicCreateCommand(), topicListCommand(), topicDescribeCommand(), topicConfigCommand(), topicGrowCommand(), topicDeleteCommand())
+		topicCreateCommand(), topicListCommand(), topicDescribeCommand(), topicConfigCommand(), topicGrowCommand(), topicExpandCommand(), topicMoveCommand(), topicDeleteCommand())
 }
 
 // logicalFlag gives a command the logical cluster that it works on.
@@ -260,6 +260,77 @@ func topicGrowCommand() *cobra.Command {
 		return a.finish(cmd, resp.GetOperation(), *noWait, fmt.Sprintf("topic %s has %s", args[0], plural(int64(*partitions), "partition")))
 	})
 	return cmd
+}
+
+func topicExpandCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "expand NAME [--to CLUSTER,...]",
+		Short: "Spread a topic's partitions over more physical clusters, while clients go on",
+		Long: "Spread the heads of a topic's partitions over physical clusters by weight, while clients go on.\n" +
+			"No partition is added: keys keep their partitions and their order. What was written before is read where it lies.",
+		Example: "  braid topic expand orders\n" +
+			"  braid topic expand orders --to c,d --validate-only",
+		Args: cobra.ExactArgs(1),
+	}
+	to := cmd.Flags().StringSlice("to", nil, "physical clusters that the topic may use from now on, too; all active ones by default")
+	logical, noWait, validate := logicalFlag(cmd), noWaitFlag(cmd), validateFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.topics.ExpandTopic, &adminv1.ExpandTopicRequest{
+			Name: topicName(*logical, args[0]), PhysicalClusters: *to, ValidateOnly: *validate, NoWait: true,
+		})
+		if err != nil {
+			return err
+		}
+		return a.finishMoves(cmd, resp.GetOperation(), resp.GetMoves(), *noWait, *validate)
+	})
+	return cmd
+}
+
+func topicMoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "move NAME --partitions N,... --to CLUSTER",
+		Short:   "Move some partitions of a topic to a physical cluster, while clients go on",
+		Example: "  braid topic move orders --partitions 0,3 --to c",
+		Args:    cobra.ExactArgs(1),
+	}
+	partitions := cmd.Flags().Int32Slice("partitions", nil, "partitions to move")
+	to := cmd.Flags().String("to", "", "physical cluster")
+	_, _ = cmd.MarkFlagRequired("partitions"), cmd.MarkFlagRequired("to")
+	logical, noWait, validate := logicalFlag(cmd), noWaitFlag(cmd), validateFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.topics.MovePartitions, &adminv1.MovePartitionsRequest{
+			Name: topicName(*logical, args[0]), Partitions: *partitions, PhysicalCluster: *to, ValidateOnly: *validate, NoWait: true,
+		})
+		if err != nil {
+			return err
+		}
+		return a.finishMoves(cmd, resp.GetOperation(), resp.GetMoves(), *noWait, *validate)
+	})
+	return cmd
+}
+
+func validateFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("validate-only", false, "change nothing; print what would move, or what does not fit")
+}
+
+// movesShown bounds the moves that a command lists one by one.
+const movesShown = 20
+
+// finishMoves ends a command that moves heads.
+func (a *api) finishMoves(cmd *cobra.Command, operation string, moves []*adminv1.HeadMove, noWait, validate bool) error {
+	what := plural(int64(len(moves)), "partition")
+	if validate {
+		for i, m := range moves {
+			if i == movesShown {
+				cmd.Printf("… and %d more\n", len(moves)-movesShown)
+				break
+			}
+			cmd.Printf("%s-%d: %s -> %s\n", m.GetTopic(), m.GetPartition(), m.GetFromPhysicalCluster(), m.GetToPhysicalCluster())
+		}
+		cmd.PrintErrf("%s would move\n", what)
+		return nil
+	}
+	return a.finish(cmd, operation, noWait, what+" moved")
 }
 
 func topicDeleteCommand() *cobra.Command {

@@ -53,6 +53,12 @@ const (
 	TopicServiceUpdateTopicProcedure = "/braid.admin.v1.TopicService/UpdateTopic"
 	// TopicServiceGrowTopicProcedure is the fully-qualified name of the TopicService's GrowTopic RPC.
 	TopicServiceGrowTopicProcedure = "/braid.admin.v1.TopicService/GrowTopic"
+	// TopicServiceExpandTopicProcedure is the fully-qualified name of the TopicService's ExpandTopic
+	// RPC.
+	TopicServiceExpandTopicProcedure = "/braid.admin.v1.TopicService/ExpandTopic"
+	// TopicServiceMovePartitionsProcedure is the fully-qualified name of the TopicService's
+	// MovePartitions RPC.
+	TopicServiceMovePartitionsProcedure = "/braid.admin.v1.TopicService/MovePartitions"
 	// TopicServiceDeleteTopicProcedure is the fully-qualified name of the TopicService's DeleteTopic
 	// RPC.
 	TopicServiceDeleteTopicProcedure = "/braid.admin.v1.TopicService/DeleteTopic"
@@ -71,6 +77,12 @@ const (
 	// ClusterServiceUpdateClusterProcedure is the fully-qualified name of the ClusterService's
 	// UpdateCluster RPC.
 	ClusterServiceUpdateClusterProcedure = "/braid.admin.v1.ClusterService/UpdateCluster"
+	// ClusterServiceDrainClusterProcedure is the fully-qualified name of the ClusterService's
+	// DrainCluster RPC.
+	ClusterServiceDrainClusterProcedure = "/braid.admin.v1.ClusterService/DrainCluster"
+	// ClusterServiceRestoreClusterProcedure is the fully-qualified name of the ClusterService's
+	// RestoreCluster RPC.
+	ClusterServiceRestoreClusterProcedure = "/braid.admin.v1.ClusterService/RestoreCluster"
 	// ClusterServiceDeleteClusterProcedure is the fully-qualified name of the ClusterService's
 	// DeleteCluster RPC.
 	ClusterServiceDeleteClusterProcedure = "/braid.admin.v1.ClusterService/DeleteCluster"
@@ -118,6 +130,11 @@ type TopicServiceClient interface {
 	UpdateTopic(context.Context, *v1.UpdateTopicRequest) (*v1.UpdateTopicResponse, error)
 	// Adds partitions: keys map to other partitions from then on, as in Kafka.
 	GrowTopic(context.Context, *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error)
+	// Moves heads so that they spread over more physical clusters, while clients go on.
+	// No partition is added: keys keep their partitions and their order.
+	ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error)
+	// Moves the heads of some partitions to a physical cluster, while clients go on.
+	MovePartitions(context.Context, *v1.MovePartitionsRequest) (*v1.MovePartitionsResponse, error)
 	// Deletes the topic and its physical topics.
 	DeleteTopic(context.Context, *v1.DeleteTopicRequest) (*v1.DeleteTopicResponse, error)
 	// The extent chains of the partitions.
@@ -167,6 +184,18 @@ func NewTopicServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(topicServiceMethods.ByName("GrowTopic")),
 			connect.WithClientOptions(opts...),
 		),
+		expandTopic: connect.NewClient[v1.ExpandTopicRequest, v1.ExpandTopicResponse](
+			httpClient,
+			baseURL+TopicServiceExpandTopicProcedure,
+			connect.WithSchema(topicServiceMethods.ByName("ExpandTopic")),
+			connect.WithClientOptions(opts...),
+		),
+		movePartitions: connect.NewClient[v1.MovePartitionsRequest, v1.MovePartitionsResponse](
+			httpClient,
+			baseURL+TopicServiceMovePartitionsProcedure,
+			connect.WithSchema(topicServiceMethods.ByName("MovePartitions")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteTopic: connect.NewClient[v1.DeleteTopicRequest, v1.DeleteTopicResponse](
 			httpClient,
 			baseURL+TopicServiceDeleteTopicProcedure,
@@ -185,13 +214,15 @@ func NewTopicServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // topicServiceClient implements TopicServiceClient.
 type topicServiceClient struct {
-	createTopic *connect.Client[v1.CreateTopicRequest, v1.CreateTopicResponse]
-	getTopic    *connect.Client[v1.GetTopicRequest, v1.GetTopicResponse]
-	listTopics  *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
-	updateTopic *connect.Client[v1.UpdateTopicRequest, v1.UpdateTopicResponse]
-	growTopic   *connect.Client[v1.GrowTopicRequest, v1.GrowTopicResponse]
-	deleteTopic *connect.Client[v1.DeleteTopicRequest, v1.DeleteTopicResponse]
-	listExtents *connect.Client[v1.ListExtentsRequest, v1.ListExtentsResponse]
+	createTopic    *connect.Client[v1.CreateTopicRequest, v1.CreateTopicResponse]
+	getTopic       *connect.Client[v1.GetTopicRequest, v1.GetTopicResponse]
+	listTopics     *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
+	updateTopic    *connect.Client[v1.UpdateTopicRequest, v1.UpdateTopicResponse]
+	growTopic      *connect.Client[v1.GrowTopicRequest, v1.GrowTopicResponse]
+	expandTopic    *connect.Client[v1.ExpandTopicRequest, v1.ExpandTopicResponse]
+	movePartitions *connect.Client[v1.MovePartitionsRequest, v1.MovePartitionsResponse]
+	deleteTopic    *connect.Client[v1.DeleteTopicRequest, v1.DeleteTopicResponse]
+	listExtents    *connect.Client[v1.ListExtentsRequest, v1.ListExtentsResponse]
 }
 
 // CreateTopic calls braid.admin.v1.TopicService.CreateTopic.
@@ -239,6 +270,24 @@ func (c *topicServiceClient) GrowTopic(ctx context.Context, req *v1.GrowTopicReq
 	return nil, err
 }
 
+// ExpandTopic calls braid.admin.v1.TopicService.ExpandTopic.
+func (c *topicServiceClient) ExpandTopic(ctx context.Context, req *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error) {
+	response, err := c.expandTopic.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// MovePartitions calls braid.admin.v1.TopicService.MovePartitions.
+func (c *topicServiceClient) MovePartitions(ctx context.Context, req *v1.MovePartitionsRequest) (*v1.MovePartitionsResponse, error) {
+	response, err := c.movePartitions.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // DeleteTopic calls braid.admin.v1.TopicService.DeleteTopic.
 func (c *topicServiceClient) DeleteTopic(ctx context.Context, req *v1.DeleteTopicRequest) (*v1.DeleteTopicResponse, error) {
 	response, err := c.deleteTopic.CallUnary(ctx, connect.NewRequest(req))
@@ -269,6 +318,11 @@ type TopicServiceHandler interface {
 	UpdateTopic(context.Context, *v1.UpdateTopicRequest) (*v1.UpdateTopicResponse, error)
 	// Adds partitions: keys map to other partitions from then on, as in Kafka.
 	GrowTopic(context.Context, *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error)
+	// Moves heads so that they spread over more physical clusters, while clients go on.
+	// No partition is added: keys keep their partitions and their order.
+	ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error)
+	// Moves the heads of some partitions to a physical cluster, while clients go on.
+	MovePartitions(context.Context, *v1.MovePartitionsRequest) (*v1.MovePartitionsResponse, error)
 	// Deletes the topic and its physical topics.
 	DeleteTopic(context.Context, *v1.DeleteTopicRequest) (*v1.DeleteTopicResponse, error)
 	// The extent chains of the partitions.
@@ -314,6 +368,18 @@ func NewTopicServiceHandler(svc TopicServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(topicServiceMethods.ByName("GrowTopic")),
 		connect.WithHandlerOptions(opts...),
 	)
+	topicServiceExpandTopicHandler := connect.NewUnaryHandlerSimple(
+		TopicServiceExpandTopicProcedure,
+		svc.ExpandTopic,
+		connect.WithSchema(topicServiceMethods.ByName("ExpandTopic")),
+		connect.WithHandlerOptions(opts...),
+	)
+	topicServiceMovePartitionsHandler := connect.NewUnaryHandlerSimple(
+		TopicServiceMovePartitionsProcedure,
+		svc.MovePartitions,
+		connect.WithSchema(topicServiceMethods.ByName("MovePartitions")),
+		connect.WithHandlerOptions(opts...),
+	)
 	topicServiceDeleteTopicHandler := connect.NewUnaryHandlerSimple(
 		TopicServiceDeleteTopicProcedure,
 		svc.DeleteTopic,
@@ -339,6 +405,10 @@ func NewTopicServiceHandler(svc TopicServiceHandler, opts ...connect.HandlerOpti
 			topicServiceUpdateTopicHandler.ServeHTTP(w, r)
 		case TopicServiceGrowTopicProcedure:
 			topicServiceGrowTopicHandler.ServeHTTP(w, r)
+		case TopicServiceExpandTopicProcedure:
+			topicServiceExpandTopicHandler.ServeHTTP(w, r)
+		case TopicServiceMovePartitionsProcedure:
+			topicServiceMovePartitionsHandler.ServeHTTP(w, r)
 		case TopicServiceDeleteTopicProcedure:
 			topicServiceDeleteTopicHandler.ServeHTTP(w, r)
 		case TopicServiceListExtentsProcedure:
@@ -372,6 +442,14 @@ func (UnimplementedTopicServiceHandler) GrowTopic(context.Context, *v1.GrowTopic
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.GrowTopic is not implemented"))
 }
 
+func (UnimplementedTopicServiceHandler) ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.ExpandTopic is not implemented"))
+}
+
+func (UnimplementedTopicServiceHandler) MovePartitions(context.Context, *v1.MovePartitionsRequest) (*v1.MovePartitionsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.MovePartitions is not implemented"))
+}
+
 func (UnimplementedTopicServiceHandler) DeleteTopic(context.Context, *v1.DeleteTopicRequest) (*v1.DeleteTopicResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.DeleteTopic is not implemented"))
 }
@@ -390,6 +468,11 @@ type ClusterServiceClient interface {
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
 	// Seeds and weight.
 	UpdateCluster(context.Context, *v1.UpdateClusterRequest) (*v1.UpdateClusterResponse, error)
+	// Moves all heads of a cluster to others, while clients go on. It stays readable until
+	// retention has emptied what lies there; then it can be deleted.
+	DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error)
+	// Lets a draining cluster take heads again.
+	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
 }
@@ -431,6 +514,18 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("UpdateCluster")),
 			connect.WithClientOptions(opts...),
 		),
+		drainCluster: connect.NewClient[v1.DrainClusterRequest, v1.DrainClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceDrainClusterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("DrainCluster")),
+			connect.WithClientOptions(opts...),
+		),
+		restoreCluster: connect.NewClient[v1.RestoreClusterRequest, v1.RestoreClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceRestoreClusterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RestoreCluster")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteCluster: connect.NewClient[v1.DeleteClusterRequest, v1.DeleteClusterResponse](
 			httpClient,
 			baseURL+ClusterServiceDeleteClusterProcedure,
@@ -442,11 +537,13 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // clusterServiceClient implements ClusterServiceClient.
 type clusterServiceClient struct {
-	createCluster *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
-	getCluster    *connect.Client[v1.GetClusterRequest, v1.GetClusterResponse]
-	listClusters  *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
-	updateCluster *connect.Client[v1.UpdateClusterRequest, v1.UpdateClusterResponse]
-	deleteCluster *connect.Client[v1.DeleteClusterRequest, v1.DeleteClusterResponse]
+	createCluster  *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
+	getCluster     *connect.Client[v1.GetClusterRequest, v1.GetClusterResponse]
+	listClusters   *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
+	updateCluster  *connect.Client[v1.UpdateClusterRequest, v1.UpdateClusterResponse]
+	drainCluster   *connect.Client[v1.DrainClusterRequest, v1.DrainClusterResponse]
+	restoreCluster *connect.Client[v1.RestoreClusterRequest, v1.RestoreClusterResponse]
+	deleteCluster  *connect.Client[v1.DeleteClusterRequest, v1.DeleteClusterResponse]
 }
 
 // CreateCluster calls braid.admin.v1.ClusterService.CreateCluster.
@@ -485,6 +582,24 @@ func (c *clusterServiceClient) UpdateCluster(ctx context.Context, req *v1.Update
 	return nil, err
 }
 
+// DrainCluster calls braid.admin.v1.ClusterService.DrainCluster.
+func (c *clusterServiceClient) DrainCluster(ctx context.Context, req *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error) {
+	response, err := c.drainCluster.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RestoreCluster calls braid.admin.v1.ClusterService.RestoreCluster.
+func (c *clusterServiceClient) RestoreCluster(ctx context.Context, req *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error) {
+	response, err := c.restoreCluster.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // DeleteCluster calls braid.admin.v1.ClusterService.DeleteCluster.
 func (c *clusterServiceClient) DeleteCluster(ctx context.Context, req *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error) {
 	response, err := c.deleteCluster.CallUnary(ctx, connect.NewRequest(req))
@@ -504,6 +619,11 @@ type ClusterServiceHandler interface {
 	ListClusters(context.Context, *v1.ListClustersRequest) (*v1.ListClustersResponse, error)
 	// Seeds and weight.
 	UpdateCluster(context.Context, *v1.UpdateClusterRequest) (*v1.UpdateClusterResponse, error)
+	// Moves all heads of a cluster to others, while clients go on. It stays readable until
+	// retention has emptied what lies there; then it can be deleted.
+	DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error)
+	// Lets a draining cluster take heads again.
+	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
 }
@@ -541,6 +661,18 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("UpdateCluster")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceDrainClusterHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceDrainClusterProcedure,
+		svc.DrainCluster,
+		connect.WithSchema(clusterServiceMethods.ByName("DrainCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRestoreClusterHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceRestoreClusterProcedure,
+		svc.RestoreCluster,
+		connect.WithSchema(clusterServiceMethods.ByName("RestoreCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceDeleteClusterHandler := connect.NewUnaryHandlerSimple(
 		ClusterServiceDeleteClusterProcedure,
 		svc.DeleteCluster,
@@ -557,6 +689,10 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceListClustersHandler.ServeHTTP(w, r)
 		case ClusterServiceUpdateClusterProcedure:
 			clusterServiceUpdateClusterHandler.ServeHTTP(w, r)
+		case ClusterServiceDrainClusterProcedure:
+			clusterServiceDrainClusterHandler.ServeHTTP(w, r)
+		case ClusterServiceRestoreClusterProcedure:
+			clusterServiceRestoreClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceDeleteClusterProcedure:
 			clusterServiceDeleteClusterHandler.ServeHTTP(w, r)
 		default:
@@ -582,6 +718,14 @@ func (UnimplementedClusterServiceHandler) ListClusters(context.Context, *v1.List
 
 func (UnimplementedClusterServiceHandler) UpdateCluster(context.Context, *v1.UpdateClusterRequest) (*v1.UpdateClusterResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.UpdateCluster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.DrainCluster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.RestoreCluster is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error) {
