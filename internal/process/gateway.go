@@ -114,7 +114,9 @@ func (w *wiring) watch(g *gatewayParts) error {
 	cfg.LogicalCluster, cfg.ID, cfg.Role, cfg.Zone, cfg.Build = w.cfg.LogicalCluster, federation.GatewayID(w.id), w.cfg.GatewayRole, w.cfg.Zone, w.cfg.Build
 	cfg.ConnectAddress, cfg.KafkaAddress, cfg.Controllers = connectAddress, kafkaAddress, w.cfg.Controllers
 	cfg.Load = g.load
-	cfg.Hold = func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error) { return g.router.Hold(ctx, m) }
+	cfg.Hold = func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error) {
+		return g.router.Hold(ctx, m)
+	}
 	cfg.OnDrain = func(_ time.Duration, cause string) {
 		w.log.Info("the controller asks to drain", "cause", cause)
 		w.stop()
