@@ -88,8 +88,10 @@ const HeaderKey = "braid.mark"
 const batchBytesMax = 256 << 10
 
 // recordsBytesMax bounds what Parse decompresses: a topic's compression.type lets
-// brokers compress what was sent to them plain.
-const recordsBytesMax = 2 * batchBytesMax
+// brokers compress what was sent to them plain. It is the window of the highest
+// level of zstd, which a frame of any size may announce, and decoders refuse to
+// have less memory than that.
+const recordsBytesMax = 128 << 20
 
 // Primer returns the batch of a primer. The batch has sequence 0 of its producer.
 func Primer(s Subject, producerID int64, at time.Time) []byte {
