@@ -25,6 +25,8 @@ const (
 	// long each further time, up to leaderPauseMax.
 	leaderPause    = 20 * time.Millisecond
 	leaderPauseMax = 200 * time.Millisecond
+	// metadataRests is how many rests long an answer about leaders is waited for.
+	metadataRests = 25
 	// askPartitionsMax and askBytesMax bound one request about many partitions; what
 	// is above goes into further ones. Brokers take 100 MiB by default.
 	askPartitionsMax = 500
@@ -75,7 +77,7 @@ func (q *question) run(ctx context.Context, which []int, rest time.Duration) {
 		for _, a := range led {
 			attempts.Go(func() { q.attempt(ctx, a, rest) })
 		}
-		if len(leaderless) > 0 && !q.findLeaders(ctx, leaderless) {
+		if len(leaderless) > 0 && !q.findLeaders(ctx, leaderless, rest) {
 			if !pause(ctx, rest) {
 				return
 			}
@@ -119,29 +121,41 @@ func (q *question) attempt(ctx context.Context, a *attempt, rest time.Duration) 
 	q.try(trying, a)
 	var again []int
 	for _, it := range a.items {
-		// When time is up, what a broker said before tells more.
-		if it.err == nil || ctx.Err() == nil || q.errs[it.index] == nil {
+		switch {
+		case it.err == nil || !retriable(it.err):
 			q.errs[it.index] = it.err
-		}
-		if it.err != nil && retriable(it.err) {
-			q.c.Stale(it.Topic)
+		default:
+			if !fromLeader(it.err) {
+				q.c.Stale(it.Topic)
+			}
 			again = append(again, it.index)
 		}
 	}
-	if len(again) > 0 && pause(ctx, rest) {
+	if len(again) == 0 {
+		return
+	}
+	more := pause(ctx, rest)
+	for _, it := range a.items {
+		// When time is up, what a broker said before tells more than silence.
+		if it.err != nil && (more || said(it.err) || q.errs[it.index] == nil) {
+			q.errs[it.index] = it.err
+		}
+	}
+	if more {
 		q.run(ctx, again, min(2*rest, leaderPauseMax))
 	}
 }
 
-// findLeaders asks for the leaders of partitions; false if one still has none.
-func (q *question) findLeaders(ctx context.Context, which []int) bool {
+// findLeaders asks for the leaders of partitions; false if one still has none. Any
+// broker may be asked, also a silent one, so the first times are short.
+func (q *question) findLeaders(ctx context.Context, which []int, rest time.Duration) bool {
 	var names []string
 	for _, i := range which {
 		if !slices.Contains(names, q.parts[i].Topic) {
 			names = append(names, q.parts[i].Topic)
 		}
 	}
-	asking, cancel := context.WithTimeout(ctx, q.c.attemptTimeout())
+	asking, cancel := context.WithTimeout(ctx, min(metadataRests*rest, q.c.attemptTimeout()))
 	defer cancel()
 	topics, err := q.c.Topics(asking, names...)
 	all := true
@@ -150,7 +164,9 @@ func (q *question) findLeaders(ctx context.Context, which []int) bool {
 		info, known := topics[p.Topic]
 		switch {
 		case err != nil:
-			q.errs[i] = err
+			if ctx.Err() == nil || q.errs[i] == nil {
+				q.errs[i] = err
+			}
 		case !known || p.Partition < 0 || int(p.Partition) >= len(info.Partitions):
 			q.errs[i] = kerr.UnknownTopicOrPartition
 		case info.Partitions[p.Partition].Leader < 0:
@@ -266,6 +282,22 @@ func (c *Cluster) knows(ctx context.Context, broker int32, key int16, err error)
 	versions := resp.(*kmsg.ApiVersionsResponse)
 	return versions.ErrorCode != 0 ||
 		slices.ContainsFunc(versions.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool { return k.ApiKey == key })
+}
+
+// fromLeader reports whether an error is one that only a partition's leader has.
+func fromLeader(err error) bool {
+	for _, code := range []error{kerr.RequestTimedOut, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.OffsetNotAvailable, kerr.ThrottlingQuotaExceeded} {
+		if errors.Is(err, code) {
+			return true
+		}
+	}
+	return false
+}
+
+// said reports whether an error is what a broker said, and not a lost answer.
+func said(err error) bool {
+	_, code := errors.AsType[*kerr.Error](err)
+	return code || federation.KindOf(err) != federation.Internal
 }
 
 // retriable reports whether another attempt can change an error. What is no code

@@ -113,9 +113,17 @@ func TestMarksAreAppendedOnce(t *testing.T) {
 func TestAppendedMarksAreReadBack(t *testing.T) {
 	k := embedded(t, kfake.SeedTopics(1, "t"))
 	c := open(t, upstream.Config{}, k.ListenAddrs()...)
-	at := add(t, c, part("t", 0), marks(t, 30)...)
+	add(t, c, part("t", 0), marks(t, 80)...)
+	checkOpenings(t, c, part("t", 0), 80)
+}
+
+// checkOpenings reads the marks of a partition, a primer and openings, back.
+func checkOpenings(t *testing.T, c *upstream.Cluster, p upstream.Partition, n int) {
+	t.Helper()
+	end := c.Ends(t.Context(), []upstream.Partition{p})[0]
+	require.NoError(t, end.Err)
 	var producers []mark.Producer
-	require.NoError(t, c.ReadBatches(t.Context(), part("t", 0), at[1], at[len(at)-1]+1, func(h recordbatch.Header, b []byte) bool {
+	require.NoError(t, c.ReadBatches(t.Context(), p, 1, end.HighWatermark, func(h recordbatch.Header, b []byte) bool {
 		require.True(t, mark.IsMark(h.ProducerID))
 		kind, s, some, err := mark.Parse(b)
 		require.NoError(t, err)
@@ -124,7 +132,7 @@ func TestAppendedMarksAreReadBack(t *testing.T) {
 		producers = append(producers, some...)
 		return true
 	}))
-	require.Len(t, producers, 30)
+	require.Len(t, producers, n)
 }
 
 // A lost answer must not lead to a second record, nor a lost one to none.
@@ -276,7 +284,7 @@ func TestClusterThatIsAwayIsAnErrorOfItsKind(t *testing.T) {
 
 func TestReadBatches(t *testing.T) {
 	k := embedded(t, kfake.SeedTopics(1, "t"))
-	c := open(t, upstream.Config{AdminTimeout: time.Second}, k.ListenAddrs()...)
+	c := open(t, upstream.Config{AdminTimeout: 2 * time.Second}, k.ListenAddrs()...)
 	p := part("t", 0)
 	var batches [][]byte
 	for i := range 8 {

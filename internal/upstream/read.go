@@ -121,7 +121,7 @@ func (c *Cluster) logStart(ctx context.Context, p Partition) (start federation.P
 func (a *attempt) fetch(ctx context.Context, size int, from func(*item) federation.PhysicalOffset, want func(*item) bool, got func(*item, *kmsg.FetchResponseTopicPartition)) {
 	req := &fetchByName{kmsg.NewPtrFetchRequest()}
 	req.ReplicaID, req.SessionEpoch = -1, -1
-	req.MinBytes, req.MaxWaitMillis = 1, int32(min(readWaitMax, a.c.attemptTimeout()/2).Milliseconds())
+	req.MaxBytes, req.MinBytes, req.MaxWaitMillis = 0, 1, int32(min(readWaitMax, a.c.attemptTimeout()/2).Milliseconds())
 	asked := a.ask(want)
 	for _, topic := range asked {
 		t := kmsg.NewFetchRequestTopic()
