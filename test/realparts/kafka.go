@@ -60,15 +60,17 @@ func JavaCommand(t TB, heapMB int, classpath []string, mainClass string, args ..
 	return append(command, args...)
 }
 
-// Kafka is a cluster of one real broker.
+// Kafka is a cluster of one real broker, or one more broker of such a cluster.
 type Kafka struct {
 	Name      string
 	Seed      string // host:port
 	ClusterID string
+	NodeID    int32
 
-	dir  string
-	heap int
-	proc *Process
+	dir            string
+	heap           int
+	controllerPort int
+	proc           *Process
 }
 
 // StartKafka starts one cluster for each name, all at once, and waits until they
@@ -80,7 +82,12 @@ func StartKafka(t TB, heapMB int, names ...string) []*Kafka {
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		all[i] = &Kafka{Name: name, dir: t.TempDir(), heap: heapMB}
+		id := make([]byte, 16)
+		_, _ = rand.Read(id)
+		id[0] &= 0x3f // Kafka refuses ids that begin with a dash
+		all[i] = &Kafka{
+			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t),
+		}
 		wg.Go(func() { errs[i] = all[i].create(t) })
 	}
 	wg.Wait()
@@ -90,11 +97,20 @@ func StartKafka(t TB, heapMB int, names ...string) []*Kafka {
 	return all
 }
 
+// AddBroker starts one more broker of the cluster, with a node id of its own above 1, and waits
+// until it serves. The first broker stays the controller.
+func (k *Kafka) AddBroker(t TB, nodeID int32) *Kafka {
+	t.Helper()
+	b := &Kafka{
+		Name: fmt.Sprintf("%s-%d", k.Name, nodeID), ClusterID: k.ClusterID, NodeID: nodeID, dir: t.TempDir(), heap: k.heap, controllerPort: k.controllerPort,
+	}
+	if err := b.create(t); err != nil {
+		t.Fatalf("kafka: %v", err)
+	}
+	return b
+}
+
 func (k *Kafka) create(t TB) error {
-	id := make([]byte, 16)
-	_, _ = rand.Read(id)
-	id[0] &= 0x3f // Kafka refuses ids that begin with a dash
-	k.ClusterID = base64.RawURLEncoding.EncodeToString(id)
 	port := FreePort(t)
 	k.Seed = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	properties, err := os.Create(k.properties())
@@ -103,9 +119,10 @@ func (k *Kafka) create(t TB) error {
 	}
 	defer func() { _ = properties.Close() }()
 	settings := struct {
+		NodeID               int32
 		Port, ControllerPort int
 		Dir                  string
-	}{port, FreePort(t), k.dir}
+	}{k.NodeID, port, k.controllerPort, k.dir}
 	if err := template.Must(template.New("").Parse(serverProperties)).Execute(properties, settings); err != nil {
 		return err
 	}
