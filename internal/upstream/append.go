@@ -33,8 +33,7 @@ type AppendedAt struct {
 //
 // Errors are of kind DuplicateSequence if the broker has the batch but forgot its
 // offset (it remembers the last 5 of a producer; new ones say OutOfOrderSequence
-// then), InvalidArgument for a batch that is not idempotent, and as Topics has
-// them.
+// then), InvalidArgument for a batch that is not idempotent, and as Partition says.
 func (c *Cluster) AppendMarks(ctx context.Context, appends []MarkAppend) []AppendedAt {
 	out := make([]AppendedAt, len(appends))
 	left := make([]int, len(appends))

@@ -28,8 +28,9 @@ type PartitionEnds struct {
 }
 
 // Ends asks the leaders of partitions where they begin and end; one answer for
-// each, in their order. It is retried until ctx or AdminTimeout ends. An error is
-// of kind Unsupported if the cluster is older than Kafka 2.1.
+// each, in their order. It is retried until ctx or AdminTimeout ends, also while a
+// new leader does not know yet what is replicated. Errors are as Partition says, of
+// kind Unsupported before Kafka 2.1.
 func (c *Cluster) Ends(ctx context.Context, parts []Partition) []PartitionEnds {
 	once, where := distinct(parts)
 	ends := make([]PartitionEnds, len(once))

@@ -15,6 +15,11 @@ import (
 )
 
 // A Partition is a partition of a topic of one physical cluster.
+//
+// Errors about partitions are of kind UnknownTopic (also for a partition that the
+// topic has not), NoLeader, NotEnoughReplicas, Timeout and Throttled if that is what
+// a broker said last, ClusterUnavailable if none answered, Unsupported if the brokers
+// are too old, and else by the broker's code.
 type Partition struct {
 	Topic     string
 	Partition federation.PhysicalPartition

@@ -84,9 +84,10 @@ const (
 //     the partition is scanned, and with it all others of the broker's that are not
 //     believed yet. Should the broker have been right to forget it, the scan brings
 //     what it would not have known, which does no harm.
-//   - Else it is believed: the log has no idempotent batches, or all are known.
+//   - Else it is believed: what the end of the log shows of producers is known.
 //
-// What is written while this runs may be in the states or not.
+// The producers of marks are among the states. What is written while this runs may be
+// in them or not. Errors are as Partition says.
 func (c *Cluster) Producers(ctx context.Context, parts []Partition) []PartitionProducers {
 	once, where := distinct(parts)
 	listed := c.listProducers(ctx, once)

@@ -31,7 +31,7 @@ const (
 // Only what is replicated is read: if to is above the high watermark, it is waited
 // for. Each chunk of about 1 MiB is retried until ctx or AdminTimeout ends. Errors
 // are of kind OffsetOutOfRange if from is above the end of the log,
-// NotEnoughReplicas if to stays above the high watermark, and as Ends has them.
+// NotEnoughReplicas if to stays above the high watermark, and as Partition says.
 func (c *Cluster) ReadBatches(ctx context.Context, p Partition, from, to federation.PhysicalOffset, visit func(h recordbatch.Header, batch []byte) bool) error {
 	size := readChunkBytes
 	for empty := 0; from < to; {
