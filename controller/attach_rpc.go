@@ -341,7 +341,7 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 		}
 		a.refused = 0
 		a.health.clear("rejected/" + a.name())
-		a.setApplied(f.MapApplied.GetVersion())
+		a.applied(ctx, federation.MapVersion(f.MapApplied.GetVersion()))
 		if a.unpaid > 0 {
 			return a.sendLease(a.unpaid)
 		}
@@ -364,9 +364,20 @@ func (a *attachment) name() string {
 	return string(a.session.id)
 }
 
-func (a *attachment) setApplied(v int64) {
-	if s := a.session; s != nil {
-		a.fleet.update(func() { s.version = max(s.version, federation.MapVersion(v)) })
+// applied notes that the peer has applied a version.
+func (a *attachment) applied(ctx context.Context, v federation.MapVersion) {
+	s := a.session
+	if s == nil {
+		return
+	}
+	news := false
+	a.fleet.update(func() {
+		news = v > s.version
+		s.version = max(s.version, v)
+	})
+	// A gateway that registered later did not wait for it.
+	if took, ok := a.stamps.since(v, s.since); ok && news {
+		a.parts.Metrics.mapApplied(ctx, took)
 	}
 }
 
@@ -374,10 +385,8 @@ func (a *attachment) setApplied(v int64) {
 func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	s := a.session
 	if s != nil {
-		a.fleet.update(func() {
-			s.connections = b.GetConnections()
-			s.version = max(s.version, federation.MapVersion(b.GetMapVersion()))
-		})
+		a.fleet.update(func() { s.connections = b.GetConnections() })
+		a.applied(ctx, federation.MapVersion(b.GetMapVersion()))
 	}
 	if err := a.sendLease(b.GetSentMs()); err != nil {
 		return err

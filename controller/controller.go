@@ -34,6 +34,7 @@ type Parts struct {
 	// Transport carries calls that a standby passes on to the leader; it must speak
 	// HTTP/2 for the leader's URL.
 	Transport http.RoundTripper
+	Metrics   *Metrics // nil = nothing is measured
 	Logger    *slog.Logger
 }
 
@@ -72,14 +73,16 @@ func New(cfg Config, parts Parts) (*Controller, error) {
 	if parts.Logger == nil {
 		parts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Controller{
+	c := &Controller{
 		cfg:         cfg,
 		parts:       parts,
 		log:         parts.Logger.With("controller", cfg.ID),
 		incarnation: rand.Text(),
 		ids:         parts.Store.ProducerIDs(),
 		change:      make(chan struct{}),
-	}, nil
+	}
+	parts.Metrics.measures(c)
+	return c, nil
 }
 
 // Mount registers the control service and the admin services but GroupService,

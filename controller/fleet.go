@@ -41,6 +41,7 @@ type session struct {
 	ended       chan struct{} // closed when it was replaced or given up
 	drain       chan *controlv1.Drain
 
+	since       time.Time             // when it registered
 	floor       federation.MapVersion // it gets no lease before it has applied this
 	version     federation.MapVersion // applied
 	held        heldReport
@@ -93,6 +94,7 @@ func (f *fleet) register(s *session) {
 	defer f.mu.Unlock()
 	f.endLocked(f.sessions[s.id])
 	f.sessions[s.id] = s
+	s.since = time.Now()
 	delete(f.dropAt, s.id)
 	if until, ok := f.leases[holder{id: s.id}]; ok {
 		delete(f.leases, holder{id: s.id})

@@ -16,6 +16,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
@@ -81,6 +82,7 @@ type world struct {
 	t     *testing.T
 	redis *miniredis.Miniredis
 	kafka map[string]*kfake.Cluster
+	meter metric.Meter // nil = nothing is measured
 }
 
 func newWorld(t *testing.T, clusters ...string) *world {
@@ -155,8 +157,14 @@ func (w *world) controller(t *testing.T, id string, change ...func(*controller.C
 	}
 	pool := upstream.NewPool(upstream.Config{})
 	transport := h2c(nil)
+	var metrics *controller.Metrics
+	if w.meter != nil {
+		var err error
+		metrics, err = controller.NewMetrics(w.meter, id)
+		require.NoError(t, err)
+	}
 	c, err := controller.New(cfg, controller.Parts{
-		Store: w.store(t, n.net), Clusters: pool, Transport: transport, Logger: logger(t),
+		Store: w.store(t, n.net), Clusters: pool, Transport: transport, Metrics: metrics, Logger: logger(t),
 	})
 	require.NoError(t, err)
 	n.Controller = c

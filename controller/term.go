@@ -42,6 +42,7 @@ type term struct {
 	fleet  *fleet
 	ops    *operations
 	health *health
+	stamps stamps        // of publications, for their measurement
 	hints  chan struct{} // asks collect for a look; holds one
 }
 
@@ -327,6 +328,7 @@ func (t *term) publish(m *federation.Map, d *wire.Delta) {
 	}
 	if d != nil {
 		p.delta = t.newFrame(*d)
+		t.stamps.note(m.Version)
 	}
 	if old == nil || !maps.Equal(old.m.Clusters, m.Clusters) {
 		t.parts.Clusters.Update(slices.Collect(maps.Values(m.Clusters)))

@@ -42,7 +42,12 @@ func (w *wiring) controller(context.Context) error {
 		return err
 	}
 	cfg.URL = "http://" + address
-	c, err := controller.New(cfg, controller.Parts{Store: store, Clusters: pool, Transport: transport, Logger: w.log})
+	metrics, err := controller.NewMetrics(w.telemetry.meter(), w.id)
+	if err != nil {
+		return err
+	}
+	w.onEnd(func() { _ = metrics.Close() })
+	c, err := controller.New(cfg, controller.Parts{Store: store, Clusters: pool, Transport: transport, Metrics: metrics, Logger: w.log})
 	if err != nil {
 		return err
 	}

@@ -86,6 +86,9 @@ func TestMetricsCountWhatClientsDo(t *testing.T) {
 		`braid_router_appends_total{braid_id="gateway-0"} 1`,
 		`braid_map_version{braid_id="gateway-0"}`,
 		`braid_lease_valid{braid_id="gateway-0"} 1`,
+		`braid_controller_leader{braid_id="controller-0"} 1`,
+		`braid_controller_gateways{braid_id="controller-0",state="ready"} 1`,
+		`braid_controller_map_apply_duration_seconds_count{braid_id="controller-0"}`,
 		`rpc_server_`,
 		`go_goroutines`,
 	} {
