@@ -50,6 +50,9 @@ type Config struct {
 	CollectInterval time.Duration
 	// CollectMinInterval is the shortest time between two looks, whatever the hints; 100 ms by default.
 	CollectMinInterval time.Duration
+	// SealedInterval is the time between two looks at the physical partitions of sealed
+	// extents, for retention and for records of others; 10 s by default.
+	SealedInterval time.Duration
 	// ProbeTimeout bounds one look at one physical cluster; 5 s by default.
 	ProbeTimeout time.Duration
 
@@ -100,6 +103,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.StreamsMax, 10_000)
 	setDefault(&c.CollectInterval, 5*time.Second)
 	setDefault(&c.CollectMinInterval, 100*time.Millisecond)
+	setDefault(&c.SealedInterval, 10*time.Second)
 	setDefault(&c.ProbeTimeout, 5*time.Second)
 	setDefault(&c.StepTimeout, 30*time.Second)
 	setDefault(&c.CleanupTimeout, 10*time.Minute)
@@ -125,7 +129,7 @@ func (c *Config) Validate() error {
 	for name, d := range map[string]time.Duration{
 		"lease ttl": c.LeaseTTL, "renew interval": c.RenewInterval, "gateway lease": c.GatewayLease, "beat interval": c.BeatInterval,
 		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
-		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "probe timeout": c.ProbeTimeout,
+		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "sealed interval": c.SealedInterval, "probe timeout": c.ProbeTimeout,
 		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait,
 		"forward wait": c.ForwardWait,
 	} {

@@ -131,9 +131,7 @@ func (t *term) planMove(ctx context.Context, spec moveSpec, topic *federation.To
 	if err != nil {
 		return planner.MovePlan{}, err
 	}
-	return plan, t.each(ctx, plan.Topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
-		return checkMove(ctx, c, pt, topic)
-	})
+	return plan, t.checkFit(ctx, plan, topic)
 }
 
 // existing asks the clusters that may take heads how many partitions the physical
@@ -168,22 +166,6 @@ func (t *term) existing(ctx context.Context, m *federation.Map, topics ...*feder
 		}
 		return nil
 	})
-}
-
-// checkMove asks a cluster whether it would take heads of a topic as they are.
-func checkMove(ctx context.Context, c *upstream.Cluster, pt planner.PhysicalTopic, topic *federation.Topic) error {
-	info, err := c.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if int(topic.ReplicationFactor) > len(info.Brokers) {
-		return federation.Errorf(federation.PolicyViolation,
-			"topic %q: physical cluster %q does not fit: the topic has %d replicas of each partition, the cluster %d brokers", topic.Name, pt.Cluster, topic.ReplicationFactor, len(info.Brokers))
-	}
-	if pt.Exists {
-		return nil
-	}
-	return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(topic.ReplicationFactor), topic.Config, true)
 }
 
 // DrainCluster moves all heads of a cluster to others.
@@ -244,10 +226,7 @@ func (t *term) planDrain(ctx context.Context, cluster federation.ClusterName) ([
 		return nil, err
 	}
 	for _, plan := range plans {
-		err := t.each(ctx, plan.Topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
-			return checkMove(ctx, c, pt, m.Topic(plan.Topic))
-		})
-		if err != nil {
+		if err := t.checkFit(ctx, plan, m.Topic(plan.Topic)); err != nil {
 			return nil, err
 		}
 	}

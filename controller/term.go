@@ -44,6 +44,8 @@ type term struct {
 	health *health
 	stamps stamps        // of publications, for their measurement
 	hints  chan struct{} // asks collect for a look; holds one
+
+	foreign atomic.Int64 // sealed physical partitions that somebody wrote to
 }
 
 // published is one version of the map with what is sent to the gateways.
@@ -176,6 +178,7 @@ func (t *term) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { t.write(ctx) })
 	wg.Go(func() { t.collect(ctx) })
+	wg.Go(func() { t.watchSealed(ctx) })
 	wg.Go(func() { t.sweep(ctx) })
 	wg.Go(func() { t.ops.run(ctx) })
 	wg.Wait()

@@ -255,7 +255,11 @@ func (t *term) planGrow(ctx context.Context, s growSpec) (planner.Plan, error) {
 	case int(s.Total) <= len(topic.Partitions):
 		return planner.Plan{}, federation.Errorf(federation.InvalidPartitionCount, "topic %q has %d partitions; %d would not be more", s.Name, len(topic.Partitions), s.Total)
 	}
-	plan, err := planner.Grow(m, topic, s.Total, t.health.away())
+	existing, err := t.existing(ctx, m, topic)
+	if err != nil {
+		return planner.Plan{}, err
+	}
+	plan, err := planner.Grow(m, topic, s.Total, existing[topic.Name], t.health.away())
 	if err != nil {
 		return planner.Plan{}, err
 	}

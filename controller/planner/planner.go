@@ -56,13 +56,18 @@ func Create(m *federation.Map, s Spec, away map[federation.ClusterName]bool) (Pl
 }
 
 // Grow plans more partitions for a topic, total in the end. The heads that it
-// has count in the spread.
-func Grow(m *federation.Map, t *federation.Topic, total int32, away map[federation.ClusterName]bool) (Plan, error) {
+// has count in the spread. existing says how many partitions its physical topic has
+// on each cluster: a physical partition that was used once, by an extent that has
+// left the map or by a move that was given up, is not used again.
+func Grow(m *federation.Map, t *federation.Topic, total int32, existing map[federation.ClusterName]int32, away map[federation.ClusterName]bool) (Plan, error) {
 	targets, err := eligible(m, t.Name, t.Clusters, nil, away)
 	if err != nil {
 		return Plan{}, err
 	}
 	name := PhysicalName(m.LogicalCluster, t.Name, t.Generation)
+	for _, x := range targets {
+		x.next, x.exists = existing[x.name], existing[x.name] > 0
+	}
 	for _, p := range t.Partitions {
 		for _, e := range p.Extents {
 			for _, x := range targets {

@@ -84,7 +84,7 @@ func (w *world) run(t *testing.T, d *datadriven.TestData) (string, error) {
 		var total int32
 		d.ScanArgs(t, "total", &total)
 		topic := w.m.Topic(federation.TopicName(d.CmdArgs[0].Key))
-		plan, err := planner.Grow(w.m, topic, total, w.away)
+		plan, err := planner.Grow(w.m, topic, total, w.existing(topic), w.away)
 		if err != nil {
 			return "", err
 		}

@@ -125,16 +125,7 @@ func (c *Cluster) Topics(ctx context.Context, names ...string) (map[string]Topic
 // CreateTopic creates a topic; one that exists already with the same number of
 // partitions is fine. A replicationFactor of -1 is the cluster's default.
 func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32, replicationFactor int16, config map[string]string, validateOnly bool) error {
-	t := kmsg.NewCreateTopicsRequestTopic()
-	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, replicationFactor
-	for k, v := range config {
-		t.Configs = append(t.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: k, Value: &v})
-	}
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.Topics = append(req.Topics, t)
-	req.TimeoutMillis = int32(c.cfg.AdminTimeout.Milliseconds())
-	req.ValidateOnly = validateOnly
-	resp, err := request[*kmsg.CreateTopicsResponse](ctx, c, req)
+	resp, err := c.createTopic(ctx, name, partitions, replicationFactor, config, validateOnly)
 	if err != nil {
 		return err
 	}
@@ -147,6 +138,41 @@ func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32
 		}
 	}
 	return nil
+}
+
+// PlannedConfig returns the configuration that a topic would have if it were
+// created (KIP-525), without sensitive values; empty if the brokers do not tell.
+// Nothing is created.
+func (c *Cluster) PlannedConfig(ctx context.Context, name string, partitions int32, replicationFactor int16, config map[string]string) (map[string]string, error) {
+	resp, err := c.createTopic(ctx, name, partitions, replicationFactor, config, true)
+	if err != nil {
+		return nil, err
+	}
+	planned := make(map[string]string)
+	for _, rt := range resp.Topics {
+		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
+			return nil, err
+		}
+		for _, cf := range rt.Configs {
+			if cf.Value != nil && !cf.IsSensitive {
+				planned[cf.Name] = *cf.Value
+			}
+		}
+	}
+	return planned, nil
+}
+
+func (c *Cluster) createTopic(ctx context.Context, name string, partitions int32, replicationFactor int16, config map[string]string, validateOnly bool) (*kmsg.CreateTopicsResponse, error) {
+	t := kmsg.NewCreateTopicsRequestTopic()
+	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, replicationFactor
+	for k, v := range config {
+		t.Configs = append(t.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: k, Value: &v})
+	}
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Topics = append(req.Topics, t)
+	req.TimeoutMillis = int32(c.cfg.AdminTimeout.Milliseconds())
+	req.ValidateOnly = validateOnly
+	return request[*kmsg.CreateTopicsResponse](ctx, c, req)
 }
 
 func (c *Cluster) sameTopic(ctx context.Context, name string, partitions int32) error {
