@@ -25,7 +25,9 @@ type Metrics struct {
 	clusters   metric.Int64ObservableGauge
 	operations metric.Int64ObservableGauge
 	alarms     metric.Int64ObservableGauge
+	foreign    metric.Int64ObservableGauge
 	applied    metric.Float64Histogram
+	sealed     metric.Float64Histogram
 }
 
 // The attributes of what is counted by state.
@@ -40,14 +42,16 @@ const (
 //	braid.controller.leader
 //	braid.controller.epoch
 //	braid.map.version
-//	braid.controller.gateways            state: ready, draining, absent
+//	braid.controller.gateways            state: ready, draining, lost, absent
 //	braid.controller.clusters            state: up, down, unknown
 //	braid.controller.operations          state: running, done, failed, cancelled
 //	braid.controller.alarms
+//	braid.controller.foreign.partitions
+//	braid.controller.seal.duration
 //	braid.controller.map.apply.duration
 func NewMetrics(meter metric.Meter, id string) (*Metrics, error) {
 	m := &Metrics{id: metric.WithAttributes(attributeID.String(id))}
-	var errs [9]error
+	var errs [11]error
 	gauge := func(i int, name, unit, description string) (g metric.Int64ObservableGauge) {
 		g, errs[i] = meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
 		return g
@@ -55,15 +59,19 @@ func NewMetrics(meter metric.Meter, id string) (*Metrics, error) {
 	m.leader = gauge(0, "braid.controller.leader", "", "Whether this controller leads.")
 	m.epoch = gauge(1, "braid.controller.epoch", "{epoch}", "The highest number of a lead that this controller has met.")
 	m.mapVersion = gauge(2, "braid.map.version", "{version}", "Version of the current map.")
-	m.gateways = gauge(3, "braid.controller.gateways", "{gateway}", "Gateways in the map, by state; absent ones have no stream to this controller.")
+	m.gateways = gauge(3, "braid.controller.gateways", "{gateway}", "Gateways in the map, by state; absent ones have no stream to this controller, lost ones perhaps still a lease.")
 	m.clusters = gauge(4, "braid.controller.clusters", "{cluster}", "Physical clusters in the map, by whether they answer.")
 	m.operations = gauge(5, "braid.controller.operations", "{operation}", "Operations that are remembered, by state.")
 	m.alarms = gauge(6, "braid.controller.alarms", "{alarm}", "Alarms that are raised.")
+	m.foreign = gauge(9, "braid.controller.foreign.partitions", "{partition}", "Sealed physical partitions that somebody wrote to without braid.")
+	m.sealed, errs[10] = meter.Float64Histogram("braid.controller.seal.duration", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+		metric.WithDescription("Time from the map that seals heads to the one that opens them elsewhere, for each step of a move: appends are held for so long."))
 	m.applied, errs[7] = meter.Float64Histogram("braid.controller.map.apply.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 		metric.WithDescription("Time from the publishing of a map to a gateway's word that it has applied it."))
 	m.registration, errs[8] = meter.RegisterCallback(m.observe,
-		m.leader, m.epoch, m.mapVersion, m.gateways, m.clusters, m.operations, m.alarms)
+		m.leader, m.epoch, m.mapVersion, m.gateways, m.clusters, m.operations, m.alarms, m.foreign)
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("controller metrics: %w", err)
@@ -92,6 +100,12 @@ func (m *Metrics) mapApplied(ctx context.Context, d time.Duration) {
 	}
 }
 
+func (m *Metrics) sealedFor(ctx context.Context, d time.Duration) {
+	if m != nil {
+		m.sealed.Record(ctx, d.Seconds(), m.id)
+	}
+}
+
 func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	c := m.controller.Load()
 	if c == nil {
@@ -107,6 +121,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	o.ObserveInt64(m.leader, 1, m.id)
 	o.ObserveInt64(m.mapVersion, int64(t.current().Version), m.id)
 	o.ObserveInt64(m.alarms, int64(len(t.health.listAlarms())), m.id)
+	o.ObserveInt64(m.foreign, t.foreign.Load(), m.id)
 	for g, states := range map[metric.Int64ObservableGauge]map[string]int64{
 		m.gateways: t.gatewayStates(), m.clusters: t.clusterStates(), m.operations: t.ops.states(),
 	} {
@@ -120,9 +135,9 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 // gatewayStates counts the gateways of the map. States that none has are there, too.
 func (t *term) gatewayStates() map[string]int64 {
 	const absent = "absent"
-	out := map[string]int64{federation.GatewayReady.String(): 0, federation.GatewayDraining.String(): 0, absent: 0}
+	out := map[string]int64{federation.GatewayReady.String(): 0, federation.GatewayDraining.String(): 0, federation.GatewayLost.String(): 0, absent: 0}
 	for _, g := range t.current().Gateways {
-		if _, ok := t.fleet.session(g.ID); ok {
+		if _, ok := t.fleet.session(g.ID); ok || g.State == federation.GatewayLost {
 			out[g.State.String()]++
 		} else {
 			out[absent]++

@@ -70,6 +70,7 @@ func TestMetricsSayHowTheFleetIs(t *testing.T) {
 		"braid.controller.epoch c2":                1,
 		"braid.controller.gateways c1 ready":       1,
 		"braid.controller.gateways c1 draining":    0,
+		"braid.controller.gateways c1 lost":        0,
 		"braid.controller.gateways c1 absent":      1,
 		"braid.controller.clusters c1 up":          1,
 		"braid.controller.clusters c1 down":        1,
@@ -79,6 +80,7 @@ func TestMetricsSayHowTheFleetIs(t *testing.T) {
 		"braid.controller.operations c1 failed":    0,
 		"braid.controller.operations c1 cancelled": 0,
 		"braid.controller.alarms c1":               1,
+		"braid.controller.foreign.partitions c1":   0,
 	}
 	require.Eventually(t, func() bool {
 		got := collected(t, reader)

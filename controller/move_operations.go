@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
@@ -33,6 +34,8 @@ type moveState struct {
 	Heads  []primedHead `json:"heads,omitempty"`
 	// Ending is how many of Heads, from the first on, have no way back.
 	Ending int `json:"ending,omitempty"`
+	// SealingMs is when the heads were marked sealing, in ms since 1970.
+	SealingMs int64 `json:"sealingMs,omitempty"`
 	// Acknowledged is what the gateways said of those when they held their appends.
 	Acknowledged []federation.PhysicalOffset `json:"acknowledged,omitempty"`
 }
@@ -150,11 +153,11 @@ func (o *operations) allowClusters(ctx context.Context, spec moveSpec) error {
 func (o *operations) moveRound(ctx context.Context, op *operation, s *sealer, state *moveState) error {
 	if state.Ending == 0 {
 		round := state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)]
-		acknowledged, err := o.holdHeads(ctx, op, movesOf(round))
+		acknowledged, since, err := o.holdHeads(ctx, op, movesOf(round))
 		if err != nil {
 			return err
 		}
-		state.Ending = len(round)
+		state.Ending, state.SealingMs = len(round), since.UnixMilli()
 		state.Acknowledged = make([]federation.PhysicalOffset, len(round))
 		for i, h := range round {
 			state.Acknowledged[i] = acknowledged[h.TopicPartition]
@@ -178,32 +181,33 @@ func (o *operations) saveUntilDecided(ctx context.Context, op *operation, state 
 	}
 }
 
-// holdHeads marks heads as sealing and waits until no gateway appends to them, and
-// returns what the gateways have acknowledged of them. If one does not answer in
-// time, the heads are opened again, so that no client notices, and it is tried
-// again when that gateway's lease is over.
-func (o *operations) holdHeads(ctx context.Context, op *operation, moves []planner.Move) (map[federation.TopicPartition]federation.PhysicalOffset, error) {
+// holdHeads marks heads as sealing and waits until no gateway appends to them. It
+// returns what the gateways have acknowledged of them, and since when they are held.
+// If a gateway does not answer in time, the heads are opened again, so that no client
+// notices, and it is tried again when that gateway's lease is over.
+func (o *operations) holdHeads(ctx context.Context, op *operation, moves []planner.Move) (held map[federation.TopicPartition]federation.PhysicalOffset, since time.Time, err error) {
 	for attempt := 0; ; attempt++ {
 		if err := op.cancelled(); err != nil {
-			return nil, errors.Join(err, o.release(ctx, moves))
+			return nil, since, errors.Join(err, o.release(ctx, moves))
 		}
 		// Waiting for those that are cut off comes first: nothing is held meanwhile.
 		if err := o.t.awaitReachable(ctx, op); err != nil {
-			return nil, err
+			return nil, since, err
 		}
+		since = time.Now()
 		m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithSealing(m, moves) })
 		if err != nil {
-			return nil, err
+			return nil, since, err
 		}
 		held, missing := o.t.awaitHeld(ctx, m.Version, moves)
 		if len(missing) == 0 {
-			return held, nil
+			return held, since, nil
 		}
 		if err := o.release(ctx, moves); err != nil {
-			return nil, err
+			return nil, since, err
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, since, ctx.Err()
 		}
 		o.t.log.Warn("gateways did not hold their appends in time; the heads take appends again, and the move is tried later", "gateways", missing, "heads", len(moves))
 		op.step("hold", 0, 1, fmt.Sprintf("waits for gateways %v", missing))
@@ -241,6 +245,7 @@ func (o *operations) endHeads(ctx context.Context, op *operation, s *sealer, sta
 			if err != nil {
 				return err
 			}
+			o.t.parts.Metrics.sealedFor(ctx, max(0, time.Since(time.UnixMilli(state.SealingMs))))
 			if err := o.dropMoved(s, state); err != nil {
 				return err
 			}
