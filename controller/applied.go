@@ -7,35 +7,6 @@ import (
 	"github.com/braidmq/braid/federation"
 )
 
-// A release says when a gateway that has not applied a version is not waited for
-// any more.
-type release int
-
-const (
-	// atDrop: when it is out of the map, so that no client is sent to it.
-	atDrop release = iota
-	// atFence: when its lease has run out, so that it cannot acknowledge appends. It
-	// may have left the map long before.
-	atFence
-)
-
-// awaitApplied waits until every registered gateway has applied version v, or is
-// released. A gateway stays registered while leaders change: one that is on its way
-// to this leader is waited for like those that have a stream. It returns those that
-// are still missing when ctx ends.
-func (t *term) awaitApplied(ctx context.Context, v federation.MapVersion, at release) []federation.GatewayID {
-	for {
-		p := t.published.Load()
-		late, next, changed := t.fleet.behind(p.m, v, at, time.Now())
-		if len(late) == 0 {
-			return nil
-		}
-		if !wait(ctx, changed, p.next, next) {
-			return late
-		}
-	}
-}
-
 // awaitVisible waits until clients find version v at every gateway that they are
 // sent to. Gateways without a stream have until they are dropped, for TakeoverGrace
 // at most; then all have ApplyWait: one that is slow must not hold up others.
@@ -43,8 +14,16 @@ func (t *term) awaitVisible(ctx context.Context, v federation.MapVersion) {
 	t.awaitStreams(ctx)
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.ApplyWait)
 	defer cancel()
-	if late := t.awaitApplied(ctx, v, atDrop); len(late) > 0 {
-		t.log.Warn("some gateways have not applied the map yet", "version", v, "gateways", late)
+	for {
+		p := t.published.Load()
+		late, changed := t.fleet.behind(p.m, v)
+		if len(late) == 0 {
+			return
+		}
+		if !wait(ctx, changed, p.next, time.Time{}) {
+			t.log.Warn("some gateways have not applied the map yet", "version", v, "gateways", late)
+			return
+		}
 	}
 }
 
@@ -98,22 +77,17 @@ func (f *fleet) withoutStreamLocked(m *federation.Map) []federation.GatewayID {
 	return out
 }
 
-// behind returns the gateways that have not applied a version and are not
-// released, when the first of them is released by time alone (zero = never), and a
-// channel that is closed when something may have changed.
-func (f *fleet) behind(m *federation.Map, v federation.MapVersion, at release, now time.Time) ([]federation.GatewayID, time.Time, <-chan struct{}) {
+// behind returns the gateways that have not applied a version, and a channel that is
+// closed when that may have changed. A gateway stays registered while leaders change:
+// one that is on its way to this leader counts like those that have a stream.
+func (f *fleet) behind(m *federation.Map, v federation.MapVersion) ([]federation.GatewayID, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var late []federation.GatewayID
 	for _, s := range f.sessions {
-		// Also one without a lease: it may be granted one before it applies v.
 		if s.version < v {
 			late = append(late, s.id)
 		}
 	}
-	if at == atDrop {
-		return append(late, f.withoutStreamLocked(m)...), time.Time{}, f.applied
-	}
-	lost, next := f.unreachableLocked(now)
-	return append(late, lost...), next, f.applied
+	return append(late, f.withoutStreamLocked(m)...), f.applied
 }

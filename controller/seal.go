@@ -210,10 +210,11 @@ func firstOf(errs ...error) error {
 // that have written between it and logEnd are as they were before the first batch
 // there: brokers take only batches that follow.
 func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, seal federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionEnds) (map[int64]mark.Producer, error) {
+	now := time.Now().UnixMilli()
 	states := make(map[int64]mark.Producer, len(listed))
 	for _, p := range listed {
 		if !mark.IsMark(p.ID) {
-			states[p.ID] = mark.Producer{ID: p.ID, Epoch: p.Epoch, LastSequence: p.LastSequence}
+			states[p.ID] = mark.Producer{ID: p.ID, Epoch: p.Epoch, LastSequence: p.LastSequence, KnownMs: now}
 		}
 	}
 	if ends.LogEnd <= seal+1 {
@@ -223,7 +224,7 @@ func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.
 	err := c.ReadBatches(ctx, at, seal+1, ends.LogEnd, func(h recordbatch.Header, _ []byte) bool {
 		if h.Idempotent() && !mark.IsMark(h.ProducerID) && !late[h.ProducerID] {
 			late[h.ProducerID] = true
-			states[h.ProducerID] = mark.Producer{ID: h.ProducerID, Epoch: h.ProducerEpoch, LastSequence: h.BaseSequence - 1}
+			states[h.ProducerID] = mark.Producer{ID: h.ProducerID, Epoch: h.ProducerEpoch, LastSequence: h.BaseSequence - 1, KnownMs: now}
 		}
 		return true
 	})
@@ -240,7 +241,7 @@ func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.
 var errLeaderChanged = federation.Errorf(federation.NoLeader, "the physical partition has another leader than a moment ago; it is tried again")
 
 // carry adds the producers that were carried over to the extent itself and have
-// written nothing to it.
+// written nothing to it, but for those that no broker has known for ProducerExpiry.
 func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mark.Producer) (map[int64]mark.Producer, error) {
 	part, err := s.current().Partition(v.TopicPartition)
 	if err != nil {
@@ -254,6 +255,7 @@ func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mar
 	if err != nil {
 		return nil, err
 	}
+	oldest := time.Now().Add(-s.cfg.ProducerExpiry).UnixMilli()
 	var bad error
 	err = c.ReadBatches(ctx, physical(old.PhysicalAddress), old.Opening, old.Start, func(h recordbatch.Header, batch []byte) bool {
 		if !mark.IsMark(h.ProducerID) {
@@ -265,7 +267,7 @@ func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mar
 			return false
 		}
 		for _, p := range producers {
-			if have, ok := states[p.ID]; !ok || have.Epoch < p.Epoch {
+			if have, ok := states[p.ID]; p.KnownMs >= oldest && (!ok || have.Epoch < p.Epoch) {
 				states[p.ID] = p
 			}
 		}

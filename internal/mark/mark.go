@@ -78,6 +78,8 @@ type Producer struct {
 	Epoch int16
 	// LastSequence is the sequence of its last record; -1 = nothing of this epoch yet.
 	LastSequence int32
+	// KnownMs is when a broker knew it last, at a seal; in ms since 1970.
+	KnownMs int64
 }
 
 // HeaderKey is the key of the record header that names a mark's kind, for people
@@ -186,7 +188,7 @@ func (s *Subject) message() *controlv1.Mark {
 }
 
 func (p *Producer) message() *controlv1.CarriedProducer {
-	return &controlv1.CarriedProducer{Id: p.ID, Epoch: int32(p.Epoch), LastSequence: p.LastSequence}
+	return &controlv1.CarriedProducer{Id: p.ID, Epoch: int32(p.Epoch), LastSequence: p.LastSequence, KnownMs: p.KnownMs}
 }
 
 // Parse reads a mark from a whole batch of the log; producers are those of an
@@ -263,7 +265,7 @@ func carried(messages []*controlv1.CarriedProducer) ([]Producer, error) {
 		if m.GetId() < 0 || m.GetEpoch() < 0 || m.GetEpoch() > math.MaxInt16 || m.GetLastSequence() < -1 {
 			return nil, invalid("producer %d with epoch %d and sequence %d", m.GetId(), m.GetEpoch(), m.GetLastSequence())
 		}
-		producers[i] = Producer{ID: m.GetId(), Epoch: int16(m.GetEpoch()), LastSequence: m.GetLastSequence()}
+		producers[i] = Producer{ID: m.GetId(), Epoch: int16(m.GetEpoch()), LastSequence: m.GetLastSequence(), KnownMs: m.GetKnownMs()}
 	}
 	return producers, nil
 }

@@ -108,7 +108,7 @@ func TestMarkReadsBackCompressed(t *testing.T) {
 func someProducers(n int) []mark.Producer {
 	producers := make([]mark.Producer, n)
 	for i := range producers {
-		producers[i] = mark.Producer{ID: 1<<48 + int64(i), Epoch: int16(i % 300), LastSequence: int32(i) - 1}
+		producers[i] = mark.Producer{ID: 1<<48 + int64(i), Epoch: int16(i % 300), LastSequence: int32(i) - 1, KnownMs: 1_700_000_000_000 + int64(i)}
 	}
 	return producers
 }

@@ -296,7 +296,9 @@ type CarriedProducer struct {
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Epoch int32                  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Of the last record; -1 = nothing of this epoch yet.
-	LastSequence  int32 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	LastSequence int32 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// When a broker knew it last, in ms since 1970.
+	KnownMs       int64 `protobuf:"varint,4,opt,name=known_ms,json=knownMs,proto3" json:"known_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -352,6 +354,13 @@ func (x *CarriedProducer) GetLastSequence() int32 {
 	return 0
 }
 
+func (x *CarriedProducer) GetKnownMs() int64 {
+	if x != nil {
+		return x.KnownMs
+	}
+	return 0
+}
+
 var File_braid_control_v1_mark_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_mark_proto_rawDesc = "" +
@@ -372,11 +381,12 @@ const file_braid_control_v1_mark_proto_rawDesc = "" +
 	"\x06Primer\"\x06\n" +
 	"\x04Seal\"J\n" +
 	"\aOpening\x12?\n" +
-	"\tproducers\x18\x01 \x03(\v2!.braid.control.v1.CarriedProducerR\tproducers\"\\\n" +
+	"\tproducers\x18\x01 \x03(\v2!.braid.control.v1.CarriedProducerR\tproducers\"w\n" +
 	"\x0fCarriedProducer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x05R\x05epoch\x12#\n" +
-	"\rlast_sequence\x18\x03 \x01(\x05R\flastSequenceB\xbc\x01\n" +
+	"\rlast_sequence\x18\x03 \x01(\x05R\flastSequence\x12\x19\n" +
+	"\bknown_ms\x18\x04 \x01(\x03R\aknownMsB\xbc\x01\n" +
 	"\x14com.braid.control.v1B\tMarkProtoP\x01Z7github.com/braidmq/braid/gen/braid/control/v1;controlv1\xa2\x02\x03BCX\xaa\x02\x10Braid.Control.V1\xca\x02\x10Braid\\Control\\V1\xe2\x02\x1cBraid\\Control\\V1\\GPBMetadata\xea\x02\x12Braid::Control::V1b\x06proto3"
 
 var (
