@@ -71,6 +71,10 @@ type Config struct {
 	SealWait time.Duration
 	// SealHeadsMax bounds the heads that are sealed in one step; 250 by default.
 	SealHeadsMax int
+	// DirectQuiet is how long the heads of an adopted topic are watched for records of
+	// producers that do not use braid, while all gateways hold their appends; 200 ms by
+	// default.
+	DirectQuiet time.Duration
 	// ProducerExpiry is how long a producer is carried from head to head that writes to
 	// none of them; 24 hours by default, as brokers remember producers
 	// (producer.id.expiration.ms).
@@ -115,6 +119,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.ApplyWait, 2*time.Second)
 	setDefault(&c.SealWait, 2*time.Second)
 	setDefault(&c.SealHeadsMax, 250)
+	setDefault(&c.DirectQuiet, 200*time.Millisecond)
 	setDefault(&c.ProducerExpiry, 24*time.Hour)
 	setDefault(&c.OperationsMax, 256)
 	setDefault(&c.OperationsKeep, 500)
@@ -135,7 +140,7 @@ func (c *Config) Validate() error {
 		"lease ttl": c.LeaseTTL, "renew interval": c.RenewInterval, "gateway lease": c.GatewayLease, "beat interval": c.BeatInterval,
 		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
 		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "sealed interval": c.SealedInterval, "probe timeout": c.ProbeTimeout,
-		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait, "producer expiry": c.ProducerExpiry,
+		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait, "producer expiry": c.ProducerExpiry, "direct quiet": c.DirectQuiet,
 		"forward wait": c.ForwardWait,
 	} {
 		if d <= 0 {

@@ -157,6 +157,9 @@ func (o *operations) moveRound(ctx context.Context, op *operation, s *sealer, st
 		if err != nil {
 			return err
 		}
+		if err := s.directWriters(ctx, movesOf(round)); err != nil {
+			return errors.Join(err, o.release(ctx, movesOf(round)))
+		}
 		state.Ending, state.SealingMs = len(round), since.UnixMilli()
 		state.Acknowledged = make([]federation.PhysicalOffset, len(round))
 		for i, h := range round {

@@ -22,6 +22,7 @@ const (
 	// kindMoveHeads moves heads of a topic, kindDrainCluster those of a cluster.
 	kindMoveHeads    = "move-heads"
 	kindDrainCluster = "drain-cluster"
+	kindAdoptTopic   = "adopt-topic"
 )
 
 // errorCancelled is the name under which a cancelled operation keeps its error;
@@ -265,6 +266,8 @@ func (o *operations) work(ctx context.Context, op *operation) {
 		err = o.deleteTopic(ctx, op)
 	case kindMoveHeads:
 		err = o.moveHeads(ctx, op)
+	case kindAdoptTopic:
+		err = o.adopt(ctx, op)
 	case kindDrainCluster:
 		err = o.drainCluster(ctx, op)
 	default:

@@ -179,6 +179,7 @@ func (t *term) run(ctx context.Context) {
 	wg.Go(func() { t.write(ctx) })
 	wg.Go(func() { t.collect(ctx) })
 	wg.Go(func() { t.watchSealed(ctx) })
+	wg.Go(func() { t.watchDirect(ctx) })
 	wg.Go(func() { t.sweep(ctx) })
 	wg.Go(func() { t.ops.run(ctx) })
 	wg.Wait()

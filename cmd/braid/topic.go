@@ -17,7 +17,7 @@ import (
 
 func topicCommand() *cobra.Command {
 	return parent("topic", "Logical topics",
-		topicCreateCommand(), topicListCommand(), topicDescribeCommand(), topicConfigCommand(), topicGrowCommand(), topicExpandCommand(), topicMoveCommand(), topicDeleteCommand())
+		topicCreateCommand(), topicListCommand(), topicDescribeCommand(), topicConfigCommand(), topicGrowCommand(), topicExpandCommand(), topicMoveCommand(), topicAdoptCommand(), topicDeleteCommand())
 }
 
 // logicalFlag gives a command the logical cluster that it works on.
@@ -305,6 +305,41 @@ func topicMoveCommand() *cobra.Command {
 			return err
 		}
 		return a.finishMoves(cmd, resp.GetOperation(), resp.GetMoves(), *noWait, *validate)
+	})
+	return cmd
+}
+
+func topicAdoptCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "adopt NAME --cluster CLUSTER [--groups]",
+		Short: "Make an existing topic of a physical cluster a logical topic, with the same offsets",
+		Long: "Make an existing topic of a physical cluster a logical topic. Nothing is copied; partitions and offsets stay the same.\n" +
+			"With --groups the committed offsets of the cluster's groups are imported; an offset never goes back. Repeat it when the last\n" +
+			"consumer has stopped, to import what was committed since.",
+		Example: "  braid topic adopt orders --cluster a --groups",
+		Args:    cobra.ExactArgs(1),
+	}
+	cluster := cmd.Flags().String("cluster", "", "physical cluster that has the topic")
+	physical := cmd.Flags().String("physical-topic", "", "its name there; the same by default")
+	groups := cmd.Flags().Bool("groups", false, "import the committed offsets of the groups that read it")
+	_ = cmd.MarkFlagRequired("cluster")
+	logical, noWait := logicalFlag(cmd), noWaitFlag(cmd)
+	validate := cmd.Flags().Bool("validate-only", false, "change nothing; say what would be adopted, or why not")
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.topics.AdoptTopic, &adminv1.AdoptTopicRequest{
+			Parent: logicalName(*logical), TopicId: args[0], PhysicalCluster: *cluster, PhysicalTopic: *physical, Groups: *groups, ValidateOnly: *validate, NoWait: true,
+		})
+		if err != nil {
+			return err
+		}
+		if *validate {
+			cmd.PrintErrf("topic %s would be adopted with %s\n", args[0], plural(int64(resp.GetTopic().GetPartitionCount()), "partition"))
+			for _, g := range resp.GetGroups() {
+				cmd.Printf("group %s\n", g)
+			}
+			return nil
+		}
+		return a.finish(cmd, resp.GetOperation(), *noWait, "topic "+args[0]+" adopted")
 	})
 	return cmd
 }

@@ -50,7 +50,8 @@ var edges = map[string]struct {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
 			"gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect",
-		}, "the only writer of maps",
+			"gen/braid/v1", "gen/braid/v1/braidv1connect",
+		}, "the only writer of maps; imported offsets of groups go through a gateway",
 	},
 	"nameserver": {[]string{"federation", "internal/redisstore", "internal/rpcerror", "gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect"}, "one pure assignment over the map"},
 

@@ -133,7 +133,7 @@ func (x Cluster_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Cluster_State.Descriptor instead.
 func (Cluster_State) EnumDescriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{23, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type Topic struct {
@@ -1040,6 +1040,174 @@ func (x *GrowTopicResponse) GetOperation() string {
 	return ""
 }
 
+type AdoptTopicRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// logicalClusters/{lc}; empty = the default one.
+	Parent          string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	TopicId         string `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	PhysicalCluster string `protobuf:"bytes,3,opt,name=physical_cluster,json=physicalCluster,proto3" json:"physical_cluster,omitempty"`
+	// Its name there; empty = topic_id.
+	PhysicalTopic string `protobuf:"bytes,4,opt,name=physical_topic,json=physicalTopic,proto3" json:"physical_topic,omitempty"`
+	// Import the committed offsets of all groups of the cluster that read the topic. An
+	// offset never goes back.
+	Groups    bool   `protobuf:"varint,5,opt,name=groups,proto3" json:"groups,omitempty"`
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check only.
+	ValidateOnly bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Answer as soon as the operation has begun; else when it has ended.
+	NoWait        bool `protobuf:"varint,8,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptTopicRequest) Reset() {
+	*x = AdoptTopicRequest{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptTopicRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptTopicRequest) ProtoMessage() {}
+
+func (x *AdoptTopicRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptTopicRequest.ProtoReflect.Descriptor instead.
+func (*AdoptTopicRequest) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AdoptTopicRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *AdoptTopicRequest) GetTopicId() string {
+	if x != nil {
+		return x.TopicId
+	}
+	return ""
+}
+
+func (x *AdoptTopicRequest) GetPhysicalCluster() string {
+	if x != nil {
+		return x.PhysicalCluster
+	}
+	return ""
+}
+
+func (x *AdoptTopicRequest) GetPhysicalTopic() string {
+	if x != nil {
+		return x.PhysicalTopic
+	}
+	return ""
+}
+
+func (x *AdoptTopicRequest) GetGroups() bool {
+	if x != nil {
+		return x.Groups
+	}
+	return false
+}
+
+func (x *AdoptTopicRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AdoptTopicRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AdoptTopicRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+type AdoptTopicResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset while the operation runs.
+	Topic     *Topic `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Operation string `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Groups whose offsets would be imported; with validate_only and groups.
+	Groups        []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptTopicResponse) Reset() {
+	*x = AdoptTopicResponse{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptTopicResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptTopicResponse) ProtoMessage() {}
+
+func (x *AdoptTopicResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptTopicResponse.ProtoReflect.Descriptor instead.
+func (*AdoptTopicResponse) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *AdoptTopicResponse) GetTopic() *Topic {
+	if x != nil {
+		return x.Topic
+	}
+	return nil
+}
+
+func (x *AdoptTopicResponse) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *AdoptTopicResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // A head that moves, or will.
 type HeadMove struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
@@ -1053,7 +1221,7 @@ type HeadMove struct {
 
 func (x *HeadMove) Reset() {
 	*x = HeadMove{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1233,7 @@ func (x *HeadMove) String() string {
 func (*HeadMove) ProtoMessage() {}
 
 func (x *HeadMove) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1246,7 @@ func (x *HeadMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadMove.ProtoReflect.Descriptor instead.
 func (*HeadMove) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeadMove) GetTopic() string {
@@ -1126,7 +1294,7 @@ type ExpandTopicRequest struct {
 
 func (x *ExpandTopicRequest) Reset() {
 	*x = ExpandTopicRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1306,7 @@ func (x *ExpandTopicRequest) String() string {
 func (*ExpandTopicRequest) ProtoMessage() {}
 
 func (x *ExpandTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1319,7 @@ func (x *ExpandTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpandTopicRequest.ProtoReflect.Descriptor instead.
 func (*ExpandTopicRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExpandTopicRequest) GetName() string {
@@ -1200,7 +1368,7 @@ type ExpandTopicResponse struct {
 
 func (x *ExpandTopicResponse) Reset() {
 	*x = ExpandTopicResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1380,7 @@ func (x *ExpandTopicResponse) String() string {
 func (*ExpandTopicResponse) ProtoMessage() {}
 
 func (x *ExpandTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1393,7 @@ func (x *ExpandTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpandTopicResponse.ProtoReflect.Descriptor instead.
 func (*ExpandTopicResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExpandTopicResponse) GetTopic() *Topic {
@@ -1265,7 +1433,7 @@ type MovePartitionsRequest struct {
 
 func (x *MovePartitionsRequest) Reset() {
 	*x = MovePartitionsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1445,7 @@ func (x *MovePartitionsRequest) String() string {
 func (*MovePartitionsRequest) ProtoMessage() {}
 
 func (x *MovePartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1458,7 @@ func (x *MovePartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePartitionsRequest.ProtoReflect.Descriptor instead.
 func (*MovePartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MovePartitionsRequest) GetName() string {
@@ -1346,7 +1514,7 @@ type MovePartitionsResponse struct {
 
 func (x *MovePartitionsResponse) Reset() {
 	*x = MovePartitionsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1526,7 @@ func (x *MovePartitionsResponse) String() string {
 func (*MovePartitionsResponse) ProtoMessage() {}
 
 func (x *MovePartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1539,7 @@ func (x *MovePartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePartitionsResponse.ProtoReflect.Descriptor instead.
 func (*MovePartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MovePartitionsResponse) GetTopic() *Topic {
@@ -1405,7 +1573,7 @@ type DeleteTopicRequest struct {
 
 func (x *DeleteTopicRequest) Reset() {
 	*x = DeleteTopicRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1585,7 @@ func (x *DeleteTopicRequest) String() string {
 func (*DeleteTopicRequest) ProtoMessage() {}
 
 func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1598,7 @@ func (x *DeleteTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTopicRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteTopicRequest) GetName() string {
@@ -1456,7 +1624,7 @@ type DeleteTopicResponse struct {
 
 func (x *DeleteTopicResponse) Reset() {
 	*x = DeleteTopicResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1636,7 @@ func (x *DeleteTopicResponse) String() string {
 func (*DeleteTopicResponse) ProtoMessage() {}
 
 func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1649,7 @@ func (x *DeleteTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopicResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTopicResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteTopicResponse) GetOperation() string {
@@ -1501,7 +1669,7 @@ type ListExtentsRequest struct {
 
 func (x *ListExtentsRequest) Reset() {
 	*x = ListExtentsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1681,7 @@ func (x *ListExtentsRequest) String() string {
 func (*ListExtentsRequest) ProtoMessage() {}
 
 func (x *ListExtentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1694,7 @@ func (x *ListExtentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExtentsRequest.ProtoReflect.Descriptor instead.
 func (*ListExtentsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListExtentsRequest) GetParent() string {
@@ -1545,7 +1713,7 @@ type ListExtentsResponse struct {
 
 func (x *ListExtentsResponse) Reset() {
 	*x = ListExtentsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1725,7 @@ func (x *ListExtentsResponse) String() string {
 func (*ListExtentsResponse) ProtoMessage() {}
 
 func (x *ListExtentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1738,7 @@ func (x *ListExtentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExtentsResponse.ProtoReflect.Descriptor instead.
 func (*ListExtentsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListExtentsResponse) GetPartitions() []*Partition {
@@ -1598,7 +1766,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1778,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1791,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Cluster) GetName() string {
@@ -1699,7 +1867,7 @@ type CreateClusterRequest struct {
 
 func (x *CreateClusterRequest) Reset() {
 	*x = CreateClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1879,7 @@ func (x *CreateClusterRequest) String() string {
 func (*CreateClusterRequest) ProtoMessage() {}
 
 func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1892,7 @@ func (x *CreateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterRequest.ProtoReflect.Descriptor instead.
 func (*CreateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateClusterRequest) GetCluster() *Cluster {
@@ -1750,7 +1918,7 @@ type CreateClusterResponse struct {
 
 func (x *CreateClusterResponse) Reset() {
 	*x = CreateClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1930,7 @@ func (x *CreateClusterResponse) String() string {
 func (*CreateClusterResponse) ProtoMessage() {}
 
 func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1943,7 @@ func (x *CreateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateClusterResponse.ProtoReflect.Descriptor instead.
 func (*CreateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateClusterResponse) GetCluster() *Cluster {
@@ -1794,7 +1962,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1974,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1987,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetClusterRequest) GetName() string {
@@ -1838,7 +2006,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2018,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2031,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -1883,7 +2051,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2063,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2076,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListClustersRequest) GetPageSize() int32 {
@@ -1935,7 +2103,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2115,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2128,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListClustersResponse) GetClusters() []*Cluster {
@@ -1987,7 +2155,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2167,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2180,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UpdateClusterRequest) GetCluster() *Cluster {
@@ -2038,7 +2206,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2218,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2231,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -2089,7 +2257,7 @@ type DrainClusterRequest struct {
 
 func (x *DrainClusterRequest) Reset() {
 	*x = DrainClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2269,7 @@ func (x *DrainClusterRequest) String() string {
 func (*DrainClusterRequest) ProtoMessage() {}
 
 func (x *DrainClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2282,7 @@ func (x *DrainClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainClusterRequest.ProtoReflect.Descriptor instead.
 func (*DrainClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DrainClusterRequest) GetName() string {
@@ -2163,7 +2331,7 @@ type DrainClusterResponse struct {
 
 func (x *DrainClusterResponse) Reset() {
 	*x = DrainClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2343,7 @@ func (x *DrainClusterResponse) String() string {
 func (*DrainClusterResponse) ProtoMessage() {}
 
 func (x *DrainClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2356,7 @@ func (x *DrainClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainClusterResponse.ProtoReflect.Descriptor instead.
 func (*DrainClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DrainClusterResponse) GetCluster() *Cluster {
@@ -2221,7 +2389,7 @@ type RestoreClusterRequest struct {
 
 func (x *RestoreClusterRequest) Reset() {
 	*x = RestoreClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2401,7 @@ func (x *RestoreClusterRequest) String() string {
 func (*RestoreClusterRequest) ProtoMessage() {}
 
 func (x *RestoreClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2414,7 @@ func (x *RestoreClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreClusterRequest.ProtoReflect.Descriptor instead.
 func (*RestoreClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestoreClusterRequest) GetName() string {
@@ -2265,7 +2433,7 @@ type RestoreClusterResponse struct {
 
 func (x *RestoreClusterResponse) Reset() {
 	*x = RestoreClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2445,7 @@ func (x *RestoreClusterResponse) String() string {
 func (*RestoreClusterResponse) ProtoMessage() {}
 
 func (x *RestoreClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2458,7 @@ func (x *RestoreClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreClusterResponse.ProtoReflect.Descriptor instead.
 func (*RestoreClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RestoreClusterResponse) GetCluster() *Cluster {
@@ -2309,7 +2477,7 @@ type DeleteClusterRequest struct {
 
 func (x *DeleteClusterRequest) Reset() {
 	*x = DeleteClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2489,7 @@ func (x *DeleteClusterRequest) String() string {
 func (*DeleteClusterRequest) ProtoMessage() {}
 
 func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2502,7 @@ func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteClusterRequest) GetName() string {
@@ -2352,7 +2520,7 @@ type DeleteClusterResponse struct {
 
 func (x *DeleteClusterResponse) Reset() {
 	*x = DeleteClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2532,7 @@ func (x *DeleteClusterResponse) String() string {
 func (*DeleteClusterResponse) ProtoMessage() {}
 
 func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2545,7 @@ func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterResponse.ProtoReflect.Descriptor instead.
 func (*DeleteClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 type Group struct {
@@ -2396,7 +2564,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2576,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2589,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Group) GetName() string {
@@ -2482,7 +2650,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2662,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2675,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetGroupRequest) GetName() string {
@@ -2526,7 +2694,7 @@ type GetGroupResponse struct {
 
 func (x *GetGroupResponse) Reset() {
 	*x = GetGroupResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2706,7 @@ func (x *GetGroupResponse) String() string {
 func (*GetGroupResponse) ProtoMessage() {}
 
 func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2719,7 @@ func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetGroupResponse) GetGroup() *Group {
@@ -2572,7 +2740,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2752,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2765,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListGroupsRequest) GetParent() string {
@@ -2631,7 +2799,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2811,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2824,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -2693,7 +2861,7 @@ type ResetOffsetsRequest struct {
 
 func (x *ResetOffsetsRequest) Reset() {
 	*x = ResetOffsetsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2873,7 @@ func (x *ResetOffsetsRequest) String() string {
 func (*ResetOffsetsRequest) ProtoMessage() {}
 
 func (x *ResetOffsetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2886,7 @@ func (x *ResetOffsetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetsRequest.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResetOffsetsRequest) GetName() string {
@@ -2838,7 +3006,7 @@ type ResetOffsetsResponse struct {
 
 func (x *ResetOffsetsResponse) Reset() {
 	*x = ResetOffsetsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3018,7 @@ func (x *ResetOffsetsResponse) String() string {
 func (*ResetOffsetsResponse) ProtoMessage() {}
 
 func (x *ResetOffsetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3031,7 @@ func (x *ResetOffsetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetsResponse.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResetOffsetsResponse) GetBefore() []*Group_PartitionLag {
@@ -2889,7 +3057,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2901,7 +3069,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2914,7 +3082,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2932,7 +3100,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3112,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3125,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 type Gateway struct {
@@ -2981,7 +3149,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3161,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3174,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Gateway) GetName() string {
@@ -3091,7 +3259,7 @@ type Controller struct {
 
 func (x *Controller) Reset() {
 	*x = Controller{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3271,7 @@ func (x *Controller) String() string {
 func (*Controller) ProtoMessage() {}
 
 func (x *Controller) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3284,7 @@ func (x *Controller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Controller.ProtoReflect.Descriptor instead.
 func (*Controller) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Controller) GetId() string {
@@ -3157,7 +3325,7 @@ type ListGatewaysRequest struct {
 
 func (x *ListGatewaysRequest) Reset() {
 	*x = ListGatewaysRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3337,7 @@ func (x *ListGatewaysRequest) String() string {
 func (*ListGatewaysRequest) ProtoMessage() {}
 
 func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3350,7 @@ func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
 func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListGatewaysRequest) GetPageSize() int32 {
@@ -3209,7 +3377,7 @@ type ListGatewaysResponse struct {
 
 func (x *ListGatewaysResponse) Reset() {
 	*x = ListGatewaysResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3389,7 @@ func (x *ListGatewaysResponse) String() string {
 func (*ListGatewaysResponse) ProtoMessage() {}
 
 func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3402,7 @@ func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
 func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListGatewaysResponse) GetGateways() []*Gateway {
@@ -3263,7 +3431,7 @@ type DrainGatewayRequest struct {
 
 func (x *DrainGatewayRequest) Reset() {
 	*x = DrainGatewayRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3443,7 @@ func (x *DrainGatewayRequest) String() string {
 func (*DrainGatewayRequest) ProtoMessage() {}
 
 func (x *DrainGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3456,7 @@ func (x *DrainGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainGatewayRequest.ProtoReflect.Descriptor instead.
 func (*DrainGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DrainGatewayRequest) GetName() string {
@@ -3314,7 +3482,7 @@ type DrainGatewayResponse struct {
 
 func (x *DrainGatewayResponse) Reset() {
 	*x = DrainGatewayResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3494,7 @@ func (x *DrainGatewayResponse) String() string {
 func (*DrainGatewayResponse) ProtoMessage() {}
 
 func (x *DrainGatewayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3507,7 @@ func (x *DrainGatewayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainGatewayResponse.ProtoReflect.Descriptor instead.
 func (*DrainGatewayResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DrainGatewayResponse) GetGateway() *Gateway {
@@ -3357,7 +3525,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3537,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3550,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 type GetStatusResponse struct {
@@ -3403,7 +3571,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3583,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3596,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetStatusResponse) GetMapVersion() int64 {
@@ -3521,7 +3689,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3701,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3546,7 +3714,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Operation) GetName() string {
@@ -3621,7 +3789,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +3801,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +3814,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -3665,7 +3833,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3845,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3858,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetOperationResponse) GetOperation() *Operation {
@@ -3710,7 +3878,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +3890,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +3903,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListOperationsRequest) GetPageSize() int32 {
@@ -3762,7 +3930,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +3942,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +3955,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -3813,7 +3981,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3825,7 +3993,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3838,7 +4006,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchOperationRequest) GetName() string {
@@ -3857,7 +4025,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3869,7 +4037,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3882,7 +4050,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -3901,7 +4069,7 @@ type CancelOperationRequest struct {
 
 func (x *CancelOperationRequest) Reset() {
 	*x = CancelOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3913,7 +4081,7 @@ func (x *CancelOperationRequest) String() string {
 func (*CancelOperationRequest) ProtoMessage() {}
 
 func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3926,7 +4094,7 @@ func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CancelOperationRequest) GetName() string {
@@ -3945,7 +4113,7 @@ type CancelOperationResponse struct {
 
 func (x *CancelOperationResponse) Reset() {
 	*x = CancelOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4125,7 @@ func (x *CancelOperationResponse) String() string {
 func (*CancelOperationResponse) ProtoMessage() {}
 
 func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4138,7 @@ func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CancelOperationResponse) GetOperation() *Operation {
@@ -3996,7 +4164,7 @@ type Group_Member struct {
 
 func (x *Group_Member) Reset() {
 	*x = Group_Member{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4008,7 +4176,7 @@ func (x *Group_Member) String() string {
 func (*Group_Member) ProtoMessage() {}
 
 func (x *Group_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4021,7 +4189,7 @@ func (x *Group_Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group_Member.ProtoReflect.Descriptor instead.
 func (*Group_Member) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{38, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40, 0}
 }
 
 func (x *Group_Member) GetMemberId() string {
@@ -4079,7 +4247,7 @@ type Group_PartitionLag struct {
 
 func (x *Group_PartitionLag) Reset() {
 	*x = Group_PartitionLag{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4091,7 +4259,7 @@ func (x *Group_PartitionLag) String() string {
 func (*Group_PartitionLag) ProtoMessage() {}
 
 func (x *Group_PartitionLag) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4104,7 +4272,7 @@ func (x *Group_PartitionLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group_PartitionLag.ProtoReflect.Descriptor instead.
 func (*Group_PartitionLag) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{38, 1}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40, 1}
 }
 
 func (x *Group_PartitionLag) GetTopic() string {
@@ -4151,7 +4319,7 @@ type ResetOffsetsRequest_ExplicitOffsets struct {
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) Reset() {
 	*x = ResetOffsetsRequest_ExplicitOffsets{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4163,7 +4331,7 @@ func (x *ResetOffsetsRequest_ExplicitOffsets) String() string {
 func (*ResetOffsetsRequest_ExplicitOffsets) ProtoMessage() {}
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4176,7 +4344,7 @@ func (x *ResetOffsetsRequest_ExplicitOffsets) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use ResetOffsetsRequest_ExplicitOffsets.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsRequest_ExplicitOffsets) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45, 0}
 }
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) GetOffsets() []*Group_PartitionLag {
@@ -4198,7 +4366,7 @@ type Operation_Step struct {
 
 func (x *Operation_Step) Reset() {
 	*x = Operation_Step{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4210,7 +4378,7 @@ func (x *Operation_Step) String() string {
 func (*Operation_Step) ProtoMessage() {}
 
 func (x *Operation_Step) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,7 +4391,7 @@ func (x *Operation_Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation_Step.ProtoReflect.Descriptor instead.
 func (*Operation_Step) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{55, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *Operation_Step) GetName() string {
@@ -4342,7 +4510,21 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\ano_wait\x18\x05 \x01(\bR\x06noWait\"^\n" +
 	"\x11GrowTopicResponse\x12+\n" +
 	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\x12\x1c\n" +
-	"\toperation\x18\x02 \x01(\tR\toperation\"\xa2\x01\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\"\x8d\x02\n" +
+	"\x11AdoptTopicRequest\x12\x16\n" +
+	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x19\n" +
+	"\btopic_id\x18\x02 \x01(\tR\atopicId\x12)\n" +
+	"\x10physical_cluster\x18\x03 \x01(\tR\x0fphysicalCluster\x12%\n" +
+	"\x0ephysical_topic\x18\x04 \x01(\tR\rphysicalTopic\x12\x16\n" +
+	"\x06groups\x18\x05 \x01(\bR\x06groups\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\a \x01(\bR\fvalidateOnly\x12\x17\n" +
+	"\ano_wait\x18\b \x01(\bR\x06noWait\"w\n" +
+	"\x12AdoptTopicResponse\x12+\n" +
+	"\x05topic\x18\x01 \x01(\v2\x15.braid.admin.v1.TopicR\x05topic\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\"\xa2\x01\n" +
 	"\bHeadMove\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x122\n" +
@@ -4580,14 +4762,16 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x16CancelOperationRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"R\n" +
 	"\x17CancelOperationResponse\x127\n" +
-	"\toperation\x18\x01 \x01(\v2\x19.braid.admin.v1.OperationR\toperation2\xac\x06\n" +
+	"\toperation\x18\x01 \x01(\v2\x19.braid.admin.v1.OperationR\toperation2\x81\a\n" +
 	"\fTopicService\x12V\n" +
 	"\vCreateTopic\x12\".braid.admin.v1.CreateTopicRequest\x1a#.braid.admin.v1.CreateTopicResponse\x12R\n" +
 	"\bGetTopic\x12\x1f.braid.admin.v1.GetTopicRequest\x1a .braid.admin.v1.GetTopicResponse\"\x03\x90\x02\x01\x12X\n" +
 	"\n" +
 	"ListTopics\x12!.braid.admin.v1.ListTopicsRequest\x1a\".braid.admin.v1.ListTopicsResponse\"\x03\x90\x02\x01\x12V\n" +
 	"\vUpdateTopic\x12\".braid.admin.v1.UpdateTopicRequest\x1a#.braid.admin.v1.UpdateTopicResponse\x12P\n" +
-	"\tGrowTopic\x12 .braid.admin.v1.GrowTopicRequest\x1a!.braid.admin.v1.GrowTopicResponse\x12V\n" +
+	"\tGrowTopic\x12 .braid.admin.v1.GrowTopicRequest\x1a!.braid.admin.v1.GrowTopicResponse\x12S\n" +
+	"\n" +
+	"AdoptTopic\x12!.braid.admin.v1.AdoptTopicRequest\x1a\".braid.admin.v1.AdoptTopicResponse\x12V\n" +
 	"\vExpandTopic\x12\".braid.admin.v1.ExpandTopicRequest\x1a#.braid.admin.v1.ExpandTopicResponse\x12_\n" +
 	"\x0eMovePartitions\x12%.braid.admin.v1.MovePartitionsRequest\x1a&.braid.admin.v1.MovePartitionsResponse\x12V\n" +
 	"\vDeleteTopic\x12\".braid.admin.v1.DeleteTopicRequest\x1a#.braid.admin.v1.DeleteTopicResponse\x12[\n" +
@@ -4632,7 +4816,7 @@ func file_braid_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(Extent_State)(0),                           // 0: braid.admin.v1.Extent.State
 	(Cluster_State)(0),                          // 1: braid.admin.v1.Cluster.State
@@ -4650,70 +4834,72 @@ var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(*UpdateTopicResponse)(nil),                 // 13: braid.admin.v1.UpdateTopicResponse
 	(*GrowTopicRequest)(nil),                    // 14: braid.admin.v1.GrowTopicRequest
 	(*GrowTopicResponse)(nil),                   // 15: braid.admin.v1.GrowTopicResponse
-	(*HeadMove)(nil),                            // 16: braid.admin.v1.HeadMove
-	(*ExpandTopicRequest)(nil),                  // 17: braid.admin.v1.ExpandTopicRequest
-	(*ExpandTopicResponse)(nil),                 // 18: braid.admin.v1.ExpandTopicResponse
-	(*MovePartitionsRequest)(nil),               // 19: braid.admin.v1.MovePartitionsRequest
-	(*MovePartitionsResponse)(nil),              // 20: braid.admin.v1.MovePartitionsResponse
-	(*DeleteTopicRequest)(nil),                  // 21: braid.admin.v1.DeleteTopicRequest
-	(*DeleteTopicResponse)(nil),                 // 22: braid.admin.v1.DeleteTopicResponse
-	(*ListExtentsRequest)(nil),                  // 23: braid.admin.v1.ListExtentsRequest
-	(*ListExtentsResponse)(nil),                 // 24: braid.admin.v1.ListExtentsResponse
-	(*Cluster)(nil),                             // 25: braid.admin.v1.Cluster
-	(*CreateClusterRequest)(nil),                // 26: braid.admin.v1.CreateClusterRequest
-	(*CreateClusterResponse)(nil),               // 27: braid.admin.v1.CreateClusterResponse
-	(*GetClusterRequest)(nil),                   // 28: braid.admin.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),                  // 29: braid.admin.v1.GetClusterResponse
-	(*ListClustersRequest)(nil),                 // 30: braid.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),                // 31: braid.admin.v1.ListClustersResponse
-	(*UpdateClusterRequest)(nil),                // 32: braid.admin.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),               // 33: braid.admin.v1.UpdateClusterResponse
-	(*DrainClusterRequest)(nil),                 // 34: braid.admin.v1.DrainClusterRequest
-	(*DrainClusterResponse)(nil),                // 35: braid.admin.v1.DrainClusterResponse
-	(*RestoreClusterRequest)(nil),               // 36: braid.admin.v1.RestoreClusterRequest
-	(*RestoreClusterResponse)(nil),              // 37: braid.admin.v1.RestoreClusterResponse
-	(*DeleteClusterRequest)(nil),                // 38: braid.admin.v1.DeleteClusterRequest
-	(*DeleteClusterResponse)(nil),               // 39: braid.admin.v1.DeleteClusterResponse
-	(*Group)(nil),                               // 40: braid.admin.v1.Group
-	(*GetGroupRequest)(nil),                     // 41: braid.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),                    // 42: braid.admin.v1.GetGroupResponse
-	(*ListGroupsRequest)(nil),                   // 43: braid.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),                  // 44: braid.admin.v1.ListGroupsResponse
-	(*ResetOffsetsRequest)(nil),                 // 45: braid.admin.v1.ResetOffsetsRequest
-	(*ResetOffsetsResponse)(nil),                // 46: braid.admin.v1.ResetOffsetsResponse
-	(*DeleteGroupRequest)(nil),                  // 47: braid.admin.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),                 // 48: braid.admin.v1.DeleteGroupResponse
-	(*Gateway)(nil),                             // 49: braid.admin.v1.Gateway
-	(*Controller)(nil),                          // 50: braid.admin.v1.Controller
-	(*ListGatewaysRequest)(nil),                 // 51: braid.admin.v1.ListGatewaysRequest
-	(*ListGatewaysResponse)(nil),                // 52: braid.admin.v1.ListGatewaysResponse
-	(*DrainGatewayRequest)(nil),                 // 53: braid.admin.v1.DrainGatewayRequest
-	(*DrainGatewayResponse)(nil),                // 54: braid.admin.v1.DrainGatewayResponse
-	(*GetStatusRequest)(nil),                    // 55: braid.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),                   // 56: braid.admin.v1.GetStatusResponse
-	(*Operation)(nil),                           // 57: braid.admin.v1.Operation
-	(*GetOperationRequest)(nil),                 // 58: braid.admin.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),                // 59: braid.admin.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),               // 60: braid.admin.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),              // 61: braid.admin.v1.ListOperationsResponse
-	(*WatchOperationRequest)(nil),               // 62: braid.admin.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),              // 63: braid.admin.v1.WatchOperationResponse
-	(*CancelOperationRequest)(nil),              // 64: braid.admin.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),             // 65: braid.admin.v1.CancelOperationResponse
-	nil,                                         // 66: braid.admin.v1.Topic.ConfigEntry
-	nil,                                         // 67: braid.admin.v1.PlacementPolicy.WeightsEntry
-	(*Group_Member)(nil),                        // 68: braid.admin.v1.Group.Member
-	(*Group_PartitionLag)(nil),                  // 69: braid.admin.v1.Group.PartitionLag
-	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 70: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	(*Operation_Step)(nil),                      // 71: braid.admin.v1.Operation.Step
-	(*timestamppb.Timestamp)(nil),               // 72: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),               // 73: google.protobuf.FieldMask
+	(*AdoptTopicRequest)(nil),                   // 16: braid.admin.v1.AdoptTopicRequest
+	(*AdoptTopicResponse)(nil),                  // 17: braid.admin.v1.AdoptTopicResponse
+	(*HeadMove)(nil),                            // 18: braid.admin.v1.HeadMove
+	(*ExpandTopicRequest)(nil),                  // 19: braid.admin.v1.ExpandTopicRequest
+	(*ExpandTopicResponse)(nil),                 // 20: braid.admin.v1.ExpandTopicResponse
+	(*MovePartitionsRequest)(nil),               // 21: braid.admin.v1.MovePartitionsRequest
+	(*MovePartitionsResponse)(nil),              // 22: braid.admin.v1.MovePartitionsResponse
+	(*DeleteTopicRequest)(nil),                  // 23: braid.admin.v1.DeleteTopicRequest
+	(*DeleteTopicResponse)(nil),                 // 24: braid.admin.v1.DeleteTopicResponse
+	(*ListExtentsRequest)(nil),                  // 25: braid.admin.v1.ListExtentsRequest
+	(*ListExtentsResponse)(nil),                 // 26: braid.admin.v1.ListExtentsResponse
+	(*Cluster)(nil),                             // 27: braid.admin.v1.Cluster
+	(*CreateClusterRequest)(nil),                // 28: braid.admin.v1.CreateClusterRequest
+	(*CreateClusterResponse)(nil),               // 29: braid.admin.v1.CreateClusterResponse
+	(*GetClusterRequest)(nil),                   // 30: braid.admin.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),                  // 31: braid.admin.v1.GetClusterResponse
+	(*ListClustersRequest)(nil),                 // 32: braid.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),                // 33: braid.admin.v1.ListClustersResponse
+	(*UpdateClusterRequest)(nil),                // 34: braid.admin.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),               // 35: braid.admin.v1.UpdateClusterResponse
+	(*DrainClusterRequest)(nil),                 // 36: braid.admin.v1.DrainClusterRequest
+	(*DrainClusterResponse)(nil),                // 37: braid.admin.v1.DrainClusterResponse
+	(*RestoreClusterRequest)(nil),               // 38: braid.admin.v1.RestoreClusterRequest
+	(*RestoreClusterResponse)(nil),              // 39: braid.admin.v1.RestoreClusterResponse
+	(*DeleteClusterRequest)(nil),                // 40: braid.admin.v1.DeleteClusterRequest
+	(*DeleteClusterResponse)(nil),               // 41: braid.admin.v1.DeleteClusterResponse
+	(*Group)(nil),                               // 42: braid.admin.v1.Group
+	(*GetGroupRequest)(nil),                     // 43: braid.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),                    // 44: braid.admin.v1.GetGroupResponse
+	(*ListGroupsRequest)(nil),                   // 45: braid.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),                  // 46: braid.admin.v1.ListGroupsResponse
+	(*ResetOffsetsRequest)(nil),                 // 47: braid.admin.v1.ResetOffsetsRequest
+	(*ResetOffsetsResponse)(nil),                // 48: braid.admin.v1.ResetOffsetsResponse
+	(*DeleteGroupRequest)(nil),                  // 49: braid.admin.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),                 // 50: braid.admin.v1.DeleteGroupResponse
+	(*Gateway)(nil),                             // 51: braid.admin.v1.Gateway
+	(*Controller)(nil),                          // 52: braid.admin.v1.Controller
+	(*ListGatewaysRequest)(nil),                 // 53: braid.admin.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),                // 54: braid.admin.v1.ListGatewaysResponse
+	(*DrainGatewayRequest)(nil),                 // 55: braid.admin.v1.DrainGatewayRequest
+	(*DrainGatewayResponse)(nil),                // 56: braid.admin.v1.DrainGatewayResponse
+	(*GetStatusRequest)(nil),                    // 57: braid.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),                   // 58: braid.admin.v1.GetStatusResponse
+	(*Operation)(nil),                           // 59: braid.admin.v1.Operation
+	(*GetOperationRequest)(nil),                 // 60: braid.admin.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),                // 61: braid.admin.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),               // 62: braid.admin.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),              // 63: braid.admin.v1.ListOperationsResponse
+	(*WatchOperationRequest)(nil),               // 64: braid.admin.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),              // 65: braid.admin.v1.WatchOperationResponse
+	(*CancelOperationRequest)(nil),              // 66: braid.admin.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),             // 67: braid.admin.v1.CancelOperationResponse
+	nil,                                         // 68: braid.admin.v1.Topic.ConfigEntry
+	nil,                                         // 69: braid.admin.v1.PlacementPolicy.WeightsEntry
+	(*Group_Member)(nil),                        // 70: braid.admin.v1.Group.Member
+	(*Group_PartitionLag)(nil),                  // 71: braid.admin.v1.Group.PartitionLag
+	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 72: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	(*Operation_Step)(nil),                      // 73: braid.admin.v1.Operation.Step
+	(*timestamppb.Timestamp)(nil),               // 74: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),               // 75: google.protobuf.FieldMask
 }
 var file_braid_admin_v1_admin_proto_depIdxs = []int32{
-	66, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
+	68, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
 	3,  // 1: braid.admin.v1.Topic.placement:type_name -> braid.admin.v1.PlacementPolicy
-	72, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
-	67, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
+	74, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
+	69, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
 	0,  // 4: braid.admin.v1.Extent.state:type_name -> braid.admin.v1.Extent.State
 	4,  // 5: braid.admin.v1.Partition.extents:type_name -> braid.admin.v1.Extent
 	2,  // 6: braid.admin.v1.CreateTopicRequest.topic:type_name -> braid.admin.v1.Topic
@@ -4721,106 +4907,109 @@ var file_braid_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 8: braid.admin.v1.GetTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 9: braid.admin.v1.ListTopicsResponse.topics:type_name -> braid.admin.v1.Topic
 	2,  // 10: braid.admin.v1.UpdateTopicRequest.topic:type_name -> braid.admin.v1.Topic
-	73, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
+	75, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 12: braid.admin.v1.UpdateTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 13: braid.admin.v1.GrowTopicResponse.topic:type_name -> braid.admin.v1.Topic
-	2,  // 14: braid.admin.v1.ExpandTopicResponse.topic:type_name -> braid.admin.v1.Topic
-	16, // 15: braid.admin.v1.ExpandTopicResponse.moves:type_name -> braid.admin.v1.HeadMove
-	2,  // 16: braid.admin.v1.MovePartitionsResponse.topic:type_name -> braid.admin.v1.Topic
-	16, // 17: braid.admin.v1.MovePartitionsResponse.moves:type_name -> braid.admin.v1.HeadMove
-	5,  // 18: braid.admin.v1.ListExtentsResponse.partitions:type_name -> braid.admin.v1.Partition
-	1,  // 19: braid.admin.v1.Cluster.state:type_name -> braid.admin.v1.Cluster.State
-	25, // 20: braid.admin.v1.CreateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
-	25, // 21: braid.admin.v1.CreateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	25, // 22: braid.admin.v1.GetClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	25, // 23: braid.admin.v1.ListClustersResponse.clusters:type_name -> braid.admin.v1.Cluster
-	25, // 24: braid.admin.v1.UpdateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
-	73, // 25: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
-	25, // 26: braid.admin.v1.UpdateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	25, // 27: braid.admin.v1.DrainClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	16, // 28: braid.admin.v1.DrainClusterResponse.moves:type_name -> braid.admin.v1.HeadMove
-	25, // 29: braid.admin.v1.RestoreClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	68, // 30: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
-	69, // 31: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
-	40, // 32: braid.admin.v1.GetGroupResponse.group:type_name -> braid.admin.v1.Group
-	40, // 33: braid.admin.v1.ListGroupsResponse.groups:type_name -> braid.admin.v1.Group
-	72, // 34: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
-	70, // 35: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	69, // 36: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
-	69, // 37: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
-	49, // 38: braid.admin.v1.ListGatewaysResponse.gateways:type_name -> braid.admin.v1.Gateway
-	49, // 39: braid.admin.v1.DrainGatewayResponse.gateway:type_name -> braid.admin.v1.Gateway
-	25, // 40: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
-	49, // 41: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
-	50, // 42: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
-	57, // 43: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
-	71, // 44: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
-	72, // 45: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
-	72, // 46: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
-	57, // 47: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	57, // 48: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
-	57, // 49: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	57, // 50: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	69, // 51: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
-	6,  // 52: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
-	8,  // 53: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
-	10, // 54: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
-	12, // 55: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
-	14, // 56: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
-	17, // 57: braid.admin.v1.TopicService.ExpandTopic:input_type -> braid.admin.v1.ExpandTopicRequest
-	19, // 58: braid.admin.v1.TopicService.MovePartitions:input_type -> braid.admin.v1.MovePartitionsRequest
-	21, // 59: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
-	23, // 60: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
-	26, // 61: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
-	28, // 62: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
-	30, // 63: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
-	32, // 64: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
-	34, // 65: braid.admin.v1.ClusterService.DrainCluster:input_type -> braid.admin.v1.DrainClusterRequest
-	36, // 66: braid.admin.v1.ClusterService.RestoreCluster:input_type -> braid.admin.v1.RestoreClusterRequest
-	38, // 67: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
-	41, // 68: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
-	43, // 69: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
-	45, // 70: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
-	47, // 71: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
-	51, // 72: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
-	53, // 73: braid.admin.v1.FleetService.DrainGateway:input_type -> braid.admin.v1.DrainGatewayRequest
-	55, // 74: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
-	58, // 75: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
-	60, // 76: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
-	62, // 77: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
-	64, // 78: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
-	7,  // 79: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
-	9,  // 80: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
-	11, // 81: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
-	13, // 82: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
-	15, // 83: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
-	18, // 84: braid.admin.v1.TopicService.ExpandTopic:output_type -> braid.admin.v1.ExpandTopicResponse
-	20, // 85: braid.admin.v1.TopicService.MovePartitions:output_type -> braid.admin.v1.MovePartitionsResponse
-	22, // 86: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
-	24, // 87: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
-	27, // 88: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
-	29, // 89: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
-	31, // 90: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
-	33, // 91: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
-	35, // 92: braid.admin.v1.ClusterService.DrainCluster:output_type -> braid.admin.v1.DrainClusterResponse
-	37, // 93: braid.admin.v1.ClusterService.RestoreCluster:output_type -> braid.admin.v1.RestoreClusterResponse
-	39, // 94: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
-	42, // 95: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
-	44, // 96: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
-	46, // 97: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
-	48, // 98: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
-	52, // 99: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
-	54, // 100: braid.admin.v1.FleetService.DrainGateway:output_type -> braid.admin.v1.DrainGatewayResponse
-	56, // 101: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
-	59, // 102: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
-	61, // 103: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
-	63, // 104: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
-	65, // 105: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
-	79, // [79:106] is the sub-list for method output_type
-	52, // [52:79] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	2,  // 14: braid.admin.v1.AdoptTopicResponse.topic:type_name -> braid.admin.v1.Topic
+	2,  // 15: braid.admin.v1.ExpandTopicResponse.topic:type_name -> braid.admin.v1.Topic
+	18, // 16: braid.admin.v1.ExpandTopicResponse.moves:type_name -> braid.admin.v1.HeadMove
+	2,  // 17: braid.admin.v1.MovePartitionsResponse.topic:type_name -> braid.admin.v1.Topic
+	18, // 18: braid.admin.v1.MovePartitionsResponse.moves:type_name -> braid.admin.v1.HeadMove
+	5,  // 19: braid.admin.v1.ListExtentsResponse.partitions:type_name -> braid.admin.v1.Partition
+	1,  // 20: braid.admin.v1.Cluster.state:type_name -> braid.admin.v1.Cluster.State
+	27, // 21: braid.admin.v1.CreateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
+	27, // 22: braid.admin.v1.CreateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
+	27, // 23: braid.admin.v1.GetClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
+	27, // 24: braid.admin.v1.ListClustersResponse.clusters:type_name -> braid.admin.v1.Cluster
+	27, // 25: braid.admin.v1.UpdateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
+	75, // 26: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
+	27, // 27: braid.admin.v1.UpdateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
+	27, // 28: braid.admin.v1.DrainClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
+	18, // 29: braid.admin.v1.DrainClusterResponse.moves:type_name -> braid.admin.v1.HeadMove
+	27, // 30: braid.admin.v1.RestoreClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
+	70, // 31: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
+	71, // 32: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
+	42, // 33: braid.admin.v1.GetGroupResponse.group:type_name -> braid.admin.v1.Group
+	42, // 34: braid.admin.v1.ListGroupsResponse.groups:type_name -> braid.admin.v1.Group
+	74, // 35: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
+	72, // 36: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	71, // 37: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
+	71, // 38: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
+	51, // 39: braid.admin.v1.ListGatewaysResponse.gateways:type_name -> braid.admin.v1.Gateway
+	51, // 40: braid.admin.v1.DrainGatewayResponse.gateway:type_name -> braid.admin.v1.Gateway
+	27, // 41: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
+	51, // 42: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
+	52, // 43: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
+	59, // 44: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
+	73, // 45: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
+	74, // 46: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
+	74, // 47: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
+	59, // 48: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	59, // 49: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
+	59, // 50: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	59, // 51: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	71, // 52: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
+	6,  // 53: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
+	8,  // 54: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
+	10, // 55: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
+	12, // 56: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
+	14, // 57: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
+	16, // 58: braid.admin.v1.TopicService.AdoptTopic:input_type -> braid.admin.v1.AdoptTopicRequest
+	19, // 59: braid.admin.v1.TopicService.ExpandTopic:input_type -> braid.admin.v1.ExpandTopicRequest
+	21, // 60: braid.admin.v1.TopicService.MovePartitions:input_type -> braid.admin.v1.MovePartitionsRequest
+	23, // 61: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
+	25, // 62: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
+	28, // 63: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
+	30, // 64: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
+	32, // 65: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
+	34, // 66: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
+	36, // 67: braid.admin.v1.ClusterService.DrainCluster:input_type -> braid.admin.v1.DrainClusterRequest
+	38, // 68: braid.admin.v1.ClusterService.RestoreCluster:input_type -> braid.admin.v1.RestoreClusterRequest
+	40, // 69: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
+	43, // 70: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
+	45, // 71: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
+	47, // 72: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
+	49, // 73: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
+	53, // 74: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
+	55, // 75: braid.admin.v1.FleetService.DrainGateway:input_type -> braid.admin.v1.DrainGatewayRequest
+	57, // 76: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
+	60, // 77: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
+	62, // 78: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
+	64, // 79: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
+	66, // 80: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
+	7,  // 81: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
+	9,  // 82: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
+	11, // 83: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
+	13, // 84: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
+	15, // 85: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
+	17, // 86: braid.admin.v1.TopicService.AdoptTopic:output_type -> braid.admin.v1.AdoptTopicResponse
+	20, // 87: braid.admin.v1.TopicService.ExpandTopic:output_type -> braid.admin.v1.ExpandTopicResponse
+	22, // 88: braid.admin.v1.TopicService.MovePartitions:output_type -> braid.admin.v1.MovePartitionsResponse
+	24, // 89: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
+	26, // 90: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
+	29, // 91: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
+	31, // 92: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
+	33, // 93: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
+	35, // 94: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
+	37, // 95: braid.admin.v1.ClusterService.DrainCluster:output_type -> braid.admin.v1.DrainClusterResponse
+	39, // 96: braid.admin.v1.ClusterService.RestoreCluster:output_type -> braid.admin.v1.RestoreClusterResponse
+	41, // 97: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
+	44, // 98: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
+	46, // 99: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
+	48, // 100: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
+	50, // 101: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
+	54, // 102: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
+	56, // 103: braid.admin.v1.FleetService.DrainGateway:output_type -> braid.admin.v1.DrainGatewayResponse
+	58, // 104: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
+	61, // 105: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
+	63, // 106: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
+	65, // 107: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
+	67, // 108: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
+	81, // [81:109] is the sub-list for method output_type
+	53, // [53:81] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_braid_admin_v1_admin_proto_init() }
@@ -4829,7 +5018,7 @@ func file_braid_admin_v1_admin_proto_init() {
 		return
 	}
 	file_braid_admin_v1_admin_proto_msgTypes[2].OneofWrappers = []any{}
-	file_braid_admin_v1_admin_proto_msgTypes[43].OneofWrappers = []any{
+	file_braid_admin_v1_admin_proto_msgTypes[45].OneofWrappers = []any{
 		(*ResetOffsetsRequest_Earliest)(nil),
 		(*ResetOffsetsRequest_Latest)(nil),
 		(*ResetOffsetsRequest_Time)(nil),
@@ -4842,7 +5031,7 @@ func file_braid_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_admin_v1_admin_proto_rawDesc), len(file_braid_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   70,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -53,6 +53,8 @@ const (
 	TopicServiceUpdateTopicProcedure = "/braid.admin.v1.TopicService/UpdateTopic"
 	// TopicServiceGrowTopicProcedure is the fully-qualified name of the TopicService's GrowTopic RPC.
 	TopicServiceGrowTopicProcedure = "/braid.admin.v1.TopicService/GrowTopic"
+	// TopicServiceAdoptTopicProcedure is the fully-qualified name of the TopicService's AdoptTopic RPC.
+	TopicServiceAdoptTopicProcedure = "/braid.admin.v1.TopicService/AdoptTopic"
 	// TopicServiceExpandTopicProcedure is the fully-qualified name of the TopicService's ExpandTopic
 	// RPC.
 	TopicServiceExpandTopicProcedure = "/braid.admin.v1.TopicService/ExpandTopic"
@@ -130,6 +132,10 @@ type TopicServiceClient interface {
 	UpdateTopic(context.Context, *v1.UpdateTopicRequest) (*v1.UpdateTopicResponse, error)
 	// Adds partitions: keys map to other partitions from then on, as in Kafka.
 	GrowTopic(context.Context, *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error)
+	// Makes an existing topic of a physical cluster a logical topic with the same
+	// partitions and offsets; nothing is copied. Asked again for the same topic, it
+	// imports committed offsets of groups again.
+	AdoptTopic(context.Context, *v1.AdoptTopicRequest) (*v1.AdoptTopicResponse, error)
 	// Moves heads so that they spread over more physical clusters, while clients go on.
 	// No partition is added: keys keep their partitions and their order.
 	ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error)
@@ -184,6 +190,12 @@ func NewTopicServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(topicServiceMethods.ByName("GrowTopic")),
 			connect.WithClientOptions(opts...),
 		),
+		adoptTopic: connect.NewClient[v1.AdoptTopicRequest, v1.AdoptTopicResponse](
+			httpClient,
+			baseURL+TopicServiceAdoptTopicProcedure,
+			connect.WithSchema(topicServiceMethods.ByName("AdoptTopic")),
+			connect.WithClientOptions(opts...),
+		),
 		expandTopic: connect.NewClient[v1.ExpandTopicRequest, v1.ExpandTopicResponse](
 			httpClient,
 			baseURL+TopicServiceExpandTopicProcedure,
@@ -219,6 +231,7 @@ type topicServiceClient struct {
 	listTopics     *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
 	updateTopic    *connect.Client[v1.UpdateTopicRequest, v1.UpdateTopicResponse]
 	growTopic      *connect.Client[v1.GrowTopicRequest, v1.GrowTopicResponse]
+	adoptTopic     *connect.Client[v1.AdoptTopicRequest, v1.AdoptTopicResponse]
 	expandTopic    *connect.Client[v1.ExpandTopicRequest, v1.ExpandTopicResponse]
 	movePartitions *connect.Client[v1.MovePartitionsRequest, v1.MovePartitionsResponse]
 	deleteTopic    *connect.Client[v1.DeleteTopicRequest, v1.DeleteTopicResponse]
@@ -264,6 +277,15 @@ func (c *topicServiceClient) UpdateTopic(ctx context.Context, req *v1.UpdateTopi
 // GrowTopic calls braid.admin.v1.TopicService.GrowTopic.
 func (c *topicServiceClient) GrowTopic(ctx context.Context, req *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error) {
 	response, err := c.growTopic.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AdoptTopic calls braid.admin.v1.TopicService.AdoptTopic.
+func (c *topicServiceClient) AdoptTopic(ctx context.Context, req *v1.AdoptTopicRequest) (*v1.AdoptTopicResponse, error) {
+	response, err := c.adoptTopic.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -318,6 +340,10 @@ type TopicServiceHandler interface {
 	UpdateTopic(context.Context, *v1.UpdateTopicRequest) (*v1.UpdateTopicResponse, error)
 	// Adds partitions: keys map to other partitions from then on, as in Kafka.
 	GrowTopic(context.Context, *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error)
+	// Makes an existing topic of a physical cluster a logical topic with the same
+	// partitions and offsets; nothing is copied. Asked again for the same topic, it
+	// imports committed offsets of groups again.
+	AdoptTopic(context.Context, *v1.AdoptTopicRequest) (*v1.AdoptTopicResponse, error)
 	// Moves heads so that they spread over more physical clusters, while clients go on.
 	// No partition is added: keys keep their partitions and their order.
 	ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error)
@@ -368,6 +394,12 @@ func NewTopicServiceHandler(svc TopicServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(topicServiceMethods.ByName("GrowTopic")),
 		connect.WithHandlerOptions(opts...),
 	)
+	topicServiceAdoptTopicHandler := connect.NewUnaryHandlerSimple(
+		TopicServiceAdoptTopicProcedure,
+		svc.AdoptTopic,
+		connect.WithSchema(topicServiceMethods.ByName("AdoptTopic")),
+		connect.WithHandlerOptions(opts...),
+	)
 	topicServiceExpandTopicHandler := connect.NewUnaryHandlerSimple(
 		TopicServiceExpandTopicProcedure,
 		svc.ExpandTopic,
@@ -405,6 +437,8 @@ func NewTopicServiceHandler(svc TopicServiceHandler, opts ...connect.HandlerOpti
 			topicServiceUpdateTopicHandler.ServeHTTP(w, r)
 		case TopicServiceGrowTopicProcedure:
 			topicServiceGrowTopicHandler.ServeHTTP(w, r)
+		case TopicServiceAdoptTopicProcedure:
+			topicServiceAdoptTopicHandler.ServeHTTP(w, r)
 		case TopicServiceExpandTopicProcedure:
 			topicServiceExpandTopicHandler.ServeHTTP(w, r)
 		case TopicServiceMovePartitionsProcedure:
@@ -440,6 +474,10 @@ func (UnimplementedTopicServiceHandler) UpdateTopic(context.Context, *v1.UpdateT
 
 func (UnimplementedTopicServiceHandler) GrowTopic(context.Context, *v1.GrowTopicRequest) (*v1.GrowTopicResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.GrowTopic is not implemented"))
+}
+
+func (UnimplementedTopicServiceHandler) AdoptTopic(context.Context, *v1.AdoptTopicRequest) (*v1.AdoptTopicResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.TopicService.AdoptTopic is not implemented"))
 }
 
 func (UnimplementedTopicServiceHandler) ExpandTopic(context.Context, *v1.ExpandTopicRequest) (*v1.ExpandTopicResponse, error) {

@@ -1,0 +1,464 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/controller/planner"
+	"github.com/braidmq/braid/federation"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/rpcerror"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// AdoptTopic makes a topic of a physical cluster a logical topic.
+func (s *topicService) AdoptTopic(ctx context.Context, req *adminv1.AdoptTopicRequest) (*adminv1.AdoptTopicResponse, error) {
+	out, err := s.c.adoptTopic(ctx, req)
+	if err != nil {
+		return nil, rpcerror.Error(err)
+	}
+	return out, nil
+}
+
+// adoptSpec is what an adopt-topic operation was asked for.
+type adoptSpec struct {
+	Name    federation.TopicName   `json:"name"`
+	TopicID federation.TopicID     `json:"topicId"` // that it gets, if it is not adopted yet
+	Cluster federation.ClusterName `json:"cluster"`
+	// PhysicalTopic is its name on the cluster.
+	PhysicalTopic string `json:"physicalTopic"`
+	Groups        bool   `json:"groups,omitempty"`
+}
+
+func (c *Controller) adoptTopic(ctx context.Context, req *adminv1.AdoptTopicRequest) (*adminv1.AdoptTopicResponse, error) {
+	t, err := c.leading()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkParent(req.GetParent()); err != nil {
+		return nil, err
+	}
+	spec := adoptSpec{
+		Name: federation.TopicName(req.GetTopicId()), TopicID: federation.NewTopicID(), Groups: req.GetGroups(), PhysicalTopic: req.GetPhysicalTopic(),
+		Cluster: federation.ClusterName(strings.TrimPrefix(req.GetPhysicalCluster(), collectionPhysical)),
+	}
+	setDefault(&spec.PhysicalTopic, string(spec.Name))
+	out := &adminv1.AdoptTopicResponse{}
+	if t.ops.byRequest(req.GetRequestId()) == nil {
+		topic, err := t.planAdopt(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		if req.GetValidateOnly() {
+			out.Topic = c.topicProto(t.current(), topic)
+			if spec.Groups {
+				out.Groups, err = t.groupsOf(ctx, spec, int32(len(topic.Partitions)))
+			}
+			return out, err
+		}
+	}
+	op, err := t.ops.start(ctx, kindAdoptTopic, c.topicName(spec.Name), req.GetRequestId(), spec)
+	if err != nil {
+		return nil, err
+	}
+	rec, _ := op.record()
+	out.Operation = collectionOperations + rec.ID
+	if req.GetNoWait() {
+		return out, nil
+	}
+	if err := t.wait(ctx, op); err != nil {
+		return nil, err
+	}
+	if topic := t.current().Topic(spec.Name); topic != nil {
+		out.Topic = c.topicProto(t.current(), topic)
+	}
+	return out, nil
+}
+
+// adopted reports whether a logical topic began as a physical one.
+func adopted(topic *federation.Topic, spec adoptSpec) bool {
+	return !slices.ContainsFunc(topic.Partitions, func(p *federation.Partition) bool {
+		e := p.Extents[0]
+		return e.Number == 0 && (e.Cluster != spec.Cluster || e.Topic != spec.PhysicalTopic || int32(e.Partition) != int32(p.Number))
+	})
+}
+
+// planAdopt returns the logical topic that a physical one becomes, or already is. It
+// changes nothing.
+func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic, error) {
+	m := t.current()
+	switch cluster := m.Clusters[spec.Cluster]; {
+	case cluster == nil:
+		return nil, errUnknownCluster(spec.Cluster)
+	case cluster.State != federation.ClusterActive:
+		return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q is %s; topics of an active one can be adopted", spec.Cluster, cluster.State)
+	}
+	if have := m.Topic(spec.Name); have != nil {
+		if adopted(have, spec) {
+			return have, nil
+		}
+		return nil, federation.Errorf(federation.TopicExists, "topic %q exists already, and is not topic %q of physical cluster %q", spec.Name, spec.PhysicalTopic, spec.Cluster)
+	}
+	if err := planner.CheckNewTopic(m, spec.Name); err != nil {
+		return nil, err
+	}
+	for _, other := range m.Topics {
+		for _, pt := range physicalTopics(other) {
+			if pt.Cluster == spec.Cluster && pt.Name == spec.PhysicalTopic {
+				return nil, federation.Errorf(federation.TopicExists, "topic %q of physical cluster %q belongs to topic %q already", spec.PhysicalTopic, spec.Cluster, other.Name)
+			}
+		}
+	}
+	c, err := t.parts.Clusters.Cluster(spec.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.Topics(ctx, spec.PhysicalTopic)
+	if err != nil {
+		return nil, err
+	}
+	info, ok := found[spec.PhysicalTopic]
+	if !ok || len(info.Partitions) == 0 {
+		return nil, federation.Errorf(federation.UnknownTopic, "physical cluster %q has no topic %q", spec.Cluster, spec.PhysicalTopic)
+	}
+	values, err := c.TopicConfig(ctx, spec.PhysicalTopic)
+	if err != nil {
+		return nil, err
+	}
+	topic := &federation.Topic{
+		Name: spec.Name, ID: spec.TopicID, Config: make(map[string]string), CreatedMs: time.Now().UnixMilli(),
+		ReplicationFactor: int32(len(info.Partitions[0].Replicas)),
+	}
+	for k, v := range values {
+		if !v.Default && !v.Sensitive && !v.ReadOnly {
+			topic.Config[k] = v.Value
+		}
+	}
+	for i, p := range info.Partitions {
+		if p.Leader < 0 {
+			return nil, federation.Errorf(federation.NoLeader, "partition %d of topic %q of physical cluster %q has no leader; try again when it has one", i, spec.PhysicalTopic, spec.Cluster)
+		}
+		topic.ReplicationFactor = min(topic.ReplicationFactor, int32(len(p.Replicas)))
+		// Base and start are equal: the offsets are those that clients have.
+		topic.Partitions = append(topic.Partitions, &federation.Partition{
+			Topic: spec.Name, Number: federation.LogicalPartition(i),
+			Extents: []*federation.Extent{{
+				PhysicalAddress: federation.PhysicalAddress{Cluster: spec.Cluster, Topic: spec.PhysicalTopic, Partition: federation.PhysicalPartition(i)},
+				State:           federation.ExtentOpen,
+				Epochs:          []federation.EpochEntry{{Physical: max(0, p.Epoch)}},
+			}},
+		})
+	}
+	return topic, nil
+}
+
+// adopt: publish ► import what groups have committed. The second step can be done
+// again at any time, by another operation.
+func (o *operations) adopt(ctx context.Context, op *operation) error {
+	rec, _ := op.record()
+	var spec adoptSpec
+	if err := decode(rec.Spec, &spec); err != nil {
+		return err
+	}
+	topic := o.t.current().Topic(spec.Name)
+	if topic == nil || !adopted(topic, spec) {
+		var generation int32
+		err := retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) (err error) {
+			if topic, err = o.t.planAdopt(ctx, spec); err != nil {
+				return err
+			}
+			generation, err = o.t.parts.Store.NextGeneration(ctx, o.t.cfg.LogicalCluster, spec.Name)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		topic.Generation = generation
+		err = o.publishTopic(ctx, op, func(m *federation.Map) (*federation.Map, error) {
+			if have := m.Topic(spec.Name); have != nil && have.ID == topic.ID {
+				return m, nil // published before the last leader died
+			}
+			if err := planner.CheckNewTopic(m, spec.Name); err != nil {
+				return nil, err
+			}
+			return planner.WithTopic(m, topic), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !spec.Groups {
+		return nil
+	}
+	return o.importGroups(ctx, op, spec, int32(len(topic.Partitions)))
+}
+
+// groupsOf returns the groups of a cluster that have committed offsets of a topic.
+func (t *term) groupsOf(ctx context.Context, spec adoptSpec, partitions int32) ([]string, error) {
+	c, err := t.parts.Clusters.Cluster(spec.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Groups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, g := range all {
+		offsets, err := c.CommittedOffsets(ctx, g, spec.PhysicalTopic, partitions)
+		if err != nil {
+			return nil, err
+		}
+		if len(offsets) > 0 {
+			out = append(out, g)
+		}
+	}
+	return out, nil
+}
+
+// importGroups copies the committed offsets of all groups of the cluster that read
+// the topic. An offset never goes back, and no leader epoch comes along: those of the
+// cluster mean nothing here.
+func (o *operations) importGroups(ctx context.Context, op *operation, spec adoptSpec, partitions int32) error {
+	c, err := o.t.parts.Clusters.Cluster(spec.Cluster)
+	if err != nil {
+		return err
+	}
+	op.step("groups", 0, 1, "")
+	var groups []string
+	err = retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) (err error) {
+		groups, err = o.t.groupsOf(ctx, spec, partitions)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var refused []string
+	for i, g := range groups {
+		if err := op.cancelled(); err != nil {
+			return err
+		}
+		op.step("groups", int64(i), int64(len(groups)), g)
+		err := retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
+			offsets, err := c.CommittedOffsets(ctx, g, spec.PhysicalTopic, partitions)
+			if err != nil {
+				return err
+			}
+			return o.t.importOffsets(ctx, g, spec.Name, offsets)
+		})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case federation.KindOf(err) == federation.Timeout, err != nil && passes(federation.KindOf(err)):
+			return err
+		case err != nil:
+			refused = append(refused, fmt.Sprintf("%s (%v)", g, err))
+		}
+	}
+	op.step("groups", int64(len(groups)), int64(len(groups)), "")
+	if len(refused) > 0 {
+		return federation.Errorf(federation.Conflict, "topic %q is adopted, but the offsets of %d groups were not imported: %s", spec.Name, len(refused), strings.Join(refused, "; "))
+	}
+	return nil
+}
+
+// importOffsets commits offsets of a group at a gateway, where they are higher.
+func (t *term) importOffsets(ctx context.Context, group string, topic federation.TopicName, offsets []upstream.CommittedOffset) error {
+	client, err := t.consumers()
+	if err != nil {
+		return err
+	}
+	have, err := client.GetCommittedOffsets(ctx, &braidv1.GetCommittedOffsetsRequest{LogicalCluster: t.cfg.LogicalCluster, Group: group, Topics: []string{string(topic)}})
+	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+		return rpcerror.FromError(err)
+	}
+	committed := make(map[int32]int64)
+	for _, o := range have.GetOffsets() {
+		committed[o.GetPartition()] = o.GetOffset()
+	}
+	req := &braidv1.CommitOffsetsRequest{LogicalCluster: t.cfg.LogicalCluster, Group: group}
+	for _, o := range offsets {
+		if at, ok := committed[int32(o.Partition)]; !ok || at < int64(o.Offset) {
+			req.Offsets = append(req.Offsets, &braidv1.PartitionOffset{Topic: string(topic), Partition: int32(o.Partition), Offset: int64(o.Offset), Metadata: o.Metadata})
+		}
+	}
+	if len(req.GetOffsets()) == 0 {
+		return nil
+	}
+	resp, err := client.CommitOffsets(ctx, req)
+	if err != nil {
+		return rpcerror.FromError(err)
+	}
+	var failed []error
+	for _, f := range resp.GetFailures() {
+		failed = append(failed, federation.Errorf(federation.Conflict, "partition %d: %s", f.GetPartition(), f.GetFailure().GetMessage()))
+	}
+	return errors.Join(failed...)
+}
+
+// consumers returns a client of some gateway.
+func (t *term) consumers() (braidv1connect.ConsumerServiceClient, error) {
+	ready := slices.Collect(func(yield func(*federation.Gateway) bool) {
+		for _, g := range t.current().Gateways {
+			if g.State == federation.GatewayReady && g.Role.Serves(federation.RoleConsume) && !yield(g) {
+				return
+			}
+		}
+	})
+	if len(ready) == 0 {
+		return nil, federation.Errorf(federation.NoLeader, "no gateway is ready to take offsets; try again when one is")
+	}
+	return braidv1connect.NewConsumerServiceClient(&http.Client{Transport: t.parts.Transport}, "http://"+ready[0].ConnectAddress), nil
+}
+
+// A directWatch knows who writes to the physical partitions of adopted topics without
+// braid: producers whose ids the cluster has given out, and whose sequences go on.
+type directWatch map[federation.PhysicalAddress]upstream.ProducerStates
+
+// ownProducers is where the producer ids begin that braid gives out.
+const ownProducers = int64(1) << 48
+
+// compare notes what a partition knows of foreign producers, and returns those that
+// have written since the last look.
+func (w directWatch) compare(at federation.PhysicalAddress, now upstream.ProducerStates) []int64 {
+	before, known := w[at]
+	w[at] = now
+	if !known {
+		return nil
+	}
+	var out []int64
+	for id, s := range now {
+		if b, ok := before[id]; id < ownProducers && (!ok || b.Epoch != s.Epoch || b.LastSequence != s.LastSequence) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// adoptedHeads returns the heads that lie in physical topics which are not braid's own.
+func adoptedHeads(m *federation.Map) []sealedExtent {
+	var out []sealedExtent
+	for _, topic := range m.Topics {
+		own := planner.PhysicalName(m.LogicalCluster, topic.Name, topic.Generation)
+		for _, p := range topic.Partitions {
+			if h := p.Head(); h.Topic != own && h.State == federation.ExtentOpen {
+				out = append(out, sealedExtent{federation.TopicPartition{Topic: p.Topic, Partition: p.Number}, h})
+			}
+		}
+	}
+	return out
+}
+
+// watchDirect raises an alarm for each adopted topic that somebody writes to without
+// braid, with the producer ids: they must be switched over before its heads move.
+func (t *term) watchDirect(ctx context.Context) {
+	watch := make(directWatch)
+	alarms := make(map[federation.TopicName]bool)
+	for ctx.Err() == nil {
+		sleep(ctx, t.cfg.SealedInterval)
+		if ctx.Err() == nil {
+			t.lookAtAdopted(ctx, watch, alarms)
+		}
+	}
+}
+
+func directKey(topic federation.TopicName) string { return "direct/" + string(topic) }
+
+func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[federation.TopicName]bool) {
+	heads := adoptedHeads(t.current())
+	listed := make([]upstream.PartitionProducers, len(heads))
+	_ = t.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].extent.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
+		parts := make([]upstream.Partition, len(at))
+		for j, i := range at {
+			parts[j] = physical(heads[i].extent.PhysicalAddress)
+		}
+		for j, p := range c.Producers(ctx, parts) {
+			listed[at[j]] = p
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	writers := make(map[federation.TopicName][]int64)
+	seen := make(map[federation.PhysicalAddress]bool)
+	for i, h := range heads {
+		at := h.extent.PhysicalAddress
+		seen[at] = true
+		if listed[i].Err == nil && listed[i].States != nil {
+			writers[h.tp.Topic] = append(writers[h.tp.Topic], watch.compare(at, listed[i].States)...)
+		}
+	}
+	maps.DeleteFunc(watch, func(at federation.PhysicalAddress, _ upstream.ProducerStates) bool { return !seen[at] })
+	for topic, ids := range writers {
+		slices.Sort(ids)
+		if ids = slices.Compact(ids); len(ids) == 0 {
+			continue
+		}
+		alarms[topic] = true
+		t.health.alarm(directKey(topic), "topic %q: producers %s write to its physical topic without braid; switch them over before its partitions move", topic, listIDs(ids))
+	}
+	for topic := range alarms {
+		if len(writers[topic]) == 0 {
+			t.health.clear(directKey(topic))
+			delete(alarms, topic)
+		}
+	}
+}
+
+func listIDs(ids []int64) string {
+	var b strings.Builder
+	for i, id := range ids {
+		if i == writersNamed {
+			fmt.Fprintf(&b, " and %d more", len(ids)-writersNamed)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprint(&b, id)
+	}
+	return b.String()
+}
+
+// directWriters looks whether somebody writes to heads while all gateways hold their
+// appends: that is somebody who writes without braid. Only heads in physical topics
+// that are not braid's own are looked at, for DirectQuiet.
+func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error {
+	own := planner.PhysicalName(s.cfg.LogicalCluster, s.topic.Name, s.topic.Generation)
+	moves = slices.DeleteFunc(slices.Clone(moves), func(v planner.Move) bool { return v.From.Topic == own })
+	if len(moves) == 0 {
+		return nil
+	}
+	return s.eachCluster(ctx, len(moves), func(i int) federation.ClusterName { return moves[i].From.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
+		parts := make([]upstream.Partition, len(at))
+		for j, i := range at {
+			parts[j] = physical(moves[i].From)
+		}
+		before := c.Ends(ctx, parts)
+		sleep(ctx, s.cfg.DirectQuiet)
+		after := c.Ends(ctx, parts)
+		for j, i := range at {
+			if err := firstOf(before[j].Err, after[j].Err); err != nil {
+				return err
+			}
+			if after[j].LogEnd > before[j].LogEnd {
+				return federation.Errorf(federation.PolicyViolation,
+					"%s: somebody writes to topic %q of physical cluster %q without braid; switch all producers over before its partitions move (`braid status` names those that have ids)",
+					moves[i].TopicPartition, moves[i].From.Topic, c.Name)
+			}
+		}
+		return nil
+	})
+}
