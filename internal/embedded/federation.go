@@ -94,10 +94,12 @@ type Federation struct {
 
 	opts      Options
 	redisURL  string
-	clusters  []Cluster // with seeds
-	embedded  map[string]*Kafka
 	telemetry *process.Telemetry
 	ownsTele  bool
+
+	clusterMu sync.Mutex // guards the following
+	clusters  []Cluster  // with seeds
+	embedded  map[string]*Kafka
 
 	mu          sync.Mutex // guards the following
 	gateways    []*Node
@@ -199,21 +201,32 @@ func (f *Federation) startParts() error {
 		f.Redis, f.redisURL = r, r.URL()
 	}
 	for _, c := range f.opts.Clusters {
-		if len(c.Seeds) == 0 {
-			o := KafkaOptions{Name: c.Name, Brokers: f.opts.Brokers, Listen: f.opts.Listen, Options: f.opts.Kafka}
-			if f.opts.DataDir != "" {
-				o.Dir = filepath.Join(f.opts.DataDir, "kafka", c.Name)
-			}
-			k, err := StartKafka(o)
-			if err != nil {
-				return err
-			}
-			f.embedded[c.Name] = k
-			c.Seeds = k.Seeds()
+		if _, err := f.StartCluster(c); err != nil {
+			return err
 		}
-		f.clusters = append(f.clusters, c)
 	}
 	return nil
+}
+
+// StartCluster starts an embedded cluster, unless its brokers are named, and does
+// not register it. It ends with the federation.
+func (f *Federation) StartCluster(c Cluster) (Cluster, error) {
+	f.clusterMu.Lock()
+	defer f.clusterMu.Unlock()
+	if len(c.Seeds) == 0 {
+		o := KafkaOptions{Name: c.Name, Brokers: f.opts.Brokers, Listen: f.opts.Listen, Options: f.opts.Kafka}
+		if f.opts.DataDir != "" {
+			o.Dir = filepath.Join(f.opts.DataDir, "kafka", c.Name)
+		}
+		k, err := StartKafka(o)
+		if err != nil {
+			return Cluster{}, err
+		}
+		f.embedded[c.Name] = k
+		c.Seeds = k.Seeds()
+	}
+	f.clusters = append(f.clusters, c)
+	return c, nil
 }
 
 // register makes the physical clusters known, or corrects their seeds.
@@ -221,7 +234,7 @@ func (f *Federation) register(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	client := adminv1connect.NewClusterServiceClient(f.Client, f.controllers[0].URL())
-	for _, c := range f.clusters {
+	for _, c := range f.Clusters() {
 		err := f.retry(ctx, func() error { return registerCluster(ctx, client, c) })
 		if err != nil {
 			return fmt.Errorf("register cluster %q: %w", c.Name, err)
@@ -324,10 +337,18 @@ func (f *Federation) nodes() []*Node {
 func (f *Federation) Failed() <-chan error { return f.failed }
 
 // Kafka returns an embedded cluster; nil if there is none of that name.
-func (f *Federation) Kafka(name string) *Kafka { return f.embedded[name] }
+func (f *Federation) Kafka(name string) *Kafka {
+	f.clusterMu.Lock()
+	defer f.clusterMu.Unlock()
+	return f.embedded[name]
+}
 
 // Clusters returns the physical clusters with their brokers.
-func (f *Federation) Clusters() []Cluster { return slices.Clone(f.clusters) }
+func (f *Federation) Clusters() []Cluster {
+	f.clusterMu.Lock()
+	defer f.clusterMu.Unlock()
+	return slices.Clone(f.clusters)
+}
 
 // RedisURL is where Redis is.
 func (f *Federation) RedisURL() string { return f.redisURL }

@@ -49,7 +49,15 @@ func Embedded(t TB, o Options) *World {
 		w.NameServer.proc = n
 	}
 	for _, c := range e.federation.Clusters() {
-		w.Clusters = append(w.Clusters, Cluster{Name: c.Name, Seeds: c.Seeds, ClusterID: clusterID(t, c.Seeds)})
+		w.Clusters = append(w.Clusters, e.cluster(t, c))
+	}
+	w.startCluster = func(t TB, name string) Cluster {
+		t.Helper()
+		c, err := e.federation.StartCluster(embedded.Cluster{Name: name})
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		return e.cluster(t, c)
 	}
 	w.Redis = embeddedRedis{e.federation.Redis}
 	return w
@@ -62,6 +70,11 @@ type embeddedParts struct {
 	federation *embedded.Federation
 	nodes      map[process.Role][]*Node
 	again      *Node // that is being started again
+}
+
+func (e *embeddedParts) cluster(t TB, c embedded.Cluster) Cluster {
+	t.Helper()
+	return Cluster{Name: c.Name, Seeds: c.Seeds, ClusterID: clusterID(t, c.Seeds), Fake: e.federation.Kafka(c.Name).Fake}
 }
 
 func (e *embeddedParts) node(t TB, role process.Role, index int) *Node {
@@ -86,6 +99,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 	case process.NameServer:
 		c.BootstrapListen = n.Kafka
 	case process.Controller:
+		c.Controller.GatewayLease = e.options.GatewayLease
 	}
 }
 

@@ -24,10 +24,11 @@ func Real(t TB, o Options) *World {
 	redis := realparts.StartRedis(t)
 	r.redis, w.Redis = redis, realRedis{t, redis}
 	for _, k := range realparts.StartKafka(t, o.HeapMB, o.Clusters...) {
-		w.Clusters = append(w.Clusters, Cluster{
-			Name: k.Name, Seeds: []string{k.Seed}, ClusterID: k.ClusterID,
-			Kill: k.Kill, Restart: func() { k.Restart(t) },
-		})
+		w.Clusters = append(w.Clusters, realCluster(t, k))
+	}
+	w.startCluster = func(t TB, name string) Cluster {
+		t.Helper()
+		return realCluster(t, realparts.StartKafka(t, o.HeapMB, name)[0])
 	}
 	for i := range o.Controllers {
 		w.Controllers = append(w.Controllers, r.node("controller", i))
@@ -49,6 +50,10 @@ func Real(t TB, o Options) *World {
 	}
 	t.Logf("braid on real parts is ready after %.1f s", time.Since(begin).Seconds())
 	return w
+}
+
+func realCluster(t TB, k *realparts.Kafka) Cluster {
+	return Cluster{Name: k.Name, Seeds: []string{k.Seed}, ClusterID: k.ClusterID, Kill: k.Kill, Restart: func() { k.Restart(t) }}
 }
 
 // realParts starts nodes as processes.
@@ -73,6 +78,10 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		"--listen", n.Connect, "--ops-listen", n.Ops, "--log-level", "info",
 	}
 	switch n.role {
+	case "controller":
+		if r.options.GatewayLease > 0 {
+			command = append(command, "--gateway-lease", r.options.GatewayLease.String())
+		}
 	case "gateway":
 		command = append(command, "--kafka-listen", n.Kafka)
 		if r.options.AutoCreateTopics {

@@ -12,10 +12,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/braidmq/braid/test/realparts"
@@ -38,6 +41,8 @@ type Options struct {
 	HeapMB      int      // of each real broker; 320 by default
 	// AutoCreateTopics is the gateways' setting.
 	AutoCreateTopics bool
+	// GatewayLease is the controllers' setting; the product's default if it is zero.
+	GatewayLease time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -72,6 +77,8 @@ type World struct {
 	Client *http.Client
 
 	t TB
+	// startCluster starts a physical cluster that is not registered.
+	startCluster func(t TB, name string) Cluster
 }
 
 // A Cluster is a physical cluster: what a test may look at, and no client may see.
@@ -79,8 +86,35 @@ type Cluster struct {
 	Name      string
 	Seeds     []string
 	ClusterID string
-	Kill      func()
-	Restart   func()
+	// Kill and Restart end a real cluster and start it again; nil for an embedded one.
+	Kill    func()
+	Restart func()
+	// Fake is an embedded cluster, for faults; nil for a real one.
+	Fake *kfake.Cluster
+}
+
+// StartCluster starts one more physical cluster, which is not registered. It ends
+// with the world.
+func (w *World) StartCluster(name string) Cluster {
+	w.t.Helper()
+	c := w.startCluster(w.t, name)
+	w.Clusters = append(w.Clusters, c)
+	return c
+}
+
+// RemoveCluster has the federation forget a cluster, which runs on.
+func (w *World) RemoveCluster(name string) {
+	w.t.Helper()
+	w.MustBraid(w.t, "", "cluster", "remove", name)
+	w.Clusters = slices.DeleteFunc(w.Clusters, func(c Cluster) bool { return c.Name == name })
+}
+
+// AddCluster starts one more physical cluster and registers it.
+func (w *World) AddCluster(name string) Cluster {
+	w.t.Helper()
+	c := w.StartCluster(name)
+	w.MustBraid(w.t, "", "cluster", "add", name, "--seeds", strings.Join(c.Seeds, ","))
+	return c
 }
 
 // Redis is the store as an operator sees it.
@@ -129,6 +163,23 @@ func (n *Node) Start() error {
 		return fmt.Errorf("start %s: %w", n.ID, err)
 	}
 	n.proc = p
+	return nil
+}
+
+// Freeze stops a real process for a while (SIGSTOP); Thaw lets it go on.
+func (n *Node) Freeze() error { return n.signal(syscall.SIGSTOP) }
+
+// Thaw ends Freeze.
+func (n *Node) Thaw() error { return n.signal(syscall.SIGCONT) }
+
+func (n *Node) signal(s syscall.Signal) error {
+	pid := n.PID()
+	if pid == 0 {
+		return fmt.Errorf("%s has no process of its own", n.ID)
+	}
+	if err := syscall.Kill(pid, s); err != nil {
+		return fmt.Errorf("%s to %s: %w", s, n.ID, err)
+	}
 	return nil
 }
 
