@@ -358,6 +358,17 @@ func TestProducersAreScannedWhereTheyAreNotListed(t *testing.T) {
 	}
 }
 
+// The first answer about the end of a log may have its first batches only.
+func TestProducersAreScannedWhenTheLastBatchIsTheirFirst(t *testing.T) {
+	k := embedded(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	c := open(t, upstream.Config{}, k.ListenAddrs()...)
+	for range 5 {
+		addPlain(t, k, "t", 1, 10)
+	}
+	add(t, c, part("t", 0), batch(pid, 0, 0, 1))
+	require.Equal(t, upstream.ProducerStates{pid: {ID: pid, TxnStart: -1}}, producersOf(t, c, part("t", 0)))
+}
+
 func TestProducersKnowOpenTransactions(t *testing.T) {
 	for name, opts := range map[string][]kfake.Opt{"listed in part": nil, "an old broker": {kfake.MaxVersions(kversion.V2_7_0())}} {
 		t.Run(name, func(t *testing.T) {

@@ -233,43 +233,37 @@ func (c *Cluster) recentProducers(ctx context.Context, parts []Partition) (ids [
 	ids = make([]map[int64]bool, len(parts))
 	from := make([]federation.PhysicalOffset, len(parts))
 	end := make([]federation.PhysicalOffset, len(parts))
+	read := make([]int, len(parts))
 	since := time.Now().Add(-listedFor).UnixMilli()
-	take := func(i int, h *recordbatch.Header) {
+	take := func(i int, h *recordbatch.Header, batch []byte) bool {
 		if h.Idempotent() && h.MaxTimestamp > since {
 			ids[i][h.ProducerID] = true
 		}
+		read[i] += len(batch)
+		return read[i] < tailBytes
 	}
-	seen := make([]bool, len(parts))
 	errs = c.eachLeader(ctx, "read a partition", parts, nil, func(ctx context.Context, a *attempt) {
 		a.listOffsets(ctx, timestampEarliest, func(it *item, o federation.PhysicalOffset) { from[it.index] = o })
 		a.listOffsets(ctx, timestampLatest, func(it *item, o federation.PhysicalOffset) { end[it.index] = o })
 		for _, it := range a.items {
 			i := it.index
-			ids[i] = make(map[int64]bool)
+			ids[i], read[i] = make(map[int64]bool), 0
 			from[i] = max(from[i], end[i]-tailRecords)
-			seen[i] = from[i] >= end[i]
 		}
 		at := func(it *item) federation.PhysicalOffset { return from[it.index] }
-		want := func(it *item) bool { return !seen[it.index] }
+		want := func(it *item) bool { return from[it.index] < end[it.index] }
 		a.fetch(ctx, tailBytes, at, want, func(it *item, p *kmsg.FetchResponseTopicPartition) {
-			visitChunk(p.RecordBatches, from[it.index], math.MaxInt64, func(h recordbatch.Header, _ []byte) bool {
-				seen[it.index] = true
-				take(it.index, &h)
-				return true
-			})
+			i := it.index
+			from[i], _ = visitChunk(p.RecordBatches, from[i], math.MaxInt64, func(h recordbatch.Header, batch []byte) bool { return take(i, &h, batch) })
 		})
 	})
 	for i, p := range parts {
-		if seen[i] || errs[i] != nil {
+		if from[i] >= end[i] || read[i] >= tailBytes || errs[i] != nil {
 			continue
 		}
-		// The others of the answer used its size up, or its first batch is large.
-		read := 0
-		errs[i] = c.ReadBatches(ctx, p, from[i], end[i], func(h recordbatch.Header, batch []byte) bool {
-			take(i, &h)
-			read += len(batch)
-			return read < tailBytes
-		})
+		// The others of the answer used its size up, its first batch is large, or the
+		// broker gives out less at a time.
+		errs[i] = c.ReadBatches(ctx, p, from[i], end[i], func(h recordbatch.Header, batch []byte) bool { return take(i, &h, batch) })
 	}
 	return ids, errs
 }

@@ -1,15 +1,12 @@
 package suite
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -225,93 +222,6 @@ func (m *connectMember) lostCount() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.lost
-}
-
-// A load is idempotent producers that write keyed counters until they are told to end.
-type load struct {
-	acked chan []check.Value
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
-
-	mu    sync.Mutex
-	count int
-	errs  []error
-}
-
-// startLoad starts producers, each with a client of its own.
-func (s *suite) startLoad(t *testing.T, topic string, producers, keys int) *load {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{acked: make(chan []check.Value, producers), stop: cancel}
-	for p := range producers {
-		client := s.client(t, kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(2*time.Millisecond))
-		l.wg.Go(func() { l.acked <- l.produce(ctx, client, fmt.Sprint("p", p), keys) })
-	}
-	t.Cleanup(func() {
-		cancel()
-		l.wg.Wait()
-	})
-	return l
-}
-
-func (l *load) produce(ctx context.Context, client *kgo.Client, producer string, keys int) []check.Value {
-	var mu sync.Mutex
-	var acked []check.Value
-	next := make([]int, keys)
-	pace := time.NewTicker(time.Millisecond)
-	defer pace.Stop()
-	for i := 0; ctx.Err() == nil; i++ {
-		k := i % keys
-		next[k]++
-		v := check.Value{Producer: producer, Key: fmt.Sprint("k", k), Number: next[k]}
-		client.Produce(context.WithoutCancel(ctx), &kgo.Record{Key: []byte(v.Key), Value: []byte(v.String())}, func(_ *kgo.Record, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			if err != nil {
-				l.errs = append(l.errs, err)
-				return
-			}
-			l.count++
-			acked = append(acked, v)
-		})
-		select {
-		case <-pace.C:
-		case <-ctx.Done():
-		}
-	}
-	_ = client.Flush(context.WithoutCancel(ctx))
-	mu.Lock()
-	defer mu.Unlock()
-	return acked
-}
-
-func (l *load) total() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.count
-}
-
-// more waits until n more records are acknowledged.
-func (l *load) more(t *testing.T, n int) {
-	t.Helper()
-	from := l.total()
-	eventually(t, func() bool { return l.total() >= from+n }, "%d more records acknowledged", n)
-}
-
-// end ends the load and returns what was acknowledged; no error may have reached an application.
-func (l *load) end(t *testing.T) []check.Value {
-	t.Helper()
-	l.stop()
-	l.wg.Wait()
-	close(l.acked)
-	var all []check.Value
-	for a := range l.acked {
-		all = append(all, a...)
-	}
-	require.Empty(t, l.errs)
-	return all
 }
 
 // audit reads the whole log and compares it with what was acknowledged.

@@ -55,6 +55,7 @@ func Run(t *testing.T, w *world.World) {
 		{"command line", s.commands()},
 		{"bad input", s.badInput()},
 		{"nothing physical", s.leaks()},
+		{"moves", s.moves()},
 		{"faults", s.faults()},
 	} {
 		t.Run(group.name, func(t *testing.T) {
