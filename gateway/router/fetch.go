@@ -67,6 +67,8 @@ type fetchItem struct {
 	direct bool // its last records came from a direct read: it is behind the tail
 	single bool // read this one alone: an empty answer among others says nothing
 	resume time.Time
+	leader <-chan struct{}    // if not nil, resume ends when it is closed
+	extent *federation.Extent // that its last records are of
 	tail   *tail
 	part   *tailPart
 }
@@ -78,7 +80,7 @@ func (f *fetching) run() error {
 		m := f.s.r.deps.Maps.Current()
 		if m.Version != version { // what an item waits for may have come
 			for i := range f.items {
-				f.items[i].resume = time.Time{}
+				f.items[i].resume, f.items[i].leader = time.Time{}, nil
 			}
 			version = m.Version
 		}
@@ -189,7 +191,7 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 		s.drop(it.pos.TopicPartition, rd)
 		return f.take(part, i, it, rd, a)
 	}
-	if time.Now().Before(it.resume) {
+	if it.rests() {
 		return false, false
 	}
 	cluster, err := s.r.cluster(extent)
@@ -199,7 +201,7 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 	}
 	leader, refreshed := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
 	if leader.Broker < 0 {
-		it.resume = time.Now().Add(leaderPause)
+		it.resume, it.leader = time.Now().Add(leaderPause), refreshed
 		f.wakeAfter(refreshed)
 		return false, false
 	}
@@ -226,6 +228,18 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 	rd.alone = len(wanted[key]) == 0
 	wanted[key] = append(wanted[key], wantedRead{rd, max(it.pos.MaxBytes-int32(it.bytes), 1)})
 	return false, true
+}
+
+// rests reports whether an item waits before it asks a broker again.
+func (it *fetchItem) rests() bool {
+	if it.leader != nil {
+		select {
+		case <-it.leader:
+			it.resume, it.leader = time.Time{}, nil
+		default:
+		}
+	}
+	return time.Now().Before(it.resume)
 }
 
 // wakeAfter wakes the Fetch when ch is closed, if it is still under way.
@@ -269,7 +283,7 @@ func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *u
 		f.s.r.count.tailBytes.Add(int64(len(d)))
 		f.add(it, d, got.bufs[i])
 	}
-	it.at, it.direct = got.next, false
+	it.at, it.direct, it.extent = got.next, false, extent
 	return true, true
 }
 
@@ -332,7 +346,7 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	if len(got.data) > 0 {
 		f.s.r.count.directBytes.Add(int64(len(got.data)))
 		f.add(it, got.data, a.buf)
-		it.at, it.single, it.direct = got.next, false, true
+		it.at, it.single, it.direct, it.extent = got.next, false, true, extent
 		for _, t := range a.aborted {
 			it.slice.Aborted = append(it.slice.Aborted, AbortedTxn{ProducerID: t.ProducerID, FirstOffset: extent.Logical(federation.PhysicalOffset(t.FirstOffset))})
 		}
@@ -460,10 +474,13 @@ func (f *fetching) answer() {
 			if w, ok := f.s.r.ends(f.ctx, m, it.pos.TopicPartition); ok {
 				sl.HighWatermark, sl.LastStable, sl.LogStart = w.HighWatermark, w.LastStable, w.LogStart
 			}
-			// A reader that is behind an answer on another connection must not see the
-			// end go back below what it was given.
+			// Nobody may see the end go back below what a reader was given.
 			if len(sl.Records) > 0 {
+				f.s.r.given(sl.TopicPartition, it.extent, it.at, f.limit.ReadCommitted)
 				sl.HighWatermark = max(sl.HighWatermark, it.at)
+				if f.limit.ReadCommitted {
+					sl.LastStable = max(sl.LastStable, it.at)
+				}
 			}
 		}
 		f.out.Slices[i] = *sl

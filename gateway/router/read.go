@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -212,7 +213,23 @@ func findRead(resp *kmsg.FetchResponse, a *federation.PhysicalAddress) *kmsg.Fet
 // end is about the partition, and about nothing that was written behind a seal.
 func (r *Router) isCurrent(tp federation.TopicPartition, head *federation.Extent) bool {
 	part, err := r.deps.Maps.Current().Partition(tp)
-	return err == nil && part.Head().Number == head.Number && part.Head().State == federation.ExtentOpen && r.deps.Lease.Valid()
+	return err == nil && part.Head().PhysicalAddress == head.PhysicalAddress && part.Head().State == federation.ExtentOpen && r.deps.Lease.Valid()
+}
+
+// given notes that a reader has the records of an extent up to an offset: so far the
+// partition goes, also while its head is sealed and nobody says where that ends.
+func (r *Router) given(tp federation.TopicPartition, e *federation.Extent, end federation.LogicalOffset, committed bool) {
+	part, err := r.deps.Maps.Current().Partition(tp)
+	if err != nil || !slices.ContainsFunc(part.Extents, func(o *federation.Extent) bool { return o.PhysicalAddress == e.PhysicalAddress }) {
+		return // of a topic that is gone
+	}
+	st := r.states.of(tp)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.high = max(st.high, end)
+	if committed {
+		st.stable = max(st.stable, end)
+	}
 }
 
 // observe takes the ends that a broker reported for the head, and reports whether
@@ -242,7 +259,7 @@ func (p *partState) observe(e *federation.Extent, high, stable, logStart int64) 
 	}
 	// Answers of several connections overtake each other.
 	if !p.known || e.Number > p.head || e.Number == p.head && h >= p.high {
-		p.head, p.high, p.stable, p.known = e.Number, h, s, true
+		p.head, p.high, p.stable, p.known = e.Number, max(p.high, h), max(p.stable, s), true
 	}
 }
 
