@@ -37,8 +37,8 @@ type Config struct {
 	// EarlyAsk is the shortest time between two questions to a head which producers it
 	// knows; 100 ms by default.
 	EarlyAsk time.Duration
-	// ProducersMax bounds the producers that each lane remembers as known to a head; those
-	// that are forgotten are asked for again. 10,000 by default.
+	// ProducersMax bounds the producers that each lane remembers as known to heads, over
+	// all heads; those that are forgotten are asked for again. 1,000,000 by default.
 	ProducersMax int
 	// FetchBytesMax bounds what one Fetch asks of one broker; 50 MiB by default.
 	FetchBytesMax int32
@@ -73,7 +73,7 @@ func (c Config) withDefaults() Config {
 	def(&c.HoldMax, 5*time.Second)
 	def(&c.EarlyWait, time.Second)
 	def(&c.EarlyAsk, 100*time.Millisecond)
-	def(&c.ProducersMax, 10_000)
+	def(&c.ProducersMax, 1_000_000)
 	def(&c.FetchBytesMax, 50<<20)
 	def(&c.ReadAheadBytesMax, 256<<20)
 	def(&c.TailWait, 100*time.Millisecond)

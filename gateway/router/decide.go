@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -32,6 +31,8 @@ func (l *lane) lost(p *partQueue, op *appendOp, err error) {
 func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 	err := kerr.ErrorForCode(a.code)
 	switch {
+	case !l.believes(op, err):
+		l.doubted(p, op, err)
 	case a.code == 0:
 		l.appended(p, op, a)
 	case errors.Is(err, kerr.DuplicateSequenceNumber):
@@ -55,19 +56,29 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 	}
 }
 
-// appended acknowledges an op, if the lease still allows it: a gateway that was
-// cut off must not confirm what a new head may have left out.
-func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
-	if !l.r.deps.Lease.Valid() || l.r.deps.Lease.Gaps() != op.gaps {
-		op.unknown = true
-		if op.idempotent() {
-			l.retry(p, op, errLease(op.tp)) // under the next lease, and the map of that time
-			return
-		}
-		op.cause = errLease(op.tp)
-		op.resolve(failedAppend(op.timedOut()))
+// believes reports whether a broker's answer to an op may be passed on. One that
+// says where a producer stands may not unless the lease that it was sent under still
+// holds: in a gap, the head can have been sealed, without what was appended here.
+func (l *lane) believes(op *appendOp, err error) bool {
+	if err != nil && !errors.Is(err, kerr.DuplicateSequenceNumber) && !errors.Is(err, kerr.OutOfOrderSequenceNumber) {
+		return true
+	}
+	return l.r.deps.Lease.Valid() && l.r.deps.Lease.Gaps() == op.gaps
+}
+
+// doubted handles an op whose answer is not believed.
+func (l *lane) doubted(p *partQueue, op *appendOp, err error) {
+	op.unknown = op.unknown || !errors.Is(err, kerr.OutOfOrderSequenceNumber)
+	op.cause = errLease(op.tp)
+	if op.idempotent() {
+		l.retry(p, op, op.cause) // under the next lease, and the map of that time
 		return
 	}
+	op.resolve(failedAppend(op.timedOut()))
+}
+
+// appended acknowledges an op.
+func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
 	p.attempts = 0
 	if a.baseOffset >= 0 && op.acks == AcksAll {
 		p.head.acknowledged = max(p.head.acknowledged, federation.PhysicalOffset(a.baseOffset)+federation.PhysicalOffset(op.seq.count))
@@ -85,12 +96,8 @@ func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
 
 // opened notes that the head knows the producer of an op; what waited for it goes on.
 func (l *lane) opened(p *partQueue, op *appendOp) {
-	if !op.idempotent() {
-		return
-	}
-	if epoch, ok := p.head.known[op.seq.id]; !ok || epoch < op.seq.epoch {
-		p.head.learn(op.seq.id, op.seq.epoch, l.r.cfg.ProducersMax)
-		l.unearly(p, time.Now())
+	if op.idempotent() && l.learn(p.head, op.seq.id, knownProducer{epoch: op.seq.epoch}) {
+		l.unearly(p, op.seq.id)
 	}
 }
 

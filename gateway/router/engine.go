@@ -119,6 +119,9 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	}
 	select {
 	case s.lane.submit <- sub:
+		if s.r.ctx.Err() != nil {
+			go s.lane.refuseSubmissions() // the lane may have ended already
+		}
 		return nil
 	case <-ctx.Done():
 	case <-s.r.ctx.Done():

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,10 +19,12 @@ import (
 // sequence only: the one after what was carried over from the extent before, or 0.
 // From then on the broker checks.
 //
-//	unknown ──(the next sequence: sent alone)──► known: the broker checks
-//	   └─(another one)─► the head is asked ──► known
-//	                          └─► early: waits for those before it, then is refused for now
+//	unknown ──(the next sequence: nothing of the producer behind it)──► known: the broker checks
+//	   └─(another one)─► early: the head is asked ──► known
+//	                        └─(waits for those before it)─► refused for now
 //	                                 └─(comes again, and nothing before it)─► opens
+//
+// What was carried over also tells repeats of batches that lie before the head.
 
 // An opSequence says who wrote a batch, and where it lies in the producer's order.
 type opSequence struct {
@@ -41,12 +44,12 @@ func sequenceOf(batch []byte) opSequence {
 
 func (op *appendOp) idempotent() bool { return op.seq.id >= 0 }
 
-// notAfter reports whether sequence a is b or before it: sequences wrap, so the
-// nearer way round counts.
-func notAfter(a, b int32) bool {
-	const half = 1 << 30
-	return uint32(b-a)&0x7fffffff < half
-}
+// distance returns how many records sequence b is after a. Sequences wrap to 0
+// after 2^31-1.
+func distance(a, b int32) uint32 { return uint32(b-a) & 0x7fffffff }
+
+// notAfter reports whether sequence a is b or before it: the nearer way round counts.
+func notAfter(a, b int32) bool { return distance(a, b) < 1<<30 }
 
 // A headState is what a lane knows of the head of a logical partition that it has
 // appended to. The lane's goroutine owns it.
@@ -55,26 +58,66 @@ type headState struct {
 	extent int32
 	// acknowledged is the physical offset after the last record that was acknowledged.
 	acknowledged federation.PhysicalOffset
-	known        map[int64]int16 // epochs of producers that the head knows, by their ids
-	opening      *opening        // what was carried over; nil until it is loaded
-	askedAt      time.Time       // when the head was asked last whom it knows
+	known        map[int64]knownProducer
+	gone         bool      // another one is in its place
+	opening      *opening  // what was carried over; nil until it is loaded
+	triedAt      time.Time // when the head was asked last whom it knows
+	askedAt      time.Time // when it answered last
 	refused      map[int64]opSequence
 }
 
-func (h *headState) knows(s opSequence) bool {
-	epoch, ok := h.known[s.id]
-	return ok && epoch >= s.epoch // of a newer one, the broker refuses the older
+// A knownProducer is a producer that a head knows.
+type knownProducer struct {
+	epoch int16
+	// past says that it has written so much since the head was opened that its sequences
+	// will come round to what was carried over: they are no repeats then.
+	past bool
 }
 
-// learn notes that the head knows a producer.
-func (h *headState) learn(id int64, epoch int16, most int) {
-	if h.known == nil || len(h.known) >= most {
-		h.known = make(map[int64]int16) // those that are forgotten are asked for again
+const (
+	// repeatRecords is how many of a producer's last records can be repeated: more than
+	// are in flight.
+	repeatRecords = 1 << 24
+	// pastRecords is how many records after what was carried over a producer is past it.
+	pastRecords = 1 << 29
+)
+
+// learn notes that a head knows a producer. It returns false if that is nothing new.
+func (l *lane) learn(h *headState, id int64, next knownProducer) bool {
+	k, ok := h.known[id]
+	if h.gone || ok && (k.epoch > next.epoch || k.epoch == next.epoch && (k.past || !next.past)) {
+		return false
 	}
-	if e, ok := h.known[id]; !ok || epoch > e {
-		h.known[id] = epoch
+	if !ok {
+		if l.known >= l.r.cfg.ProducersMax {
+			l.forgetProducers()
+		}
+		if h.known == nil {
+			h.known = make(map[int64]knownProducer)
+		}
+		l.known++
 	}
+	h.known[id] = next
 	delete(h.refused, id)
+	return true
+}
+
+// learnState is learn with what the head's leader says of the producer.
+func (l *lane) learnState(h *headState, s upstream.ProducerState) {
+	c, ok := h.opening.carried(s.ID)
+	past := ok && c.Epoch == s.Epoch && c.LastSequence >= 0 && distance(c.LastSequence, s.LastSequence) >= pastRecords
+	l.learn(h, s.ID, knownProducer{epoch: s.Epoch, past: past})
+}
+
+// forgetProducers makes room: heads are asked again for those that are forgotten.
+func (l *lane) forgetProducers() {
+	for _, h := range l.heads {
+		if len(h.known) > 0 {
+			l.known -= len(h.known)
+			h.known = nil
+			return
+		}
+	}
 }
 
 // headOf returns the state of a partition's head, a new one if the head is new.
@@ -85,6 +128,10 @@ func (l *lane) headOf(m *federation.Map, part *federation.Partition) *headState 
 	if h == nil || h.extent != head.Number || h.topic != topic {
 		if len(l.heads) >= l.pruneAt {
 			l.pruneHeads(m)
+		}
+		if h != nil {
+			l.known -= len(h.known)
+			h.gone = true
 		}
 		h = &headState{topic: topic, extent: head.Number}
 		if head.Opening == 0 {
@@ -99,6 +146,8 @@ func (l *lane) headOf(m *federation.Map, part *federation.Partition) *headState 
 func (l *lane) pruneHeads(m *federation.Map) {
 	for tp, h := range l.heads {
 		if m.TopicByID(h.topic) == nil {
+			l.known -= len(h.known)
+			h.gone = true
 			delete(l.heads, tp)
 		}
 	}
@@ -110,14 +159,14 @@ type verdict int8
 
 const (
 	verdictSend    verdict = iota
-	verdictOpen            // send it, and nothing behind it until it is answered
+	verdictOpen            // send it, and nothing of its producer until it is answered
 	verdictSettled         // it has its answer
 	verdictEarly           // those before it are missing
 	verdictWait            // an event tells
 )
 
 // next returns the op of p that may be sent now; nil if none may. open tells that
-// it must be answered before anything else is sent.
+// it must be answered before anything else of its producer is sent.
 func (l *lane) next(p *partQueue) (op *appendOp, open bool) {
 	for len(p.queue) > 0 {
 		op := p.queue[0]
@@ -147,70 +196,105 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 		l.loadOpening(p)
 		return verdictWait
 	}
+	if slices.ContainsFunc(p.opening, func(o *appendOp) bool { return o.seq.id == s.id }) {
+		return verdictWait
+	}
+	k, known := h.known[s.id]
+	known = known && k.epoch >= s.epoch // of a newer one, the broker refuses the older
 	next := int32(0)
-	if c, ok := h.opening.producers[s.id]; ok {
+	if c, ok := h.opening.carried(s.id); ok && s.epoch <= c.Epoch && !(known && k.past) {
 		switch {
 		case s.epoch < c.Epoch:
 			op.resolve(failedAppend(federation.Errorf(federation.ProducerFenced, "%s: the producer has a newer epoch", op.tp)))
 			return verdictSettled
-		case s.epoch == c.Epoch && c.LastSequence >= 0 && notAfter(s.last, c.LastSequence):
-			l.answerDuplicate(p, op)
+		case c.LastSequence < 0: // it begins with 0
+		case distance(s.base, c.LastSequence) >= repeatRecords:
+			next = recordbatch.AddSequence(c.LastSequence, 1)
+		case !l.informed(p):
+			return l.early(op) // it can be past this, which only the head tells
+		case notAfter(s.last, c.LastSequence):
+			l.answerRepeat(op)
 			return verdictSettled
-		case s.epoch == c.Epoch && c.LastSequence >= 0 && notAfter(s.base, c.LastSequence):
+		default:
 			op.resolve(failedAppend(federation.Errorf(federation.OutOfOrderSequence, "%s: a record batch repeats a part of what the producer has written", op.tp)))
 			return verdictSettled
-		case s.epoch == c.Epoch && c.LastSequence >= 0:
-			next = recordbatch.AddSequence(c.LastSequence, 1)
 		}
 	}
 	switch {
-	case h.knows(s):
+	case known:
 		return verdictSend
 	case s.base == next:
 		return verdictOpen
 	case h.refused[s.id] == s:
 		return verdictOpen // it came again, and nothing before it
-	case time.Since(h.askedAt) < l.r.cfg.EarlyAsk:
-		l.markEarly(op)
-		return verdictEarly
 	default:
-		l.ask(p)
-		return verdictWait
+		l.informed(p)
+		return l.early(op)
 	}
 }
 
-func (l *lane) markEarly(op *appendOp) {
+func (l *lane) early(op *appendOp) verdict {
 	op.cause = federation.Errorf(federation.NoLeader, "%s: record batches before this one are missing; try again", op.tp)
 	if op.earlyUntil.IsZero() {
 		op.earlyUntil = time.Now().Add(l.r.cfg.EarlyWait)
 	}
+	return verdictEarly
+}
+
+// informed reports whether the head has said a moment ago whom it knows. If not, it
+// is asked; early ops are looked at again when it has answered.
+func (l *lane) informed(p *partQueue) bool {
+	now := time.Now()
+	if now.Sub(p.head.askedAt) < l.r.cfg.EarlyAsk {
+		return true
+	}
+	if !p.asking && now.Sub(p.head.triedAt) >= l.r.cfg.EarlyAsk {
+		l.ask(p)
+	}
+	return false
 }
 
 // ask finds out which producers the head knows.
 func (l *lane) ask(p *partQueue) {
 	h, cluster, at := p.head, p.cluster, p.address
-	h.askedAt = time.Now()
-	p.waiting = true
+	h.triedAt = time.Now()
+	p.asking = true
 	l.r.count.producerQueries.Add(1)
 	l.r.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(l.r.ctx, l.r.cfg.QueryTimeout)
 		defer cancel()
 		got := producersOf(ctx, cluster, upstream.Partition{Topic: at.Topic, Partition: at.Partition})
 		l.post(func() {
-			p.waiting = false
-			h.askedAt = time.Now()
-			for _, s := range got.States {
-				h.learn(s.ID, s.Epoch, l.r.cfg.ProducersMax)
-			}
-			if got.Err != nil {
-				h.askedAt = time.Time{}
-				l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(got.Err))
-				return
-			}
-			l.unearly(p, time.Now())
+			p.asking = false
+			l.told(p, h, got)
 			l.markReady(p)
 		})
 	})
+}
+
+// told takes in what a head said of its producers.
+func (l *lane) told(p *partQueue, h *headState, got upstream.PartitionProducers) {
+	now := time.Now()
+	if got.Err != nil && federation.KindOf(got.Err).Retriable() {
+		h.triedAt = now
+		for _, op := range p.early {
+			op.cause = federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(got.Err)
+		}
+		return
+	}
+	if got.Err != nil { // it is too old for the question, or does not allow it
+		l.r.cfg.Logger.Debug("a cluster does not say which producers it knows", "cluster", p.cluster.Name, "partition", p.tp, "err", got.Err)
+	}
+	h.askedAt = now
+	for _, s := range got.States {
+		l.learnState(h, s)
+	}
+	for _, op := range p.early { // there may be more of them than are remembered
+		if s, ok := got.States[op.seq.id]; ok {
+			l.learnState(h, s)
+		}
+	}
+	l.unearly(p, anyProducer)
 }
 
 // producersOf returns the producers that a partition knows, once all that it has of
@@ -254,30 +338,49 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// unearly puts early ops back into the queue, in their order, whose producer the
-// head knows by now, and refuses those that have waited long enough.
-func (l *lane) unearly(p *partQueue, now time.Time) {
+// anyProducer is no producer's id.
+const anyProducer = -1
+
+// unearly puts early ops of a producer, or all, back into the queue, in their order:
+// they are looked at again. What had been sent before goes first.
+func (l *lane) unearly(p *partQueue, id int64) {
 	if len(p.early) == 0 {
 		return
 	}
 	var back []*appendOp
 	kept := p.early[:0]
 	for _, op := range p.early {
-		switch {
-		case p.head.knows(op.seq):
+		if id == anyProducer || op.seq.id == id {
 			back = append(back, op)
-		case now.Before(op.earlyUntil) && now.Before(op.deadline):
+		} else {
 			kept = append(kept, op)
-		default:
-			p.head.refuse(op.seq)
-			op.resolve(failedAppend(op.timedOut()))
 		}
 	}
 	clear(p.early[len(kept):])
 	p.early = kept
-	if len(back) > 0 {
-		p.queue = append(back, p.queue...)
+	sent := slices.IndexFunc(p.queue, func(op *appendOp) bool { return op.attempts == 0 })
+	if sent < 0 {
+		sent = len(p.queue)
 	}
+	p.queue = slices.Concat(p.queue[:sent], back, p.queue[sent:])
+}
+
+// expireEarly refuses early ops that have waited long enough since the head was asked.
+func (l *lane) expireEarly(p *partQueue, now time.Time) {
+	kept := p.early[:0]
+	for _, op := range p.early {
+		missing := !now.Before(op.earlyUntil) && !p.head.askedAt.Before(op.earlyUntil.Add(-l.r.cfg.EarlyWait))
+		if !missing && now.Before(op.deadline) {
+			kept = append(kept, op)
+			continue
+		}
+		if missing {
+			p.head.refuse(op.seq)
+		}
+		op.resolve(failedAppend(op.timedOut()))
+	}
+	clear(p.early[len(kept):])
+	p.early = kept
 }
 
 // refuse notes the first batch of a producer that was refused as early: when it
@@ -298,6 +401,14 @@ type opening struct {
 }
 
 var noOpening = &opening{}
+
+func (o *opening) carried(id int64) (mark.Producer, bool) {
+	if o == nil || o == noOpening {
+		return mark.Producer{}, false
+	}
+	p, ok := o.producers[id]
+	return p, ok
+}
 
 // loadOpening reads the opening marks of p's head.
 func (l *lane) loadOpening(p *partQueue) {
@@ -398,24 +509,56 @@ func (o *openings) load(ctx context.Context, topic federation.TopicID, e *federa
 	return l.opening, l.err
 }
 
-// answerDuplicate answers an op that the log has from before its head was opened:
-// with its offset if it is among the last batches of the extents before, else
-// without.
-func (l *lane) answerDuplicate(p *partQueue, op *appendOp) {
-	m := l.r.deps.Maps.Current()
-	part, err := m.Partition(p.tp)
+// A repeat is an op that the log has from before its head was opened.
+type repeat struct {
+	op   *appendOp
+	part *federation.Partition
+}
+
+// findsMax bounds the repeats that a lane looks for at a time.
+const findsMax = 8
+
+// answerRepeat answers an op that the log has: with its offset if it is among the
+// last batches of the extents before the head, else without.
+func (l *lane) answerRepeat(op *appendOp) {
+	l.r.count.repeats.Add(1)
+	part, err := l.r.deps.Maps.Current().Partition(op.tp)
 	if err != nil {
-		op.resolve(failedAppend(err))
+		op.resolve(repeatedAppend(-1))
 		return
 	}
-	l.r.count.repeats.Add(1)
-	l.repeats++
-	l.r.tasks.Go(func() {
-		res := Appended{BaseOffset: l.r.findBatch(part, op.seq), LogAppendTimeMs: -1, LogStart: -1, Duplicate: true}
-		l.post(func() {
-			l.repeats--
-			op.resolve(res)
+	l.repeated = append(l.repeated, repeat{op: op, part: part})
+	l.findRepeats()
+}
+
+func repeatedAppend(at federation.LogicalOffset) Appended {
+	return Appended{BaseOffset: at, LogAppendTimeMs: -1, LogStart: -1, Duplicate: true}
+}
+
+func (l *lane) findRepeats() {
+	for len(l.repeated) > 0 && l.finding < findsMax && !l.stopping {
+		r := l.repeated[0]
+		l.repeated = l.repeated[1:]
+		l.finding++
+		l.r.tasks.Go(func() {
+			at := l.r.findBatch(r)
+			l.post(func() {
+				l.finding--
+				r.op.resolve(repeatedAppend(at))
+				l.findRepeats()
+			})
 		})
+	}
+}
+
+// expireRepeats answers those whose time is up before their turn has come.
+func (l *lane) expireRepeats(now time.Time) {
+	l.repeated = slices.DeleteFunc(l.repeated, func(r repeat) bool {
+		late := !now.Before(r.op.deadline)
+		if late {
+			r.op.resolve(repeatedAppend(-1))
+		}
+		return late
 	})
 }
 
@@ -428,18 +571,19 @@ const (
 
 // findBatch returns the logical offset of a batch at the end of the sealed
 // extents; -1 if it is not found there.
-func (r *Router) findBatch(part *federation.Partition, s opSequence) federation.LogicalOffset {
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.EarlyWait)
+func (r *Router) findBatch(of repeat) federation.LogicalOffset {
+	ctx, cancel := context.WithTimeout(r.ctx, min(r.cfg.EarlyWait, time.Until(of.op.deadline)))
 	defer cancel()
 	looked := 0
-	for i := len(part.Extents) - 1; i >= 0 && looked < findExtents; i-- {
-		e := part.Extents[i]
+	for _, e := range slices.Backward(of.part.Extents) {
 		if !e.Sealed() {
 			continue
 		}
-		looked++
-		if at := r.findBatchIn(ctx, e, s); at >= 0 {
+		if at := r.findBatchIn(ctx, e, of.op.seq); at >= 0 {
 			return at
+		}
+		if looked++; looked == findExtents {
+			break
 		}
 	}
 	return -1

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -16,15 +17,18 @@ func (r *Router) Hold(ctx context.Context, m *federation.Map) ([]federation.Held
 	if len(heads) == 0 {
 		return nil, nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	answers := make(chan []federation.PhysicalOffset, len(r.lanes))
+	out := slices.Clone(heads) // the lanes read heads
 	for _, l := range r.lanes {
-		l.post(func() { l.quiesce(heads, answers) })
+		l.post(func() { l.quiesce(&quiescence{ctx: ctx, m: m, heads: heads, answers: answers}) })
 	}
 	for range r.lanes {
 		select {
 		case ends := <-answers:
 			for i, end := range ends {
-				heads[i].AcknowledgedEnd = max(heads[i].AcknowledgedEnd, end)
+				out[i].AcknowledgedEnd = max(out[i].AcknowledgedEnd, end)
 			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -32,37 +36,43 @@ func (r *Router) Hold(ctx context.Context, m *federation.Map) ([]federation.Held
 			return nil, errStopping()
 		}
 	}
-	return heads, nil
+	return out, nil
 }
 
 // A quiescence waits for the answers to what a lane has in flight to some heads.
 type quiescence struct {
+	ctx     context.Context //nolint:containedctx // ends with the call of Hold
+	m       *federation.Map
 	heads   []federation.HeldHead
 	answers chan<- []federation.PhysicalOffset // has room
 }
 
 // quiesce stops sending to heads, and answers when nothing is in flight to them.
-func (l *lane) quiesce(heads []federation.HeldHead, answers chan<- []federation.PhysicalOffset) {
-	for _, h := range heads {
+func (l *lane) quiesce(q *quiescence) {
+	for _, h := range q.heads {
 		if p := l.parts[h.TopicPartition]; p != nil {
 			// It may have its place in a connection's queue: it must look at the map again.
 			p.version, p.conn = 0, nil
 		}
 	}
-	l.quiescences = append(l.quiescences, quiescence{heads: heads, answers: answers})
+	l.quiescences = append(l.quiescences, q)
 	l.answerQuiescences()
 }
 
 func (l *lane) answerQuiescences() {
 	kept := l.quiescences[:0]
 	for _, q := range l.quiescences {
+		if q.ctx.Err() != nil {
+			continue // nobody waits for it: the head may be open again, and busy for ever
+		}
 		if l.busy(q.heads) {
 			kept = append(kept, q)
 			continue
 		}
 		ends := make([]federation.PhysicalOffset, len(q.heads))
 		for i, h := range q.heads {
-			if s := l.heads[h.TopicPartition]; s != nil && s.extent == h.Extent {
+			// A topic that was created again under its name has other heads.
+			if s := l.heads[h.TopicPartition]; s != nil && s.extent == h.Extent && q.m.TopicByID(s.topic) != nil {
 				ends[i] = s.acknowledged
 			}
 		}
@@ -88,7 +98,7 @@ func (l *lane) hold(p *partQueue, seen *federation.Map) {
 	p.held, p.waiting = true, true
 	l.limitHold(p, time.Now())
 	release := func() {
-		p.held, p.waiting = false, false
+		p.waiting = false
 		l.markReady(p)
 	}
 	changed := l.r.deps.Maps.Changed()
@@ -109,14 +119,11 @@ func (l *lane) hold(p *partQueue, seen *federation.Map) {
 // its client try again.
 func (l *lane) limitHold(p *partQueue, now time.Time) {
 	for _, op := range p.queue {
-		if op.held {
+		if !op.heldUntil.IsZero() {
 			continue
 		}
-		op.held = true
+		op.heldUntil = now.Add(l.r.cfg.HoldMax)
 		op.cause = federation.Errorf(federation.NoLeader, "%s is being moved; try again", p.tp)
-		if until := now.Add(l.r.cfg.HoldMax); until.Before(op.deadline) {
-			op.deadline = until
-		}
 		l.r.count.heldAppends.Add(1)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -37,9 +38,11 @@ type lane struct {
 	conns map[*upstream.Conn]*connLane
 	ready []*partQueue
 
-	quiescences []quiescence
-	pruneAt     int // size at which heads of deleted topics are dropped
-	repeats     int // ops whose answer is looked for in sealed extents
+	quiescences []*quiescence
+	pruneAt     int      // size at which heads of deleted topics are dropped
+	known       int      // producers in all of heads
+	repeated    []repeat // wait to be looked for in sealed extents, oldest first
+	finding     int      // those that are looked for
 	stopping    bool
 }
 
@@ -58,13 +61,13 @@ type appendOp struct {
 	batch    []byte
 	seq      opSequence
 	acks     Acks
+	unknown  bool // a former try may have been appended
+	attempts int32
 	deadline time.Time
-	attempts int
 	gaps     int64 // of the lease, when it was sent last
-	unknown  bool  // a former try may have been appended
 	cause    error // of the last failure
 
-	held       bool      // its head was found sealing
+	heldUntil  time.Time // how long it waits for its head; zero = it does not
 	earlyUntil time.Time // how long it waits for the batches before it; zero = it does not
 }
 
@@ -76,7 +79,8 @@ type partQueue struct {
 	failed   []*appendOp // failed for now: wait for those in flight, then go before queue
 	early    []*appendOp // wait for batches before them
 	held     bool        // waits for its head to be open again
-	opening  *appendOp   // in flight, and must be answered before anything else is sent
+	opening  []*appendOp // in flight: nothing else of their producers may be
+	asking   bool        // the head is being asked whom it knows
 	queued   bool        // in lane.ready or connLane.ready
 	waiting  bool        // for a leader, a connection or a pause: an event ends it
 	attempts int         // failures in a row, for the pause
@@ -90,15 +94,12 @@ type partQueue struct {
 }
 
 func (p *partQueue) idle() bool {
-	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early) == 0 && !p.queued && !p.waiting
+	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early) == 0 && !p.queued && !p.waiting && !p.asking
 }
 
 // sendable reports whether something of p may be sent: nothing may while a
-// failed op waits for the answers to those that were sent after it, nor behind
-// one that opens the head.
-func (p *partQueue) sendable() bool {
-	return len(p.queue) > 0 && len(p.failed) == 0 && p.opening == nil
-}
+// failed op waits for the answers to those that were sent after it.
+func (p *partQueue) sendable() bool { return len(p.queue) > 0 && len(p.failed) == 0 }
 
 // A connLane is the lane's side of a connection to a broker.
 type connLane struct {
@@ -176,6 +177,11 @@ func (l *lane) enqueue(sub *submission) {
 	for i := range sub.ops {
 		op := &sub.ops[i]
 		op.seq = sequenceOf(op.batch)
+		if mark.IsMark(op.seq.id) {
+			// Readers take such a batch for a mark: they would wait at it, or leave it out.
+			op.resolve(failedAppend(federation.Errorf(federation.InvalidRecord, "%s: producer id %d is reserved", op.tp, op.seq.id)))
+			continue
+		}
 		p := l.parts[op.tp]
 		if p == nil {
 			p = &partQueue{tp: op.tp}
@@ -281,11 +287,23 @@ func (l *lane) resolve(p *partQueue) bool {
 			return false
 		}
 		p.version, p.extent, p.address, p.cluster = m.Version, head, head.PhysicalAddress, cluster
-		p.head = l.headOf(m, part)
+		if h := l.headOf(m, part); h != p.head {
+			p.head = h
+			l.unearly(p, anyProducer)
+			for _, op := range p.queue {
+				op.earlyUntil = time.Time{}
+			}
+		}
 	}
 	if p.extent.State != federation.ExtentOpen {
 		l.hold(p, m)
 		return false
+	}
+	if p.held {
+		p.held = false
+		for _, op := range p.queue {
+			op.heldUntil = time.Time{}
+		}
 	}
 	if !l.r.deps.Lease.Valid() {
 		l.pause(p, errLease(p.tp))
@@ -366,14 +384,19 @@ func (l *lane) pause(p *partQueue, err error) {
 }
 
 // flush sends what c's connection takes: many partitions in one request, one
-// batch of each.
+// batch of each. What has waited for its turn looks at the map again if that has
+// changed, and if the lease has ended.
 func (l *lane) flush(c *connLane) {
+	// In this order: a lease that began after a gap comes with the map of its time.
+	gaps := l.r.deps.Lease.Gaps()
+	version := l.r.deps.Maps.Current().Version
+	leased := l.r.deps.Lease.Valid()
 	for len(c.ready) > 0 && c.inflight < l.r.cfg.AppendRequestsMax {
 		q := c.request()
 		acks, size := Acks(0), 0
 		rest := c.ready[:0]
 		for _, p := range c.ready {
-			if !l.sendable(p, c) {
+			if !l.sendable(p, c) || p.version != version || !leased {
 				p.queued = false
 				l.markReady(p)
 				continue
@@ -399,7 +422,7 @@ func (l *lane) flush(c *connLane) {
 			p.queue = p.queue[1:]
 			p.flying = append(p.flying, op)
 			if open {
-				p.opening = op
+				p.opening = append(p.opening, op)
 			}
 			if p.sendable() {
 				rest = append(rest, p)
@@ -417,7 +440,7 @@ func (l *lane) flush(c *connLane) {
 			l.undo(q)
 			return
 		}
-		l.send(c, q, acks)
+		l.send(c, q, acks, gaps)
 	}
 }
 
@@ -431,9 +454,7 @@ func (l *lane) undo(q *produceRequest) {
 	for i, p := range q.parts {
 		q.ops[i].attempts--
 		p.flying = p.flying[:len(p.flying)-1]
-		if p.opening == q.ops[i] {
-			p.opening = nil
-		}
+		p.opened(q.ops[i])
 		p.queue = append([]*appendOp{q.ops[i]}, p.queue...)
 		l.pauseOnce(p)
 	}
@@ -447,10 +468,10 @@ func (l *lane) pauseOnce(p *partQueue) {
 	}
 }
 
-func (l *lane) send(c *connLane, q *produceRequest, acks Acks) {
+func (l *lane) send(c *connLane, q *produceRequest, acks Acks, gaps int64) {
 	q.sort()
 	l.r.count.appendRequests.Add(1)
-	now, gaps := time.Now(), l.r.deps.Lease.Gaps()
+	now := time.Now()
 	timeout := time.Second
 	for _, op := range q.ops {
 		op.gaps = gaps
@@ -536,11 +557,16 @@ func (p *partQueue) land(op *appendOp) {
 	for i, o := range p.flying {
 		if o == op {
 			p.flying = append(p.flying[:i], p.flying[i+1:]...)
-			if p.opening == op {
-				p.opening = nil
-			}
+			p.opened(op)
 			return
 		}
+	}
+}
+
+// opened notes that an op is not in flight any more, if it was to open the head.
+func (p *partQueue) opened(op *appendOp) {
+	if i := slices.Index(p.opening, op); i >= 0 {
+		p.opening = slices.Delete(p.opening, i, i+1)
 	}
 }
 
@@ -581,6 +607,7 @@ func (op *appendOp) timedOut() error {
 // that fails fail with it, so that their sender repeats all of them in order.
 func (l *lane) expire(now time.Time) {
 	version := l.r.deps.Maps.Current().Version
+	l.expireRepeats(now)
 	for tp, p := range l.parts {
 		if p.held {
 			l.limitHold(p, now)
@@ -589,7 +616,7 @@ func (l *lane) expire(now time.Time) {
 		kept := p.queue[:0]
 		for _, op := range p.queue {
 			who := opSequence{id: op.seq.id, epoch: op.seq.epoch}
-			if now.Before(op.deadline) && !failed[who] {
+			if now.Before(op.deadline) && (!p.held || now.Before(op.heldUntil)) && !failed[who] {
 				kept = append(kept, op)
 				continue
 			}
@@ -603,12 +630,13 @@ func (l *lane) expire(now time.Time) {
 		}
 		clear(p.queue[len(kept):])
 		p.queue = kept
+		l.expireEarly(p, now)
 		switch {
-		case len(p.early) == 0 || p.waiting:
+		case len(p.early) == 0:
 		case p.version != version: // the head may be another one
-			p.queue, p.early = append(p.early, p.queue...), nil
+			l.unearly(p, anyProducer)
 			l.markReady(p)
-		default:
+		case !p.asking:
 			l.ask(p) // another gateway may have opened the head meanwhile
 		}
 		if p.idle() {
@@ -637,9 +665,12 @@ func (l *lane) stop() {
 	for c := range l.conns {
 		c.Close()
 	}
-	for l.flying() || l.repeats > 0 {
+	for l.flying() || l.finding > 0 {
 		<-l.wake
 		l.runEvents()
+	}
+	for _, r := range l.repeated {
+		r.op.resolve(repeatedAppend(-1))
 	}
 	for _, p := range l.parts {
 		for _, op := range slices.Concat(p.failed, p.early, p.queue) {
@@ -650,6 +681,12 @@ func (l *lane) stop() {
 			op.resolve(failedAppend(err))
 		}
 	}
+	l.refuseSubmissions()
+}
+
+// refuseSubmissions answers what the lane has not taken, and will not: its router
+// ends. Any goroutine may call it.
+func (l *lane) refuseSubmissions() {
 	for {
 		select {
 		case sub := <-l.submit:
