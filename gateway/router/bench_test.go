@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -13,9 +14,21 @@ import (
 	"github.com/braidmq/braid/internal/upstream"
 )
 
-// BenchmarkProduce appends batches of 64 KiB through the whole router to an
-// embedded cluster that throws them away; 16 are in flight.
+// BenchmarkProduce appends batches through the whole router to an embedded cluster
+// that throws them away; 16 are in flight.
 func BenchmarkProduce(b *testing.B) {
+	for _, size := range []int{100, 64 << 10} {
+		b.Run(fmt.Sprintf("%d bytes", size), func(b *testing.B) {
+			benchmarkProduce(b, batch(recordbatch.NoProducer, string(make([]byte, size))))
+		})
+		b.Run(fmt.Sprintf("%d bytes idempotent", size), func(b *testing.B) {
+			prod := recordbatch.Producer{ID: 1<<48 + 1}
+			benchmarkProduce(b, batch(prod, string(make([]byte, size))))
+		})
+	}
+}
+
+func benchmarkProduce(b *testing.B, data []byte) {
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(8, "phys"), kfake.BlackholeProduce())
 	if err != nil {
 		b.Fatal(err)
@@ -34,8 +47,6 @@ func BenchmarkProduce(b *testing.B) {
 	defer r.Close()
 	s := r.NewSession()
 	defer s.Close()
-	value := make([]byte, 64<<10)
-	data := batch(recordbatch.NoProducer, string(value))
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	sem := make(chan struct{}, 16)
