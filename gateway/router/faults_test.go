@@ -178,3 +178,25 @@ func TestNewEpochWaitsForTheMap(t *testing.T) {
 	require.EqualValues(t, 9, h.LeaderEpoch)
 	f.Release()
 }
+
+// While the controller is away, records of an epoch that the map does not name are
+// given out all the same; those before them in the same answer keep their offsets.
+func TestNewEpochIsGivenOutWithoutTheMapAfterAWhile(t *testing.T) {
+	w := newWorldWith(t, 1, router.Config{EpochWait: time.Millisecond}, nil)
+	head := federationtest.Head("a", "phys", 0)
+	head.Base = 100
+	w.SetTopic("orders", nil, []*federation.Extent{head})
+	s := w.r.NewSession()
+	defer s.Close()
+	write(t, w.clusters["a"], 0, "old", "older")
+	for i := range 3 {
+		require.NoError(t, w.clusters["a"].MoveTopicPartition("phys", 0, int32(i%2)))
+	}
+	write(t, w.clusters["a"], 0, "new")
+	want := []string{"100:old", "101:older", "102:new"}
+	for range 3 {
+		again := w.r.NewSession()
+		require.Equal(t, want, values(t, again, at("orders", 0), 100, 3))
+		again.Close()
+	}
+}

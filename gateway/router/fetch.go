@@ -337,7 +337,8 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	got := patch(extent, rd.from, a.records)
 	if got.unknownEpoch >= 0 {
 		f.s.r.seen(extent, got.unknownEpoch)
-		if f.s.r.mayStamp(it.pos.TopicPartition, got.unknownEpoch, time.Now()) {
+		// What lies before it is patched in place, once: it goes first.
+		if len(got.data) == 0 && f.s.r.mayStamp(it.pos.TopicPartition, got.unknownEpoch, time.Now()) {
 			stamped := *extent
 			stamped.Epochs = append(append([]federation.EpochEntry(nil), extent.Epochs...), federation.EpochEntry{Physical: 1<<31 - 1, Logical: extent.LastEpoch().Logical})
 			got = patch(&stamped, rd.from, a.records)
