@@ -162,8 +162,12 @@ func (g *Gateway) leave() {
 	}
 }
 
-// cluster checks the logical cluster that a request names.
+// cluster checks the logical cluster that a request names, and that its topics are
+// known: a gateway that has just started must not say that one does not exist.
 func (g *Gateway) cluster(name string) error {
+	if g.deps.Maps.Current().Version == 0 {
+		return federation.Errorf(federation.NoLeader, "this gateway has no map yet; try again, or use another one")
+	}
 	if name != "" && name != g.cfg.LogicalCluster {
 		return federation.Errorf(federation.UnknownCluster, "logical_cluster %q is not served here; this gateway serves %q", name, g.cfg.LogicalCluster)
 	}

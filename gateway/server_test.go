@@ -267,3 +267,24 @@ func TestRawBatchArrivesUnchanged(t *testing.T) {
 	const patched = 16 // base offset, length, leader epoch
 	require.Equal(t, sent[patched:], got[patched:])
 }
+
+// noMap is the view of a gateway that has just started.
+type noMap struct{}
+
+func (noMap) Current() *federation.Map {
+	return (&federation.Map{LogicalCluster: federation.DefaultLogicalCluster}).Seal()
+}
+func (noMap) Changed() <-chan struct{} { return nil }
+
+// A gateway that has just started knows no topic, and must not say that one does not
+// exist: its client would give up.
+func TestWithoutAMapClientsAreToldToTryAgain(t *testing.T) {
+	w := newWorld(t, func(_ *gateway.Config, d *gateway.Deps) { d.Maps = noMap{} })
+	one := int32(1)
+	_, err := w.producer(t).ProduceBatch(ctxFor(t), &braidv1.ProduceBatchRequest{Batch: &braidv1.ProduceFrame{
+		BatchSeq: 1, Topic: "orders", Partition: &one, Records: []*braidv1.Record{{Value: []byte("v")}},
+	}})
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), "%v", err)
+	_, err = w.consumer(t).GetTopicInfo(ctxFor(t), &braidv1.GetTopicInfoRequest{Topic: "orders"})
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), "%v", err)
+}
