@@ -1,0 +1,278 @@
+//go:build synctests
+
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/process"
+	"github.com/braidmq/braid/test/check"
+)
+
+// A Result is what came of a run.
+type Result struct {
+	Seed     uint64
+	Problems []string
+	// Trace are the faults and operations, in the order of time.
+	Trace   []string
+	Counts  map[string]int
+	Report  *check.Report
+	Virtual time.Duration
+}
+
+// String is one line of figures.
+func (r *Result) String() string {
+	counts := make([]string, 0, len(r.Counts))
+	for _, what := range sortedKeys(r.Counts) {
+		counts = append(counts, fmt.Sprint(r.Counts[what], " ", what))
+	}
+	return fmt.Sprintf("seed %d, %.0f virtual s: %s; %v", r.Seed, r.Virtual.Seconds(), strings.Join(counts, ", "), r.Report)
+}
+
+// Run runs a world, within a bubble. Telemetry is made outside of it.
+func Run(ctx context.Context, o Options, telemetry *process.Telemetry) *Result {
+	o = o.withDefaults()
+	// A bubble begins in the year 2000, before anything that a clock may show.
+	wait(ctx, time.Until(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)))
+	w, err := start(o, telemetry)
+	if err != nil {
+		return &Result{Seed: o.Seed, Problems: []string{err.Error()}}
+	}
+	report := w.run(ctx)
+	if err := w.close(); err != nil {
+		w.history.problem("close: %v", err)
+	}
+	h := w.history
+	if report != nil && report.Err() != nil {
+		h.problem("%v", report.Err())
+	}
+	return &Result{Seed: o.Seed, Problems: h.problems, Trace: h.sortedTrace(), Counts: h.counts, Report: report, Virtual: w.since()}
+}
+
+// source is a stream of random numbers for one purpose.
+func (w *world) source(purpose uint64) *rand.Rand { return rand.New(rand.NewPCG(w.Seed, purpose)) }
+
+func (w *world) run(ctx context.Context) *check.Report {
+	ops := w.operator("ops0", w.source(1))
+	defer ops.client.close()
+	setup, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := ops.register(setup); err != nil {
+		w.history.problem("%v", err)
+		return nil
+	}
+	if err := w.awaitReady(setup, time.Minute); err != nil {
+		w.history.problem("%v", err)
+		return nil
+	}
+	if !ops.createTopic(setup, topic, partitions) {
+		w.history.problem("the topic could not be created")
+		return nil
+	}
+	w.history.note("ready")
+
+	producing, stop := context.WithTimeout(ctx, w.Duration)
+	defer stop()
+	reading, end := context.WithCancel(ctx)
+	defer end()
+	var producers, readers, operators sync.WaitGroup
+	w.clients(producing, reading, &producers, &readers)
+	operating, finish := context.WithCancel(ctx)
+	defer finish()
+	f := w.faults(w.source(2))
+	if !w.Still {
+		faulty := f.soon
+		if w.Quiet {
+			faulty = func() {}
+		}
+		other := w.operator("ops1", w.source(3))
+		defer other.client.close()
+		operators.Go(func() { ops.work(operating, producing, faulty) })
+		operators.Go(func() { other.work(operating, producing, faulty) })
+	}
+	status := w.operator("status", nil)
+	defer status.client.close()
+	readers.Go(func() { status.watchStatus(reading) })
+	if !w.Quiet {
+		f.run(producing)
+	}
+	<-producing.Done()
+	f.end()
+	w.history.note("the faults are over")
+	w.restartAll()
+	if err := w.awaitReady(ctx, time.Minute); err != nil {
+		w.history.problem("%v", err)
+	}
+	producers.Wait()
+	time.AfterFunc(operationLimit, finish)
+	operators.Wait()
+	w.history.note("producers and operators have ended")
+	w.history.note("%d heads have moved", ops.settle(ctx))
+	log := w.audit(ctx)
+	w.awaitGroup(ctx, len(log))
+	end()
+	readers.Wait()
+	return w.judge(log)
+}
+
+// clients starts producers, which end with one context, and readers, which end with
+// another.
+func (w *world) clients(producing, reading context.Context, producers, readers *sync.WaitGroup) {
+	for i := range 2 {
+		producers.Go(func() { w.kafkaProducer(producing, i) })
+		producers.Go(func() { w.batchProducer(producing, i) })
+		producers.Go(func() { w.streamProducer(producing, i) })
+	}
+	readers.Go(func() { w.kafkaMember(reading, 0, 0) })
+	readers.Go(func() { w.kafkaMember(reading, 1, w.Duration/4) })
+	readers.Go(func() { w.connectMember(reading, 0, 0) })
+	readers.Go(func() { w.connectMember(reading, 1, w.Duration/5) })
+	for i := range w.gateways {
+		readers.Go(func() { w.tailReader(reading, i) })
+		readers.Go(func() { w.metadataWatcher(reading, i) })
+	}
+	readers.Go(func() { w.historian(reading, w.source(4)) })
+}
+
+// restartAll starts what a fault has left dead.
+func (w *world) restartAll() {
+	for _, n := range w.nodes() {
+		if n.running() {
+			continue
+		}
+		if err := n.start(); err != nil {
+			w.history.problem("%s does not start again: %v", n.host, err)
+		}
+	}
+}
+
+// auditLimit bounds how long the whole log takes to read by one gateway, and the
+// group needs for what is left.
+const auditLimit = 2 * time.Minute
+
+// audit reads the whole log by each gateway; all of them must have the same.
+func (w *world) audit(ctx context.Context) (log []check.Record) {
+	for i, g := range w.gateways {
+		name := fmt.Sprint("audit", i)
+		got := w.readAll(ctx, name, g)
+		if i > 0 && !slices.Equal(log, got) {
+			w.history.problem("%s reads %d records, and %s %d", w.gateways[0].host, len(log), g.host, len(got))
+		}
+		if len(got) > len(log) {
+			log = got
+		}
+	}
+	return log
+}
+
+// readAll reads each partition from its beginning to its end.
+func (w *world) readAll(ctx context.Context, name string, g *node) (log []check.Record) {
+	c := w.rawClient(name, g)
+	defer c.client.Close()
+	ctx, cancel := context.WithTimeout(ctx, auditLimit)
+	defer cancel()
+	epochs := make(check.Growing)
+	for p := range w.partitions.Load() {
+		var begin, end int64
+		for at, to := range map[int64]*int64{-2: &begin, -1: &end} {
+			if !poll(ctx, auditLimit, func() (ok bool) {
+				*to, ok = c.listOffset(ctx, p, at)
+				return ok
+			}) {
+				w.history.problem("%s cannot list the offsets of partition %d", name, p)
+				return log
+			}
+		}
+		if begin != 0 {
+			w.history.problem("%s: partition %d begins at offset %d", name, p, begin)
+		}
+		for next := begin; next < end; {
+			records, failed, err := c.fetch(ctx, topic, map[int32]int64{p: next}, 100*time.Millisecond)
+			if ctx.Err() != nil {
+				w.history.problem("%s reads partition %d only up to offset %d of %d: %v %v", name, p, next, end, failed, err)
+				return log
+			}
+			if err != nil || len(records) == 0 {
+				wait(ctx, 50*time.Millisecond)
+			}
+			for _, r := range records {
+				if problem := epochs.See(fmt.Sprintf("the epoch of partition %d that %s reads", p, name), int64(r.LeaderEpoch)); problem != "" {
+					w.history.problem("%s", problem)
+				}
+				w.history.read(topic, name, recordOf(r))
+				log = append(log, recordOf(r))
+				next = r.Offset + 1
+			}
+		}
+	}
+	return log
+}
+
+func (c *rawClient) listOffset(ctx context.Context, partition int32, at int64) (int64, bool) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic = topic
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp = partition, at
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	resp, err := c.request(ctx, req)
+	if err != nil {
+		return 0, false
+	}
+	for _, t := range resp.(*kmsg.ListOffsetsResponse).Topics {
+		for _, p := range t.Partitions {
+			return p.Offset, p.ErrorCode == 0
+		}
+	}
+	return 0, false
+}
+
+// awaitGroup waits until the group has read as many different offsets.
+func (w *world) awaitGroup(ctx context.Context, count int) {
+	if !poll(ctx, auditLimit, func() bool { return w.history.readByGroup() >= count }) {
+		w.history.problem("the group has read only %d of %d records %s after the faults", w.history.readByGroup(), count, auditLimit)
+	}
+}
+
+// judge compares the log with what clients saw.
+func (w *world) judge(log []check.Record) *check.Report {
+	h := w.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	acked := make([]check.Value, len(h.acked))
+	for i, a := range h.acked {
+		acked[i] = a.Value
+	}
+	for _, problem := range slices.Concat(check.Contiguous(log), check.Placed(log, h.acked)) {
+		h.problemLocked("%s", problem)
+	}
+	for _, r := range log {
+		if problem := h.seenLocked(topic).Read("the audit", r); problem != "" {
+			h.problemLocked("%s", problem)
+		}
+	}
+	return check.Audit(log, acked, h.group)
+}
+
+func (h *history) readByGroup() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	type at struct {
+		partition int32
+		offset    int64
+	}
+	seen := make(map[at]bool, len(h.group))
+	for _, r := range h.group {
+		seen[at{r.Partition, r.Offset}] = true
+	}
+	return len(seen)
+}
