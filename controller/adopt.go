@@ -17,6 +17,7 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/upstream"
 )
@@ -322,15 +323,12 @@ func (t *term) consumers() (braidv1connect.ConsumerServiceClient, error) {
 }
 
 // A directWatch knows who writes to the physical partitions of adopted topics without
-// braid: producers whose ids the cluster has given out, and whose sequences go on.
+// braid: producers whose ids braid has not given out, and whose sequences go on.
 type directWatch map[federation.PhysicalAddress]upstream.ProducerStates
 
-// ownProducers is where the producer ids begin that braid gives out.
-const ownProducers = int64(1) << 48
-
-// compare notes what a partition knows of foreign producers, and returns those that
-// have written since the last look.
-func (w directWatch) compare(at federation.PhysicalAddress, now upstream.ProducerStates) []int64 {
+// compare notes what a partition knows of its producers, and returns those that are
+// not braid's and have written since the last look.
+func (w directWatch) compare(at federation.PhysicalAddress, now upstream.ProducerStates, ours func(id int64) bool) []int64 {
 	before, known := w[at]
 	w[at] = now
 	if !known {
@@ -338,7 +336,7 @@ func (w directWatch) compare(at federation.PhysicalAddress, now upstream.Produce
 	}
 	var out []int64
 	for id, s := range now {
-		if b, ok := before[id]; id < ownProducers && (!ok || b.Epoch != s.Epoch || b.LastSequence != s.LastSequence) {
+		if b, ok := before[id]; !ours(id) && (!ok || b.Epoch != s.Epoch || b.LastSequence != s.LastSequence) {
 			out = append(out, id)
 		}
 	}
@@ -377,6 +375,14 @@ func directKey(topic federation.TopicName) string { return "direct/" + string(to
 
 func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[federation.TopicName]bool) {
 	heads := adoptedHeads(t.current())
+	if len(heads) == 0 && len(watch) == 0 {
+		return
+	}
+	first, end, err := t.ids.Given(ctx)
+	if err != nil {
+		return // nobody can be told from anybody now
+	}
+	ours := func(id int64) bool { return mark.IsMark(id) || id >= first && id < end }
 	listed := make([]upstream.PartitionProducers, len(heads))
 	_ = t.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].extent.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
 		parts := make([]upstream.Partition, len(at))
@@ -397,7 +403,7 @@ func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[
 		at := h.extent.PhysicalAddress
 		seen[at] = true
 		if listed[i].Err == nil && listed[i].States != nil {
-			writers[h.tp.Topic] = append(writers[h.tp.Topic], watch.compare(at, listed[i].States)...)
+			writers[h.tp.Topic] = append(writers[h.tp.Topic], watch.compare(at, listed[i].States, ours)...)
 		}
 	}
 	maps.DeleteFunc(watch, func(at federation.PhysicalAddress, _ upstream.ProducerStates) bool { return !seen[at] })

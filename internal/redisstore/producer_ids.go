@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 
 	"github.com/redis/go-redis/v9"
 
@@ -45,6 +46,20 @@ redis.call('SET', KEYS[1], string.format('%.0f', at + block))
 return string.format('%.0f', at)
 `)
 
+// Given returns the range of the ids that were handed out, to anybody.
+func (p *ProducerIDs) Given(ctx context.Context) (first, end int64, err error) {
+	end, err = p.s.rdb.Get(ctx, p.key()).Int64()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return ProducerIDFirst, ProducerIDFirst, nil
+	case err != nil:
+		return 0, 0, unavailable(err)
+	}
+	return ProducerIDFirst, end, nil
+}
+
+func (p *ProducerIDs) key() string { return p.s.prefix + ":{fleet}:producer-ids" }
+
 // NextProducerID returns an id that was never returned before.
 func (p *ProducerIDs) NextProducerID(ctx context.Context) (int64, error) {
 	select {
@@ -57,7 +72,7 @@ func (p *ProducerIDs) NextProducerID(ctx context.Context) (int64, error) {
 		p.next++
 		return p.next - 1, nil
 	}
-	at, err := takeBlock.Run(ctx, p.s.rdb, []string{p.s.prefix + ":{fleet}:producer-ids"}, ProducerIDFirst, producerIDBlock).Int64()
+	at, err := takeBlock.Run(ctx, p.s.rdb, []string{p.key()}, ProducerIDFirst, producerIDBlock).Int64()
 	if err != nil {
 		return -1, unavailable(err)
 	}

@@ -58,14 +58,32 @@ func (c *Cluster) CommittedOffsets(ctx context.Context, group, topic string, n i
 	req.Group, req.Topics, req.Groups = group, append(req.Topics, t), append(req.Groups, g)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AdminTimeout)
 	defer cancel()
-	raw, err := c.kgo.Request(ctx, req)
+	node, err := c.coordinator(ctx, group)
 	if err != nil {
-		if errors.Is(err, kerr.GroupIDNotFound) {
-			return nil, nil
-		}
+		return nil, err
+	}
+	raw, err := c.kgo.Broker(int(node)).RetriableRequest(ctx, req)
+	if err != nil {
 		return nil, c.unavailable(err)
 	}
 	return c.committed(raw.(*kmsg.OffsetFetchResponse), topic)
+}
+
+func (c *Cluster) coordinator(ctx context.Context, group string) (int32, error) {
+	req := kmsg.NewPtrFindCoordinatorRequest()
+	req.CoordinatorKey, req.CoordinatorKeys = group, []string{group}
+	resp, err := request[*kmsg.FindCoordinatorResponse](ctx, c, req)
+	if err != nil {
+		return -1, err
+	}
+	node, code := resp.NodeID, resp.ErrorCode
+	for _, found := range resp.Coordinators {
+		node, code = found.NodeID, found.ErrorCode
+	}
+	if err := kerr.ErrorForCode(code); err != nil {
+		return -1, c.unavailable(err)
+	}
+	return node, nil
 }
 
 // offsetFetchByName stays at the versions that name topics by name.
