@@ -371,7 +371,7 @@ func within(e *federation.Extent, p federation.PhysicalOffset) bool {
 }
 
 // listMax finds the record with the largest timestamp over all extents; of
-// equal ones the newest. A seal record is its extent's newest, so where the
+// equal ones the newest. A mark can be the newest of its extent, so where the
 // answer lies outside of the extent, its last record stands in for it.
 func (r *Router) listMax(ctx context.Context, part *federation.Partition) (OffsetAnswer, error) {
 	best := OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}
@@ -398,23 +398,30 @@ func (r *Router) listMax(ctx context.Context, part *federation.Partition) (Offse
 	return best, nil
 }
 
-// lastWithin returns the last record of a sealed extent with its batch's largest
+// lastWithin returns the last record of an extent with its batch's largest
 // timestamp; offset -1 if the extent holds none any more.
 func (r *Router) lastWithin(ctx context.Context, e *federation.Extent) (listed, error) {
-	if !e.Sealed() || e.End <= e.Start {
+	end := e.End
+	if !e.Sealed() {
+		var err error
+		if end, err = r.physicalOffset(ctx, e, TimestampLatest); err != nil {
+			return listed{}, err
+		}
+	}
+	if end <= e.Start {
 		return listed{offset: -1}, nil
 	}
-	h, ok, err := r.lastBatch(ctx, e)
+	h, ok, err := r.lastBatch(ctx, e, end)
 	if err != nil || !ok {
 		return listed{offset: -1}, err
 	}
 	return listed{federation.PhysicalOffset(h.LastOffset()), h.MaxTimestamp, federation.PhysicalEpoch(h.LeaderEpoch)}, nil
 }
 
-// lastBatch reads the header of the last batch below the end of a sealed extent.
-func (r *Router) lastBatch(ctx context.Context, e *federation.Extent) (last recordbatch.Header, ok bool, err error) {
+// lastBatch reads the header of the last batch below the end of an extent.
+func (r *Router) lastBatch(ctx context.Context, e *federation.Extent, end federation.PhysicalOffset) (last recordbatch.Header, ok bool, err error) {
 	p := kmsg.NewFetchRequestTopicPartition()
-	p.Partition, p.FetchOffset, p.PartitionMaxBytes = int32(e.PhysicalAddress.Partition), int64(e.End-1), 1
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = int32(e.PhysicalAddress.Partition), int64(end-1), 1
 	p.CurrentLeaderEpoch, p.LastFetchedEpoch = -1, -1
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
@@ -436,7 +443,7 @@ func (r *Router) lastBatch(ctx context.Context, e *federation.Extent) (last reco
 			return last, ok, nil
 		}
 		rest = tail
-		if h, v2 := recordbatch.ParseHeader(batch); v2 && federation.PhysicalOffset(h.BaseOffset) < e.End {
+		if h, v2 := recordbatch.ParseHeader(batch); v2 && federation.PhysicalOffset(h.BaseOffset) < end {
 			last, ok = h, true
 		}
 	}
