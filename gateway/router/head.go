@@ -2,9 +2,12 @@ package router
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/mark"
@@ -202,7 +205,7 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 	k, known := h.known[s.id]
 	known = known && k.epoch >= s.epoch // of a newer one, the broker refuses the older
 	next := int32(0)
-	if c, ok := h.opening.carried(s.id); ok && s.epoch <= c.Epoch && !(known && k.past) {
+	if c, ok := h.opening.carried(s.id); ok && s.epoch <= c.Epoch && (!known || !k.past) {
 		switch {
 		case s.epoch < c.Epoch:
 			op.resolve(failedAppend(federation.Errorf(federation.ProducerFenced, "%s: the producer has a newer epoch", op.tp)))
@@ -275,7 +278,7 @@ func (l *lane) ask(p *partQueue) {
 // told takes in what a head said of its producers.
 func (l *lane) told(p *partQueue, h *headState, got upstream.PartitionProducers) {
 	now := time.Now()
-	if got.Err != nil && federation.KindOf(got.Err).Retriable() {
+	if got.Err != nil && mayAnswer(got.Err) {
 		h.triedAt = now
 		for _, op := range p.early {
 			op.cause = federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(got.Err)
@@ -295,6 +298,14 @@ func (l *lane) told(p *partQueue, h *headState, got upstream.PartitionProducers)
 		}
 	}
 	l.unearly(p, anyProducer)
+}
+
+// mayAnswer reports whether a question that failed may have an answer later.
+func mayAnswer(err error) bool {
+	if code, ok := errors.AsType[*kerr.Error](err); ok {
+		return code.Retriable
+	}
+	return federation.KindOf(err).Retriable()
 }
 
 // producersOf returns the producers that a partition knows, once all that it has of

@@ -96,7 +96,7 @@ func (l *lane) busy(heads []federation.HeldHead) bool {
 func (l *lane) hold(p *partQueue, seen *federation.Map) {
 	p.version = 0 // look again
 	p.held, p.waiting = true, true
-	l.limitHold(p, time.Now())
+	l.limitHolds(p, time.Now())
 	release := func() {
 		p.waiting = false
 		l.markReady(p)
@@ -115,15 +115,20 @@ func (l *lane) hold(p *partQueue, seen *federation.Map) {
 	})
 }
 
-// limitHold has what waits for a head fail after HoldMax, with an error that makes
-// its client try again.
-func (l *lane) limitHold(p *partQueue, now time.Time) {
+// limitHolds is limitHold for all that waits for p's head.
+func (l *lane) limitHolds(p *partQueue, now time.Time) {
 	for _, op := range p.queue {
-		if !op.heldUntil.IsZero() {
-			continue
-		}
-		op.heldUntil = now.Add(l.r.cfg.HoldMax)
-		op.cause = federation.Errorf(federation.NoLeader, "%s is being moved; try again", p.tp)
-		l.r.count.heldAppends.Add(1)
+		l.limitHold(p, op, now)
 	}
+}
+
+// limitHold has an op that waits for its head fail after HoldMax, with an error that
+// makes its client try again.
+func (l *lane) limitHold(p *partQueue, op *appendOp, now time.Time) {
+	if !op.heldUntil.IsZero() {
+		return
+	}
+	op.heldUntil = now.Add(l.r.cfg.HoldMax)
+	op.cause = federation.Errorf(federation.NoLeader, "%s is being moved; try again", p.tp)
+	l.r.count.heldAppends.Add(1)
 }

@@ -188,6 +188,9 @@ func (l *lane) enqueue(sub *submission) {
 			l.parts[op.tp] = p
 		}
 		p.queue = append(p.queue, op)
+		if p.held {
+			l.limitHold(p, op, time.Now())
+		}
 		l.markReady(p)
 	}
 }
@@ -286,7 +289,10 @@ func (l *lane) resolve(p *partQueue) bool {
 			l.pause(p, err)
 			return false
 		}
-		p.version, p.extent, p.address, p.cluster = m.Version, head, head.PhysicalAddress, cluster
+		p.version, p.extent, p.cluster = m.Version, head, cluster
+		if p.address != head.PhysicalAddress { // else it is read for the answers to what is in flight
+			p.address = head.PhysicalAddress
+		}
 		if h := l.headOf(m, part); h != p.head {
 			p.head = h
 			l.unearly(p, anyProducer)
@@ -610,7 +616,7 @@ func (l *lane) expire(now time.Time) {
 	l.expireRepeats(now)
 	for tp, p := range l.parts {
 		if p.held {
-			l.limitHold(p, now)
+			l.limitHolds(p, now)
 		}
 		var failed map[opSequence]bool // by id and epoch
 		kept := p.queue[:0]
