@@ -27,6 +27,7 @@ func (i *ids) NextProducerID(context.Context) (int64, error) { return 1<<48 + i.
 type world struct {
 	*federationtest.World
 	r        *router.Router
+	pool     *upstream.Pool
 	clusters map[string]*kfake.Cluster
 }
 
@@ -54,9 +55,17 @@ func newWorldWith(t *testing.T, n int32, cfg router.Config, seen router.LeaderSe
 		all = append(all, c)
 	}
 	pool.Update(all)
-	w.r = router.New(t.Context(), cfg, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}, LeaderSeen: seen})
-	t.Cleanup(w.r.Close)
+	w.pool = pool
+	w.r = w.router(t, cfg, seen)
 	return w
+}
+
+// router makes a router over the world: another one stands for another gateway.
+func (w *world) router(t *testing.T, cfg router.Config, seen router.LeaderSeen) *router.Router {
+	t.Helper()
+	r := router.New(t.Context(), cfg, router.Deps{Maps: w, Clusters: w.pool, Lease: w, ProducerIDs: &ids{}, LeaderSeen: seen})
+	t.Cleanup(r.Close)
+	return r
 }
 
 func at(topic string, p int) federation.TopicPartition {
