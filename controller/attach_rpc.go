@@ -56,6 +56,9 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 	}
 	defer t.fleet.dismiss()
 	if v := federation.MapVersion(reg.GetMapVersion()); v > t.current().Version {
+		if t.unconfirmed() > 0 {
+			return c.sendNotLeader(stream) // more likely, another one leads by now
+		}
 		t.health.alarm("ahead/"+reg.GetGatewayId(), "gateway %q holds map version %d, above the controller's %d: the store has lost writes", reg.GetGatewayId(), v, t.current().Version)
 		return federation.Errorf(federation.Conflict, "gateway %q holds map version %d, above the controller's %d; a map never goes back", reg.GetGatewayId(), v, t.current().Version)
 	}

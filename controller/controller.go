@@ -90,6 +90,7 @@ func New(cfg Config, parts Parts) (*Controller, error) {
 func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
 	opts = append(slices.Clone(opts), connect.WithInterceptors(rpcerror.Subjects()))
 	mux.Handle(controlv1connect.NewControlServiceHandler(&controlService{c}, opts...))
+	opts = append(opts, connect.WithInterceptors(unsure{c}))
 	admin := func(path string, h http.Handler) { mux.Handle(path, c.forwarding(h)) }
 	admin(adminv1connect.NewTopicServiceHandler(&topicService{c}, opts...))
 	admin(adminv1connect.NewClusterServiceHandler(&clusterService{c}, opts...))

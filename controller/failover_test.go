@@ -2,9 +2,11 @@ package controller_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -340,4 +342,25 @@ func TestPhysicalTopicOfAnotherLife(t *testing.T) {
 		require.Equal(t, "default.orders.3", p.GetExtents()[0].GetPhysicalTopic())
 	}
 	require.NotNil(t, w.kafka["a"].TopicInfo("default.orders.1"), "it was not touched")
+}
+
+// A leader that is cut off from the store goes on, but another one may lead by now:
+// it must not say for good what it cannot know, nor hide that it may be wrong.
+func TestLeaderWithoutTheStoreGivesNoFinalErrors(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	a := adminOf(t, c1.url)
+	ask := func() error {
+		_, err := a.operations.GetOperation(t.Context(), &adminv1.GetOperationRequest{Name: "operations/later"})
+		return err
+	}
+	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(ask()))
+	w.redis.SetError("LOADING away")
+	require.Eventually(t, func() bool { return connect.CodeOf(ask()) == connect.CodeUnavailable }, patience, 10*time.Millisecond)
+	status, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(status.GetAlarms(), "\n"), "may be old")
+	w.redis.SetError("")
+	require.Eventually(t, func() bool { return connect.CodeOf(ask()) == connect.CodeInvalidArgument }, patience, 10*time.Millisecond)
 }

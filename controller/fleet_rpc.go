@@ -2,7 +2,9 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/braidmq/braid/federation"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
@@ -82,6 +84,9 @@ func (s *fleetService) GetStatus(ctx context.Context, _ *adminv1.GetStatusReques
 		Gateways:   t.gatewayProtos(m.Gateways),
 		Topics:     int64(len(m.Topics)),
 		Alarms:     t.health.listAlarms(),
+	}
+	if since := t.unconfirmed(); since > 0 {
+		out.Alarms = append(out.Alarms, fmt.Sprintf("this controller could not confirm for %s that it leads: what it says may be old", since.Round(time.Second)))
 	}
 	for _, topic := range m.Topics {
 		out.Partitions += int64(len(topic.Partitions))
