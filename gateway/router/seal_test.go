@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -202,6 +203,52 @@ func TestEveryAppendIsAnswered(t *testing.T) {
 			require.Zero(t, w.r.Stats().AppendBytesInFlight)
 		})
 	}
+}
+
+// Brokers that say nothing do not keep the router from ending, whatever it waits for:
+// appends, the opening of a head, whom a head knows, and repeats in old extents.
+func TestRouterEndsWhileBrokersAreSilent(t *testing.T) {
+	w := newWorldWith(t, 2, router.Config{EarlyWait: time.Minute}, nil)
+	w.orders()
+	added(t, session(t, w.r), one(0, "0"))
+	w.move(t, "b", 0)
+	s := session(t, w.r)
+	added(t, s, one(1, "1"))
+	gate := make(chan struct{})
+	defer close(gate)
+	silence := func(name string, keys ...kmsg.Key) {
+		c := w.clusters[name]
+		for _, k := range keys {
+			c.ControlKey(k.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+				c.SleepControl(func() { <-gate })
+				return nil, nil, false
+			})
+		}
+	}
+	r := w.router(t, router.Config{EarlyWait: time.Minute}, nil)
+	warm := session(t, r)
+	added(t, warm, from(pid+1, 0, 0, "x"))
+	silence("a", kmsg.Fetch)
+	silence("b", kmsg.Produce, kmsg.Fetch, kmsg.OffsetForLeaderEpoch)
+	appends := []<-chan router.Appended{
+		begin(t, warm, time.Minute, from(pid+1, 0, 1, "flying")),
+		begin(t, warm, time.Minute, from(pid+2, 0, 0, "opens")),
+		begin(t, warm, time.Minute, from(pid+2, 0, 1, "behind it")),
+		begin(t, warm, time.Minute, from(pid+3, 0, 1, "early")),
+		begin(t, s, time.Minute, one(0, "0")), // a repeat: what s knows tells
+		begin(t, session(t, r), time.Minute, from(pid+4, 0, 0, "does not know what was carried over")),
+	}
+	unanswered(t, appends...)
+	began := time.Now()
+	r.Close()
+	w.r.Close()
+	require.Less(t, time.Since(began), 5*time.Second)
+	for i, ch := range appends {
+		a := answerOf(t, ch)
+		require.True(t, a.Err != nil || a.Duplicate, "append %d", i)
+	}
+	unanswered(t, appends...)
+	require.Zero(t, r.Stats().AppendBytesInFlight+w.r.Stats().AppendBytesInFlight)
 }
 
 // What is submitted while the router ends has an answer, or an error of Produce.
@@ -618,4 +665,101 @@ func TestMovesUnderLoad(t *testing.T) {
 		next[p]++
 	}
 	require.Zero(t, w.r.Stats().AppendFailures)
+}
+
+// Producers that go from gateway to gateway, answers that are lost, replicas that are
+// late, leaders and heads that move, and gateways that are cut off meanwhile: every
+// batch is in the log once, in order, where its sender was told.
+func TestMovesUnderFaults(t *testing.T) {
+	const partitions, producers, n = 12, 6, 120
+	w := newWorldWith(t, partitions, router.Config{EarlyAsk: 10 * time.Millisecond}, nil)
+	w.orders()
+	routers := []*router.Router{w.r, w.router(t, router.Config{EarlyAsk: 10 * time.Millisecond}, nil)}
+	type told struct {
+		value string
+		at    federation.LogicalOffset
+	}
+	tell := make(chan told, producers*n)
+	failed := make(chan error, producers)
+	var senders sync.WaitGroup
+	for p := range int64(producers) {
+		random := rand.New(rand.NewPCG(uint64(p), 1))
+		senders.Go(func() {
+			for i := range int32(n) {
+				value := fmt.Sprintf("%d/%d", p, i)
+				for {
+					s := routers[random.IntN(len(routers))].NewSession()
+					ch := make(chan router.Appended, 1)
+					err := s.Produce(t.Context(), router.AcksAll, 20*time.Second, []router.Append{{TopicPartition: tp0, Batch: from(pid+p, 0, i, value)}}, func(a []router.Appended) { ch <- a[0] })
+					s.Close()
+					if err != nil {
+						failed <- err
+						return
+					}
+					a := <-ch
+					if a.Err != nil && federation.KindOf(a.Err).Retriable() {
+						continue
+					}
+					if a.Err != nil {
+						failed <- fmt.Errorf("%s: %w", value, a.Err)
+						return
+					}
+					tell <- told{value, a.BaseOffset}
+					break
+				}
+			}
+		})
+	}
+	random := rand.New(rand.NewPCG(7, 7))
+	fault := func() {
+		for _, c := range w.clusters {
+			switch random.IntN(4) {
+			case 0:
+				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut})
+			case 1:
+				c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas})
+			case 2:
+				for p := range int32(partitions) {
+					if c.MoveTopicPartition("phys", p, int32(random.IntN(2))) != nil {
+						return
+					}
+				}
+			}
+		}
+	}
+	for i := 1; i < 2*partitions; i++ {
+		fault()
+		if random.IntN(2) == 0 {
+			w.headState(federation.ExtentSealing)
+			for _, r := range routers {
+				w.hold(t, r)
+			}
+			w.open(t, w.seal(t), []string{"a", "b"}[i%2], i/2)
+		} else {
+			w.Lapse(true)
+			end := w.seal(t)
+			fault()
+			w.open(t, end, []string{"a", "b"}[i%2], i/2)
+			w.Lapse(false)
+		}
+		rest(t, 20*time.Millisecond)
+	}
+	senders.Wait()
+	require.Empty(t, failed)
+	at := make(map[string]federation.LogicalOffset)
+	next := make([]int, producers)
+	for _, v := range values(t, session(t, w.r), tp0, 0, producers*n) {
+		var offset federation.LogicalOffset
+		var p, i int
+		_, err := fmt.Sscanf(v, "%d:%d/%d", &offset, &p, &i)
+		require.NoError(t, err)
+		require.Equal(t, next[p], i, "of producer %d at %d", p, offset)
+		next[p]++
+		at[fmt.Sprintf("%d/%d", p, i)] = offset
+	}
+	for range producers * n {
+		if said := <-tell; said.at >= 0 {
+			require.Equal(t, at[said.value], said.at, said.value)
+		}
+	}
 }

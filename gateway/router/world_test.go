@@ -27,7 +27,15 @@ var marksBy = mark.ProducerID(1)
 
 // orders publishes the topic "orders" with one partition, at partition 0 of cluster a.
 func (w *world) orders() {
-	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	head := federationtest.Head("a", "phys", 0)
+	head.Epochs = allEpochs(1)
+	w.SetTopic("orders", nil, []*federation.Extent{head})
+}
+
+// allEpochs is an epoch table that names every physical epoch: nobody follows the
+// leaders of the tests' partitions.
+func allEpochs(e federation.LogicalEpoch) []federation.EpochEntry {
+	return []federation.EpochEntry{{Physical: 1 << 20, Logical: e}}
 }
 
 // part returns tp0 as the map has it.
@@ -129,7 +137,7 @@ func (w *world) open(t *testing.T, end federation.PhysicalOffset, cluster string
 		head.State, head.End = federation.ExtentSealed, end
 		next.Base, _ = head.EndOffset()
 		p.Epoch++
-		next.Epochs = []federation.EpochEntry{{Physical: 0, Logical: p.Epoch}}
+		next.Epochs = allEpochs(p.Epoch)
 		p.Extents = append(p.Extents, next)
 	})
 }
