@@ -413,7 +413,7 @@ func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[
 			continue
 		}
 		alarms[topic] = true
-		t.health.alarm(directKey(topic), "topic %q: producers %s write to its physical topic without braid; switch them over before its partitions move", topic, listIDs(ids))
+		t.health.alarm(directKey(topic), "topic %q: somebody writes to its physical topic without braid (producer ids %s); switch all producers over before its partitions move", topic, listIDs(ids))
 	}
 	for topic := range alarms {
 		if len(writers[topic]) == 0 {

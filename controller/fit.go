@@ -38,6 +38,12 @@ func (t *term) checkFit(ctx context.Context, plan planner.MovePlan, topic *feder
 	if err != nil {
 		return err
 	}
+	for i, config := range have {
+		if strings.Contains(config["cleanup.policy"], "compact") {
+			return federation.Errorf(federation.Unsupported,
+				"topic %q is compacted on physical cluster %q: it cannot be moved yet. What a cluster compacts does not take away what lies on another one, so that deleted keys would come back", topic.Name, sources[i].Cluster)
+		}
+	}
 	return t.each(ctx, plan.Topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
 		info, err := c.Info(ctx)
 		if err != nil {

@@ -262,7 +262,7 @@ func (r *readme) addCluster(t *testing.T) {
 	r.at("10.0.2.1:9092", strings.Join(cluster.Bootstrap, ","))
 	r.session(t, r.snippets["console"][1])
 	described = run(t, r.command("braid topic describe orders")...)
-	require.Regexp(t, `(?m)^[45] .* c +default\.orders\.1`, described, "new partitions spread to the new cluster")
+	require.Regexp(t, `(?m)^[0-3] .* open +c +default\.orders\.1`, described, "a partition goes on on the new cluster")
 	require.Contains(t, r.values(t), "k1=hello")
 }
 

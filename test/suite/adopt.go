@@ -169,7 +169,7 @@ func (s *suite) testDirectWriters(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, stderr, "without braid")
 	eventually(t, func() bool {
-		return strings.Contains(s.w.MustBraid(t, "", "status"), `topic "`+topic+`": producers`)
+		return strings.Contains(s.w.MustBraid(t, "", "status"), `topic "`+topic+`": somebody writes`)
 	}, "the status names who writes")
 	close(stop)
 	n := <-written
