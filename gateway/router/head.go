@@ -430,6 +430,7 @@ func (l *lane) loadOpening(p *partQueue) {
 		l.post(func() {
 			p.waiting = false
 			if err != nil {
+				l.r.cfg.Logger.Warn("what was carried over to a head could not be read; it is tried again", "partition", p.tp, "cluster", e.Cluster, "err", err)
 				l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
 				return
 			}
