@@ -69,20 +69,30 @@ func (l *load) add(producer string, client *kgo.Client, keys int) {
 			case <-l.ctx.Done():
 			}
 		}
-		_ = client.Flush(context.WithoutCancel(l.ctx))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.ctx), waitTimeout)
+		defer cancel()
+		if err := client.Flush(ctx); err != nil {
+			l.fail(fmt.Errorf("%s: records without an answer: %w", producer, err))
+		}
 	})
 }
 
 func (l *load) answer(v check.Value, begin time.Time, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err != nil {
-		l.errs = append(l.errs, fmt.Errorf("%s: %w", v, err))
+		l.fail(fmt.Errorf("%s: %w", v, err))
 		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := time.Now()
 	l.acked = append(l.acked, v)
 	l.took = append(l.took, latency{now, now.Sub(begin)})
+}
+
+func (l *load) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs = append(l.errs, err)
 }
 
 // counters make a producer's values.
@@ -122,7 +132,7 @@ func (l *load) addStream(producer string, s *suite, topic string, keys int) {
 			err = errors.Join(err, p.err)
 		}
 		if err != nil {
-			l.answer(check.Value{Producer: producer}, time.Now(), err)
+			l.fail(fmt.Errorf("%s: %w", producer, err))
 		}
 	})
 }
@@ -246,7 +256,7 @@ func (l *load) end(t *testing.T) []check.Value {
 	t.Helper()
 	l.stop()
 	l.wg.Wait()
-	require.Empty(t, l.errs)
+	require.NoError(t, errors.Join(l.errs[:min(len(l.errs), 10)]...), "%d errors reached applications", len(l.errs))
 	return l.acked
 }
 
