@@ -426,7 +426,7 @@ func (l *lane) loadOpening(p *partQueue) {
 	h, e := p.head, p.extent
 	p.waiting = true
 	l.r.tasks.Go(func() {
-		o, err := l.r.openings.load(l.r.ctx, h.topic, e, l.r.readOpening)
+		o, err := l.r.openings.load(l.r.ctx, openingKey{h.topic, p.tp.Partition}, e, l.r.readOpening)
 		l.post(func() {
 			p.waiting = false
 			if err != nil {
@@ -472,18 +472,20 @@ func (r *Router) readOpening(ctx context.Context, e *federation.Extent) (*openin
 	return o, err
 }
 
-// openings shares what was read over the lanes: each head is read once.
+// openings shares what was read over the lanes: each head is read once, and the one
+// after it takes its place.
 type openings struct {
 	mu     sync.Mutex // guards the following
 	loaded map[openingKey]*loadedOpening
 }
 
 type openingKey struct {
-	topic  federation.TopicID
-	extent federation.PhysicalAddress
+	topic     federation.TopicID
+	partition federation.LogicalPartition
 }
 
 type loadedOpening struct {
+	head    federation.PhysicalAddress
 	done    chan struct{} // closed when the following are set
 	opening *opening
 	err     error
@@ -492,16 +494,15 @@ type loadedOpening struct {
 // openingsMax bounds the openings that are shared; lanes keep those they use.
 const openingsMax = 10_000
 
-func (o *openings) load(ctx context.Context, topic federation.TopicID, e *federation.Extent, read func(context.Context, *federation.Extent) (*opening, error)) (*opening, error) {
-	key := openingKey{topic, e.PhysicalAddress}
+func (o *openings) load(ctx context.Context, key openingKey, e *federation.Extent, read func(context.Context, *federation.Extent) (*opening, error)) (*opening, error) {
 	o.mu.Lock()
 	l := o.loaded[key]
-	mine := l == nil
+	mine := l == nil || l.head != e.PhysicalAddress
 	if mine {
 		if o.loaded == nil || len(o.loaded) >= openingsMax {
 			o.loaded = make(map[openingKey]*loadedOpening)
 		}
-		l = &loadedOpening{done: make(chan struct{})}
+		l = &loadedOpening{head: e.PhysicalAddress, done: make(chan struct{})}
 		o.loaded[key] = l
 	}
 	o.mu.Unlock()
