@@ -238,8 +238,8 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 
 func (l *lane) early(op *appendOp) verdict {
 	op.cause = federation.Errorf(federation.NoLeader, "%s: record batches before this one are missing; try again", op.tp)
-	if op.earlyUntil.IsZero() {
-		op.earlyUntil = time.Now().Add(l.r.cfg.EarlyWait)
+	if w := op.waiting(); w.early.IsZero() {
+		w.early = time.Now().Add(l.r.cfg.EarlyWait)
 	}
 	return verdictEarly
 }
@@ -380,7 +380,8 @@ func (l *lane) unearly(p *partQueue, id int64) {
 func (l *lane) expireEarly(p *partQueue, now time.Time) {
 	kept := p.early[:0]
 	for _, op := range p.early {
-		missing := !now.Before(op.earlyUntil) && !p.head.askedAt.Before(op.earlyUntil.Add(-l.r.cfg.EarlyWait))
+		until := op.waits.early
+		missing := !now.Before(until) && !p.head.askedAt.Before(until.Add(-l.r.cfg.EarlyWait))
 		if !missing && now.Before(op.deadline) {
 			kept = append(kept, op)
 			continue

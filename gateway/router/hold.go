@@ -125,10 +125,11 @@ func (l *lane) limitHolds(p *partQueue, now time.Time) {
 // limitHold has an op that waits for its head fail after HoldMax, with an error that
 // makes its client try again.
 func (l *lane) limitHold(p *partQueue, op *appendOp, now time.Time) {
-	if !op.heldUntil.IsZero() {
+	w := op.waiting()
+	if !w.held.IsZero() {
 		return
 	}
-	op.heldUntil = now.Add(l.r.cfg.HoldMax)
+	w.held = now.Add(l.r.cfg.HoldMax)
 	op.cause = federation.Errorf(federation.NoLeader, "%s is being moved; try again", p.tp)
 	l.r.count.heldAppends.Add(1)
 }

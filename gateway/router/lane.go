@@ -56,19 +56,30 @@ type submission struct {
 
 type appendOp struct {
 	sub      *submission
-	index    int
+	index    int32
+	attempts int32
 	tp       federation.TopicPartition
 	batch    []byte
 	seq      opSequence
 	acks     Acks
 	unknown  bool // a former try may have been appended
-	attempts int32
 	deadline time.Time
 	gaps     int64 // of the lease, when it was sent last
 	cause    error // of the last failure
+	waits    *opWaits
+}
 
-	heldUntil  time.Time // how long it waits for its head; zero = it does not
-	earlyUntil time.Time // how long it waits for the batches before it; zero = it does not
+// opWaits says how long an op waits; zero = it does not. Few ops do.
+type opWaits struct {
+	held  time.Time // for its head to be open again
+	early time.Time // for the batches before it
+}
+
+func (op *appendOp) waiting() *opWaits {
+	if op.waits == nil {
+		op.waits = &opWaits{}
+	}
+	return op.waits
 }
 
 // A partQueue holds the appends of one logical partition.
@@ -297,7 +308,9 @@ func (l *lane) resolve(p *partQueue) bool {
 			p.head = h
 			l.unearly(p, anyProducer)
 			for _, op := range p.queue {
-				op.earlyUntil = time.Time{}
+				if op.waits != nil {
+					op.waits.early = time.Time{}
+				}
 			}
 		}
 	}
@@ -308,7 +321,9 @@ func (l *lane) resolve(p *partQueue) bool {
 	if p.held {
 		p.held = false
 		for _, op := range p.queue {
-			op.heldUntil = time.Time{}
+			if op.waits != nil {
+				op.waits.held = time.Time{}
+			}
 		}
 	}
 	if !l.r.deps.Lease.Valid() {
@@ -622,7 +637,7 @@ func (l *lane) expire(now time.Time) {
 		kept := p.queue[:0]
 		for _, op := range p.queue {
 			who := opSequence{id: op.seq.id, epoch: op.seq.epoch}
-			if now.Before(op.deadline) && (!p.held || now.Before(op.heldUntil)) && !failed[who] {
+			if now.Before(op.deadline) && (!p.held || now.Before(op.waits.held)) && !failed[who] {
 				kept = append(kept, op)
 				continue
 			}
