@@ -129,6 +129,7 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.DurationVar(&c.LeaseTTL, "leader-lease", 2*time.Second, "how long the lead lasts after its last renewal; a dead leader is replaced after it")
 	f.DurationVar(&c.GatewayLease, "gateway-lease", 60*time.Second, "how long gateways go on acknowledging without Redis or a controller")
 	f.DurationVar(&c.GatewayGrace, "gateway-grace", 2*time.Second, "how long a gateway whose connection was lost stays in the map")
+	f.IntVar(&c.SealHeadsMax, "seal-heads", 250, "how many partitions of a topic move at a time; between them a move can be cancelled")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")
 }
 

@@ -99,7 +99,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 	case process.NameServer:
 		c.BootstrapListen = n.Kafka
 	case process.Controller:
-		c.Controller.GatewayLease = e.options.GatewayLease
+		c.Controller.GatewayLease, c.Controller.SealHeadsMax = e.options.GatewayLease, e.options.SealHeadsMax
 	}
 }
 

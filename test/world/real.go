@@ -82,6 +82,9 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		if r.options.GatewayLease > 0 {
 			command = append(command, "--gateway-lease", r.options.GatewayLease.String())
 		}
+		if r.options.SealHeadsMax > 0 {
+			command = append(command, "--seal-heads", strconv.Itoa(r.options.SealHeadsMax))
+		}
 	case "gateway":
 		command = append(command, "--kafka-listen", n.Kafka)
 		if r.options.AutoCreateTopics {

@@ -43,6 +43,8 @@ type Options struct {
 	AutoCreateTopics bool
 	// GatewayLease is the controllers' setting; the product's default if it is zero.
 	GatewayLease time.Duration
+	// SealHeadsMax is the controllers' setting; the product's default if it is zero.
+	SealHeadsMax int
 }
 
 func (o Options) withDefaults() Options {
