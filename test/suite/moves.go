@@ -30,6 +30,7 @@ func (s *suite) moves() []test {
 		{"a consumer that starts at the end during a move", s.testLatestDuringMove},
 		{"told before, and refused with a reason", s.testMovePlans},
 		{"a cluster is drained, restored, and removed", s.testDrain},
+		{"what a move of many heads takes", s.testMoveFigures},
 	}
 }
 
@@ -218,8 +219,20 @@ func (s *suite) testExpand(t *testing.T) {
 	const partitions = 8
 	topic := s.topic(t, partitions)
 	f := s.startTraffic(t, topic, partitions)
-	c := s.w.AddCluster("c")
+	c := s.w.StartCluster("c")
+	begin := time.Now()
+	s.w.MustBraid(t, "", "cluster", "add", c.Name, "--seeds", strings.Join(c.Seeds, ","))
+	added := time.Since(begin)
 	s.w.MustBraid(t, "", "topic", "expand", topic)
+	for p, cluster := range s.heads(t, topic) {
+		if cluster == c.Name {
+			first := check.Value{Producer: "first", Key: "k", Number: 1}
+			send(t, s.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner())), &kgo.Record{Topic: topic, Partition: int32(p), Key: []byte(first.Key), Value: []byte(first.String())})
+			f.load.answer(first, time.Now(), nil)
+			break
+		}
+	}
+	t.Logf("a cluster is added after %d ms, and has its first record after %d ms", added.Milliseconds(), time.Since(begin).Milliseconds())
 	f.load.more(t, 500)
 	count := make(map[string]int)
 	for _, cluster := range s.heads(t, topic) {
@@ -366,7 +379,7 @@ func (s *suite) testOffsetsAfterMove(t *testing.T) {
 	a, b := s.w.Clusters[0].Name, s.w.Clusters[1].Name
 	topic := s.topicOn(t, 1, a)
 	client := s.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	base := time.UnixMilli(1_800_000_000_000)
+	base := time.Now().Add(-12 * time.Hour).Truncate(time.Millisecond)
 	// Three extents of ten records; the newest timestamp is in the middle one.
 	stamp := func(n int) time.Time {
 		if n == 15 {
@@ -588,4 +601,45 @@ func (s *suite) testDrain(t *testing.T) {
 	s.w.RemoveCluster(d)
 	require.NotContains(t, s.w.MustBraid(t, "", "cluster", "list"), "\n"+d+" ")
 	s.requireAlive(t)
+}
+
+// testMoveFigures measures a move of many heads under load, as clients see it.
+func (s *suite) testMoveFigures(t *testing.T) {
+	const heads = 96
+	a, b := s.w.Clusters[0].Name, s.w.Clusters[1].Name
+	topic := s.topicOn(t, 2*heads, a)
+	l := s.startLoad(t, topic, 2, 500)
+	l.addStream("stream", s, topic, 500)
+	l.more(t, 3000)
+	begin := time.Now()
+	s.w.MustBraid(t, "", "topic", "expand", topic, "--to", b)
+	end := time.Now()
+	l.more(t, 3000)
+	count := 0
+	for _, c := range s.heads(t, topic) {
+		if c == b {
+			count++
+		}
+	}
+	require.Equal(t, heads, count)
+	s.audit(t, topic, l.end(t))
+	t.Logf("%d heads moved in %d ms, %.0f a second", heads, end.Sub(begin).Milliseconds(), heads/end.Sub(begin).Seconds())
+	t.Logf("produce latency before the move: %s", latencies(l.took, func(x latency) bool { return x.at.Before(begin) && x.at.After(begin.Add(-2*time.Second)) }))
+	t.Logf("produce latency of what fell into the move: %s", latencies(l.took, func(x latency) bool { return x.at.After(begin) && x.at.Add(-x.took).Before(end) }))
+}
+
+// latencies sums up those that are asked for.
+func latencies(all []latency, which func(latency) bool) string {
+	var took []time.Duration
+	for _, x := range all {
+		if which(x) {
+			took = append(took, x.took)
+		}
+	}
+	if len(took) == 0 {
+		return "none"
+	}
+	slices.Sort(took)
+	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1))].Round(100 * time.Microsecond) }
+	return fmt.Sprintf("p50 %s, p99 %s, max %s, of %d records", at(0.5), at(0.99), at(1), len(took))
 }

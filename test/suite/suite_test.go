@@ -8,3 +8,5 @@ import (
 )
 
 func TestEmbedded(t *testing.T) { suite.Run(t, world.Embedded(t, suite.Options())) }
+
+func TestEmbeddedMoves(t *testing.T) { suite.RunMoves(t, world.Embedded(t, suite.MoveOptions())) }
