@@ -1,6 +1,6 @@
 // Package continuity runs producers with keyed counters and a group whose
 // members come and go, through both doors, while a gateway is killed and started
-// again, and then reads the whole log: nothing lost, nothing double, every key
+// again and heads move between clusters, and then reads the whole log: nothing lost, nothing double, every key
 // in order, one value at each offset.
 package continuity
 
@@ -50,8 +50,15 @@ type at struct {
 	offset    int64
 }
 
-// Run runs for a duration and checks what is left.
-func Run(t *testing.T, w *world.World, duration time.Duration) {
+// Options are the world that Run needs. Moves wait for the lease of the gateway
+// that is killed, so it is short.
+func Options() world.Options {
+	return world.Options{Gateways: 3, GatewayLease: 6 * time.Second}
+}
+
+// Run runs for a duration, and until each kind of move has happened, and checks
+// what is left. Without moves it is about the gateway alone.
+func Run(t *testing.T, w *world.World, duration time.Duration, moves bool) {
 	r := &run{t: t, w: w, seen: make(map[at]bool)}
 	for _, g := range w.Gateways {
 		r.urls, r.kafka = append(r.urls, g.URL()), append(r.kafka, g.Kafka)
@@ -60,8 +67,21 @@ func Run(t *testing.T, w *world.World, duration time.Duration) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 
-	producing, stop := context.WithTimeout(ctx, duration)
+	producing, stop := context.WithCancel(ctx)
 	defer stop()
+	var mover sync.WaitGroup
+	moved := make(chan struct{})
+	if moves {
+		third := w.StartCluster("third")
+		mover.Go(func() { r.moveHeads(producing, third, duration/8, moved) })
+	} else {
+		close(moved)
+	}
+	go func() {
+		wait(ctx, duration)
+		<-moved
+		stop()
+	}()
 	var producers, members sync.WaitGroup
 	for i := range 2 {
 		producers.Go(func() { r.kafkaProducer(producing, fmt.Sprint("kafka-", i)) })
@@ -77,6 +97,7 @@ func Run(t *testing.T, w *world.World, duration time.Duration) {
 
 	r.killOne(producing, duration)
 	producers.Wait()
+	mover.Wait()
 	log := r.readLog()
 	r.awaitGroup(len(log))
 	end()
@@ -85,7 +106,7 @@ func Run(t *testing.T, w *world.World, duration time.Duration) {
 	defer r.mu.Unlock()
 	require.Empty(t, r.errs, "errors at applications")
 	report := check.Audit(log, r.acked, r.reads)
-	t.Logf("%s continuity run, a gateway killed: %s", duration, report)
+	t.Logf("%s continuity run, a gateway killed, %d heads moved: %s", duration, r.movedHeads(), report)
 	require.NoError(t, report.Err())
 	require.NotZero(t, report.Acknowledged)
 }

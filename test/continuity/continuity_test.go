@@ -9,5 +9,5 @@ import (
 )
 
 func TestEmbedded(t *testing.T) {
-	continuity.Run(t, world.Embedded(t, world.Options{Gateways: 3}), 6*time.Second)
+	continuity.Run(t, world.Embedded(t, continuity.Options()), 6*time.Second, true)
 }

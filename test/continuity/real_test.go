@@ -11,8 +11,11 @@ import (
 	"github.com/braidmq/braid/test/world"
 )
 
-var duration = flag.Duration("duration", 20*time.Second, "how long producers write")
+var (
+	duration = flag.Duration("duration", 20*time.Second, "how long producers write")
+	moves    = flag.Bool("moves", true, "move heads, drain and restore clusters meanwhile")
+)
 
 func TestReal(t *testing.T) {
-	continuity.Run(t, world.Real(t, world.Options{Gateways: 3}), *duration)
+	continuity.Run(t, world.Real(t, continuity.Options()), *duration, *moves)
 }
