@@ -48,6 +48,14 @@ func newWorldWith(t *testing.T, n int32, cfg router.Config, seen router.LeaderSe
 		w.clusters[name], seeds[name] = c, c.ListenAddrs()
 	}
 	w.World = federationtest.New(seeds)
+	w.pool = w.newPool(t)
+	w.r = w.router(t, cfg, seen)
+	return w
+}
+
+// newPool makes a pool of the world's clusters, which knows nothing of them.
+func (w *world) newPool(t *testing.T) *upstream.Pool {
+	t.Helper()
 	pool := upstream.NewPool(upstream.Config{})
 	t.Cleanup(pool.Close)
 	var all []*federation.Cluster
@@ -55,9 +63,7 @@ func newWorldWith(t *testing.T, n int32, cfg router.Config, seen router.LeaderSe
 		all = append(all, c)
 	}
 	pool.Update(all)
-	w.pool = pool
-	w.r = w.router(t, cfg, seen)
-	return w
+	return pool
 }
 
 // router makes a router over the world: another one stands for another gateway.

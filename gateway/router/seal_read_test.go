@@ -219,10 +219,11 @@ func TestReaderFollowsTheHead(t *testing.T) {
 	for i := 1; i < 8; i++ {
 		added(t, s, one(int32(next), "v"))
 		next++
-		reader := session(t, w.r)
+		r := router.New(t.Context(), router.Config{}, router.Deps{Maps: w, Clusters: w.newPool(t), Lease: w, ProducerIDs: &ids{}})
+		reader := r.NewSession()
 		readTo(t, reader, next-1, next, i%2 == 0)
 		got := make(chan time.Time, 1)
-		before := w.r.Stats()
+		before := r.Stats()
 		go func() {
 			g, err := look(t.Context(), reader, next, 10*time.Second, i%2 == 0)
 			if err == nil && g.next > next {
@@ -230,14 +231,14 @@ func TestReaderFollowsTheHead(t *testing.T) {
 			}
 			close(got)
 		}()
-		require.Eventually(t, func() bool { return w.r.Stats().TailFetches > before.TailFetches }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return r.Stats().TailFetches > before.TailFetches }, 10*time.Second, time.Millisecond)
 		w.headState(federation.ExtentSealing)
 		w.hold(t, w.r)
 		head := w.part(t).Head()
 		end := w.seal(t)
 		w.append(t, head, from(pid+1, 0, int32(i)*10, "late"))
-		before = w.r.Stats()
-		require.Eventually(t, func() bool { return w.r.Stats().DirectReads > before.DirectReads }, 10*time.Second, time.Millisecond, "the reader has not met the seal")
+		before = r.Stats()
+		require.Eventually(t, func() bool { return r.Stats().DirectReads > before.DirectReads }, 10*time.Second, time.Millisecond, "the reader has not met the seal")
 		held := begin(t, s, 10*time.Second, one(int32(next), "v"))
 		w.open(t, end, []string{"a", "b"}[i%2], i/2)
 		moved := time.Now()
@@ -246,6 +247,8 @@ func TestReaderFollowsTheHead(t *testing.T) {
 		require.True(t, ok)
 		fastest = min(fastest, at.Sub(moved))
 		next++
+		reader.Close()
+		r.Close()
 	}
 	require.Less(t, fastest, 40*time.Millisecond, "readers rest")
 }

@@ -519,6 +519,42 @@ func TestProducerChangesGateways(t *testing.T) {
 	require.Zero(t, w.r.Stats().ProducerQueries)
 }
 
+// What a leader has, but its replicas do not, says nothing of whom the head knows:
+// another leader may lack it, and would be opened by the batch behind it.
+func TestHeadKnowsWhatIsReplicated(t *testing.T) {
+	w := newWorld(t, 1)
+	w.orders()
+	added(t, session(t, w.r), one(0, "0"))
+	c := w.clusters["a"]
+	var replicated atomic.Bool
+	c.ControlKey(kmsg.OffsetForLeaderEpoch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		if replicated.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, rt := range req.(*kmsg.OffsetForLeaderEpochRequest).Topics {
+			st := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			st.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				sp.Partition, sp.LeaderEpoch, sp.EndOffset = rp.Partition, rp.LeaderEpoch, 2
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp, nil, true
+	})
+	r := w.router(t, router.Config{EarlyWait: time.Minute, QueryTimeout: time.Second}, nil)
+	next := begin(t, session(t, r), 20*time.Second, one(1, "1"))
+	rest(t, 300*time.Millisecond)
+	unanswered(t, next)
+	require.EqualValues(t, 1, r.Stats().ProducerQueries)
+	require.Zero(t, r.Stats().AppendRequests)
+	replicated.Store(true)
+	require.NoError(t, answerOf(t, next).Err)
+}
+
 // More producers than are remembered write on.
 func TestProducersAreForgotten(t *testing.T) {
 	w := newWorldWith(t, 1, router.Config{ProducersMax: 3, EarlyAsk: time.Millisecond}, nil)
