@@ -86,12 +86,21 @@ func (c *Controller) adoptTopic(ctx context.Context, req *adminv1.AdoptTopicRequ
 	return out, nil
 }
 
-// adopted reports whether a logical topic began as a physical one.
+// adopted reports whether a logical topic began as a physical one. That cannot be told
+// any more when the first extents of all partitions have left the map.
 func adopted(topic *federation.Topic, spec adoptSpec) bool {
-	return !slices.ContainsFunc(topic.Partitions, func(p *federation.Partition) bool {
+	first := 0
+	for _, p := range topic.Partitions {
 		e := p.Extents[0]
-		return e.Number == 0 && (e.Cluster != spec.Cluster || e.Topic != spec.PhysicalTopic || int32(e.Partition) != int32(p.Number))
-	})
+		if e.Number != 0 {
+			continue
+		}
+		if e.Cluster != spec.Cluster || e.Topic != spec.PhysicalTopic || int32(e.Partition) != int32(p.Number) {
+			return false
+		}
+		first++
+	}
+	return first > 0
 }
 
 // planAdopt returns the logical topic that a physical one becomes, or already is. It
@@ -260,7 +269,7 @@ func (o *operations) importGroups(ctx context.Context, op *operation, spec adopt
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case federation.KindOf(err) == federation.Timeout, err != nil && passes(federation.KindOf(err)):
+		case federation.KindOf(err) != federation.Conflict && passes(federation.KindOf(err)):
 			return err
 		case err != nil:
 			refused = append(refused, fmt.Sprintf("%s (%v)", g, err))

@@ -381,10 +381,19 @@ func (o *operations) publishTopic(ctx context.Context, op *operation, apply func
 	return nil
 }
 
+// editUntilDecided is edit that goes on until the change is made, the term is over,
+// or apply refuses: that is final, whatever the kind. A map that has changed does not
+// change back.
 func (o *operations) editUntilDecided(ctx context.Context, apply func(*federation.Map) (*federation.Map, error)) (*federation.Map, error) {
 	for attempt := 0; ; attempt++ {
-		m, err := o.t.edit(ctx, apply)
-		if err == nil || ctx.Err() != nil || !passes(federation.KindOf(err)) {
+		refused := false
+		m, err := o.t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+			next, err := apply(m)
+			refused = err != nil
+			return next, err
+		})
+		// Only with an answer of the writer is it known what apply said last.
+		if err == nil || ctx.Err() != nil || !passes(federation.KindOf(err)) || refused {
 			return m, err
 		}
 		sleep(ctx, backoff(attempt))
