@@ -52,6 +52,32 @@ func (c *Cluster) Ends(ctx context.Context, parts []Partition) []PartitionEnds {
 	return out
 }
 
+// A PartitionLogEnd says where the log of a physical partition ends at its leader,
+// replicated or not.
+type PartitionLogEnd struct {
+	LogEnd federation.PhysicalOffset
+	Epoch  federation.PhysicalEpoch
+	Err    error
+}
+
+// LogEnds is Ends with one request for each broker.
+func (c *Cluster) LogEnds(ctx context.Context, parts []Partition) []PartitionLogEnd {
+	once, where := distinct(parts)
+	ends := make([]PartitionLogEnd, len(once))
+	errs := c.eachLeader(ctx, "say where a partition ends", once, nil, func(ctx context.Context, a *attempt) {
+		a.logEnds(ctx, func(it *item, o federation.PhysicalOffset) {
+			ends[it.index] = PartitionLogEnd{LogEnd: o, Epoch: it.epoch}
+		})
+	})
+	out := make([]PartitionLogEnd, len(parts))
+	for i, at := range where {
+		if out[i] = ends[at]; errs[at] != nil {
+			out[i] = PartitionLogEnd{LogEnd: -1, Epoch: -1, Err: errs[at]}
+		}
+	}
+	return out
+}
+
 // listOffsets asks for the offset of a special timestamp.
 func (a *attempt) listOffsets(ctx context.Context, timestamp int64, got func(*item, federation.PhysicalOffset)) {
 	req := kmsg.NewPtrListOffsetsRequest()
