@@ -456,14 +456,16 @@ func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error 
 	if len(moves) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DirectQuiet+s.cfg.SealWait) // appends are held meanwhile
+	defer cancel()
 	return s.eachCluster(ctx, len(moves), func(i int) federation.ClusterName { return moves[i].From.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
 		parts := make([]upstream.Partition, len(at))
 		for j, i := range at {
 			parts[j] = physical(moves[i].From)
 		}
-		before := c.Ends(ctx, parts)
+		before := c.LogEnds(ctx, parts)
 		sleep(ctx, s.cfg.DirectQuiet)
-		after := c.Ends(ctx, parts)
+		after := c.LogEnds(ctx, parts)
 		for j, i := range at {
 			if err := firstOf(before[j].Err, after[j].Err); err != nil {
 				return err

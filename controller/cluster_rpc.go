@@ -248,6 +248,9 @@ func (s *clusterService) DeleteCluster(ctx context.Context, req *adminv1.DeleteC
 		return nil, rpcerror.Error(err)
 	}
 	_, err = t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
+		if id := t.ops.movesTo(cluster.Name); id != "" {
+			return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q: operation %s moves partitions there; wait for its end, or cancel it", cluster.Name, id)
+		}
 		return planner.WithoutCluster(m, cluster.Name)
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/mark"
+	"github.com/braidmq/braid/internal/rpcerror"
 )
 
 // moveSpec is what an operation that moves heads of one topic was asked for.
@@ -29,19 +30,46 @@ type moveState struct {
 	Planned  bool             `json:"planned,omitempty"`
 	Plan     planner.MovePlan `json:"plan"`
 	Producer int64            `json:"producer,omitempty"` // of the marks
-	// Heads are the heads that are primed and have not moved yet.
+	// Heads are the heads that are primed and have not moved yet. They have the place of
+	// the plan's moves then, whose number Total keeps.
 	Primed bool         `json:"primed,omitempty"`
 	Heads  []primedHead `json:"heads,omitempty"`
+	Total  int          `json:"total,omitempty"`
+	// BatchBytes is the largest batch that all partitions take that heads move to.
+	BatchBytes int `json:"batchBytes,omitempty"`
 	// Ending is how many of Heads, from the first on, have no way back.
 	Ending int `json:"ending,omitempty"`
 	// SealingMs is when the heads were marked sealing, in ms since 1970.
 	SealingMs int64 `json:"sealingMs,omitempty"`
 	// Acknowledged is what the gateways said of those when they held their appends.
 	Acknowledged []federation.PhysicalOffset `json:"acknowledged,omitempty"`
+
+	undoing
+}
+
+// moves returns the moves that are left.
+func (s *moveState) moves() []planner.Move {
+	if s.Primed {
+		return movesOf(s.Heads)
+	}
+	return s.Plan.Moves
+}
+
+// clusters returns the clusters that the heads move to.
+func (s *moveState) clusters() []federation.ClusterName {
+	out := make([]federation.ClusterName, len(s.Plan.Topics))
+	for i, pt := range s.Plan.Topics {
+		out[i] = pt.Cluster
+	}
+	return out
 }
 
 // moveHeads: plan ► physical partitions ► primers ► rounds of heads that are sealed
 // and opened elsewhere. What has moved stays moved if the operation is cancelled.
+//
+// Whatever it fails of, no head stays sealing: nobody would open it again. The next
+// operation seals with another producer, so the seal of this one is then a mark
+// among the records, which readers pass over.
 func (o *operations) moveHeads(ctx context.Context, op *operation) error {
 	rec, _ := op.record()
 	var spec moveSpec
@@ -49,36 +77,56 @@ func (o *operations) moveHeads(ctx context.Context, op *operation) error {
 	if err := errors.Join(decode(rec.Spec, &spec), decode(rec.State, &state)); err != nil {
 		return err
 	}
+	if state.UndoKind == "" {
+		err := o.moveHeadsOf(ctx, op, spec, &state)
+		if err == nil || ctx.Err() != nil || federation.KindOf(err) == federation.NotLeader {
+			return err
+		}
+		// Saved first: nobody may go on from an end that was given up.
+		state.undoing = undoFor(err)
+		if failed := o.saveUntilDecided(ctx, op, state); failed != nil {
+			return failed
+		}
+	}
+	if failed := o.release(ctx, state.moves()); failed != nil {
+		return failed
+	}
+	return state.undone()
+}
+
+func (o *operations) moveHeadsOf(ctx context.Context, op *operation, spec moveSpec, state *moveState) error {
 	topic := o.t.current().Topic(spec.Topic)
 	if topic == nil || topic.ID != spec.TopicID {
 		return errUnknownTopic(spec.Topic)
 	}
 	if !state.Planned {
 		op.step("plan", 0, 1, "")
-		if err := o.planMove(ctx, spec, topic, &state); err != nil {
+		if err := o.planMove(ctx, spec, topic, state); err != nil {
 			return err
 		}
-		if err := o.save(ctx, op, state); err != nil {
+		op.uses(state.clusters())
+		if err := o.save(ctx, op, *state); err != nil {
 			return err
 		}
 	}
-	total := int64(len(state.Plan.Moves))
+	total := int64(state.Total)
 	op.step("plan", 1, 1, fmt.Sprintf("%d heads move", total))
 	if total == 0 {
 		return o.allowClusters(ctx, spec)
 	}
 	s := &sealer{term: o.t, topic: topic, producer: state.Producer}
 	if !state.Primed {
-		if err := o.primeHeads(ctx, op, s, &state); err != nil {
+		if err := o.primeHeads(ctx, op, s, state); err != nil {
 			return err
 		}
 	}
+	s.batchBytes = state.BatchBytes
 	if err := o.allowClusters(ctx, spec); err != nil {
 		return err
 	}
 	op.step("move", total-int64(len(state.Heads)), total, "")
 	for len(state.Heads) > 0 {
-		if err := o.moveRound(ctx, op, s, &state); err != nil {
+		if err := o.moveRound(ctx, op, s, state); err != nil {
 			return err
 		}
 		op.step("move", total-int64(len(state.Heads)), total, "")
@@ -96,7 +144,7 @@ func (o *operations) planMove(ctx context.Context, spec moveSpec, topic *federat
 	if err != nil {
 		return err
 	}
-	*state = moveState{Planned: true, Plan: plan, Producer: mark.ProducerID(id)}
+	*state = moveState{Planned: true, Plan: plan, Producer: mark.ProducerID(id), Total: len(plan.Moves)}
 	return nil
 }
 
@@ -120,17 +168,21 @@ func (o *operations) primeHeads(ctx context.Context, op *operation, s *sealer, s
 		return err
 	}
 	op.step("prime", 0, int64(len(state.Plan.Moves)), "")
+	var heads []primedHead
 	err = retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
 		if err := op.cancelled(); err != nil {
 			return err
 		}
-		state.Heads, err = s.prime(ctx, state.Plan.Moves, found.epochs)
+		if state.BatchBytes, err = s.largestBatch(ctx, state.Plan.Topics); err != nil {
+			return err
+		}
+		heads, err = s.prime(ctx, state.Plan.Moves, found.epochs)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	state.Primed = true
+	state.Primed, state.Heads, state.Plan.Moves = true, heads, nil
 	op.step("prime", int64(len(state.Heads)), int64(len(state.Heads)), "")
 	return o.save(ctx, op, *state)
 }
@@ -152,18 +204,15 @@ func (o *operations) allowClusters(ctx context.Context, spec moveSpec) error {
 // moveRound moves the first of the heads that are left.
 func (o *operations) moveRound(ctx context.Context, op *operation, s *sealer, state *moveState) error {
 	if state.Ending == 0 {
-		round := state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)]
-		acknowledged, since, err := o.holdHeads(ctx, op, movesOf(round))
+		round := movesOf(state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)])
+		held, err := o.holdHeads(ctx, op, s, round)
 		if err != nil {
 			return err
 		}
-		if err := s.directWriters(ctx, movesOf(round)); err != nil {
-			return errors.Join(err, o.release(ctx, movesOf(round)))
-		}
-		state.Ending, state.SealingMs = len(round), since.UnixMilli()
+		state.Ending, state.SealingMs = len(round), held.since.UnixMilli()
 		state.Acknowledged = make([]federation.PhysicalOffset, len(round))
-		for i, h := range round {
-			state.Acknowledged[i] = acknowledged[h.TopicPartition]
+		for i, v := range round {
+			state.Acknowledged[i] = held.acknowledged[v.TopicPartition]
 		}
 		if err := o.saveUntilDecided(ctx, op, *state); err != nil {
 			return err
@@ -184,38 +233,82 @@ func (o *operations) saveUntilDecided(ctx context.Context, op *operation, state 
 	}
 }
 
-// holdHeads marks heads as sealing and waits until no gateway appends to them. It
-// returns what the gateways have acknowledged of them, and since when they are held.
-// If a gateway does not answer in time, the heads are opened again, so that no client
-// notices, and it is tried again when that gateway's lease is over.
-func (o *operations) holdHeads(ctx context.Context, op *operation, moves []planner.Move) (held map[federation.TopicPartition]federation.PhysicalOffset, since time.Time, err error) {
+// holdPauseMax bounds the pause between two tries to hold heads.
+const holdPauseMax = 30 * time.Second
+
+// A hold is what the gateways have acknowledged of heads that they hold.
+type hold struct {
+	since        time.Time
+	acknowledged map[federation.TopicPartition]federation.PhysicalOffset
+}
+
+// holdHeads marks heads as sealing and waits until no gateway appends to them.
+// While that cannot be, the heads take appends, so that no client notices, and it is
+// tried again, ever more rarely.
+func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, moves []planner.Move) (hold, error) {
 	for attempt := 0; ; attempt++ {
-		if err := op.cancelled(); err != nil {
-			return nil, since, errors.Join(err, o.release(ctx, moves))
-		}
-		// Waiting for those that are cut off comes first: nothing is held meanwhile.
-		if err := o.t.awaitReachable(ctx, op); err != nil {
-			return nil, since, err
-		}
-		since = time.Now()
-		m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithSealing(m, moves) })
-		if err != nil {
-			return nil, since, err
-		}
-		held, missing := o.t.awaitHeld(ctx, m.Version, moves)
-		if len(missing) == 0 {
-			return held, since, nil
-		}
+		// An earlier leader may have left them sealing. They are not held while this waits
+		// for those that are cut off, nor if it ends.
 		if err := o.release(ctx, moves); err != nil {
-			return nil, since, err
+			return hold{}, err
 		}
-		if ctx.Err() != nil {
-			return nil, since, ctx.Err()
+		if err := op.cancelled(); err != nil {
+			return hold{}, err
 		}
-		o.t.log.Warn("gateways did not hold their appends in time; the heads take appends again, and the move is tried later", "gateways", missing, "heads", len(moves))
-		op.step("hold", 0, 1, fmt.Sprintf("waits for gateways %v", missing))
-		sleep(ctx, backoff(attempt))
+		if err := o.t.awaitReachable(ctx, op); err != nil {
+			return hold{}, err
+		}
+		held, later, err := o.tryHold(ctx, s, moves)
+		if err != nil {
+			return hold{}, err
+		}
+		if later == nil {
+			op.step("hold", 1, 1, "")
+			return held, nil
+		}
+		o.t.log.Warn("heads could not be held; they take appends again, and the move is tried later", "topic", s.topic.Name, "heads", len(moves), "err", later)
+		op.step("hold", 0, 1, rpcerror.Error(later).Message())
+		pause := min(holdPauseMax, max(backoff(attempt), o.t.cfg.SealWait<<min(attempt, 10)))
+		wait(ctx, op.cancel, nil, time.Now().Add(pause))
 	}
+}
+
+// tryHold is one try of holdHeads. later tells why it is worth another one; the heads
+// take appends then. The heads are sealing if there is no error.
+func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Move) (held hold, later, err error) {
+	// What has no way back later needs both clusters.
+	if err := s.reachable(ctx, moves); err != nil {
+		later, err = orLater(ctx, err)
+		return held, later, err
+	}
+	held.since = time.Now()
+	m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithSealing(m, moves) })
+	if err != nil {
+		return held, nil, err
+	}
+	var missing []federation.GatewayID
+	held.acknowledged, missing = o.t.awaitHeld(ctx, m.Version, moves)
+	if len(missing) > 0 {
+		err = federation.Errorf(federation.Timeout, "gateways %v did not hold their appends within %s", missing, o.t.cfg.SealWait)
+	} else {
+		err = s.directWriters(ctx, moves)
+	}
+	if err == nil {
+		return held, nil, nil
+	}
+	if failed := o.release(ctx, moves); failed != nil {
+		return held, nil, failed
+	}
+	later, err = orLater(ctx, err)
+	return held, later, err
+}
+
+// orLater sorts an error: worth another try later, or final.
+func orLater(ctx context.Context, failure error) (later, err error) {
+	if ctx.Err() == nil && passes(federation.KindOf(failure)) {
+		return failure, nil
+	}
+	return nil, failure
 }
 
 // release opens sealing heads again.

@@ -53,6 +53,7 @@ type operation struct {
 	changed chan struct{} // closed at each change of rec
 	cancel  chan struct{} // closed when somebody asks for its end
 	ended   chan struct{} // closed when rec.Done is set
+	needs   []federation.ClusterName
 }
 
 func newOperations(t *term) *operations {
@@ -84,8 +85,15 @@ func (o *operations) load(recs []redisstore.Operation) {
 	for _, rec := range recs {
 		op := newOperation(rec)
 		o.all[rec.ID] = op
-		if !rec.Done {
-			o.targets[rec.Target] = op
+		if rec.Done {
+			continue
+		}
+		o.targets[rec.Target] = op
+		if rec.Kind == kindMoveHeads {
+			var state moveState
+			if decode(rec.State, &state) == nil { // else the operation tells
+				op.uses(state.clusters())
+			}
 		}
 	}
 }
@@ -233,6 +241,19 @@ func (o *operations) forget() {
 	}
 }
 
+// movesTo returns the running operation that moves heads to a cluster; "" if none does.
+func (o *operations) movesTo(cluster federation.ClusterName) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, op := range o.targets {
+		if op != nil && op.needsCluster(cluster) {
+			rec, _ := op.record()
+			return rec.ID
+		}
+	}
+	return ""
+}
+
 // get returns an operation by id; nil if it is not known.
 func (o *operations) get(id string) *operation {
 	o.mu.Lock()
@@ -282,6 +303,7 @@ func (o *operations) work(ctx context.Context, op *operation) {
 func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 	end := func(rec *redisstore.Operation) {
 		rec.Done, rec.EndedMs = true, time.Now().UnixMilli()
+		rec.State = nil // it can be large, and nobody goes on from it
 		switch {
 		case failure == nil:
 		case errors.Is(failure, errCancelled):
@@ -368,6 +390,19 @@ func (op *operation) update(change func(*redisstore.Operation)) {
 			close(op.ended)
 		}
 	}
+}
+
+// uses notes the clusters that an operation moves heads to: they must stay in the map.
+func (op *operation) uses(clusters []federation.ClusterName) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.needs = clusters
+}
+
+func (op *operation) needsCluster(name federation.ClusterName) bool {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	return slices.Contains(op.needs, name)
 }
 
 // step sets the progress of a step, which is added if it is new.

@@ -1,10 +1,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/braidmq/braid/controller/planner"
@@ -47,8 +50,9 @@ func movesOf(heads []primedHead) []planner.Move {
 type sealer struct {
 	*term
 
-	topic    *federation.Topic
-	producer int64 // of the marks
+	topic      *federation.Topic
+	producer   int64 // of the marks
+	batchBytes int   // the largest batch that the partitions take that heads move to
 }
 
 // subject is what the marks of a move are about: the extent that ends, or the one
@@ -110,12 +114,52 @@ func (t *term) eachCluster(ctx context.Context, n int, clusterOf func(i int) fed
 	})
 }
 
+// allClusters is eachCluster that an error does not keep from any cluster.
+func (t *term) allClusters(ctx context.Context, n int, clusterOf func(i int) federation.ClusterName, do func(ctx context.Context, c *upstream.Cluster, at []int) error) error {
+	var mu sync.Mutex
+	var failed error
+	err := t.eachCluster(ctx, n, clusterOf, func(ctx context.Context, c *upstream.Cluster, at []int) error {
+		if err := do(ctx, c, at); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			failed = firstOf(failed, err)
+		}
+		return nil
+	})
+	return firstOf(failed, err)
+}
+
+// reachable checks that the partitions that heads move from, and to, have leaders that
+// answer.
+func (s *sealer) reachable(ctx context.Context, moves []planner.Move) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ProbeTimeout)
+	defer cancel()
+	at := func(i int) federation.PhysicalAddress {
+		if i < len(moves) {
+			return moves[i].From
+		}
+		return moves[i-len(moves)].To
+	}
+	return s.eachCluster(ctx, 2*len(moves), func(i int) federation.ClusterName { return at(i).Cluster }, func(ctx context.Context, c *upstream.Cluster, which []int) error {
+		parts := make([]upstream.Partition, len(which))
+		for j, i := range which {
+			parts[j] = physical(at(i))
+		}
+		for j, e := range c.LogEnds(ctx, parts) {
+			if e.Err != nil {
+				return fmt.Errorf("%s: %w", at(which[j]), e.Err)
+			}
+		}
+		return nil
+	})
+}
+
 // end seals the old extents of heads that no gateway appends to, and opens the
 // partitions that they move to. It returns those that are done; the others can be
 // tried again.
 func (s *sealer) end(ctx context.Context, heads []primedHead, acknowledged map[federation.TopicPartition]federation.PhysicalOffset) ([]planner.MovedHead, error) {
 	ended := make([]endedHead, len(heads))
-	err := s.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].From.Cluster },
+	err := s.allClusters(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].From.Cluster },
 		func(ctx context.Context, c *upstream.Cluster, at []int) error {
 			return s.endAt(ctx, c, heads, at, ended)
 		})
@@ -133,7 +177,7 @@ func (s *sealer) end(ctx context.Context, heads []primedHead, acknowledged map[f
 	}
 	moved := make([]planner.MovedHead, len(done))
 	opened := make([]bool, len(done))
-	openErr := s.eachCluster(ctx, len(done), func(j int) federation.ClusterName { return heads[done[j]].To.Cluster },
+	openErr := s.allClusters(ctx, len(done), func(j int) federation.ClusterName { return heads[done[j]].To.Cluster },
 		func(ctx context.Context, c *upstream.Cluster, at []int) error {
 			return s.openAt(ctx, c, at, func(j int) (primedHead, endedHead) { return heads[done[j]], ended[done[j]] }, moved, opened)
 		})
@@ -143,10 +187,7 @@ func (s *sealer) end(ctx context.Context, heads []primedHead, acknowledged map[f
 			out = append(out, moved[j])
 		}
 	}
-	if err == nil {
-		err = openErr
-	}
-	return out, err
+	return out, firstOf(err, openErr)
 }
 
 // An endedHead is the end of an old extent, and whom it knew there.
@@ -172,9 +213,9 @@ func (s *sealer) endAt(ctx context.Context, c *upstream.Cluster, heads []primedH
 		appends[j] = upstream.MarkAppend{Partition: parts[j], Batch: mark.Seal(s.subject(heads[i].Move, heads[i].Extent), s.producer, now)}
 	}
 	seals := c.AppendMarks(ctx, appends)
-	before := c.Ends(ctx, parts)
+	before := c.LogEnds(ctx, parts)
 	producers := c.Producers(ctx, parts)
-	ends := c.Ends(ctx, parts) // after the producers: it bounds what they can have in them
+	ends := c.LogEnds(ctx, parts) // after the producers: it bounds what they can have in them
 	var failed error
 	for j, i := range at {
 		err := firstOf(seals[j].Err, before[j].Err, producers[j].Err, ends[j].Err)
@@ -209,7 +250,7 @@ func firstOf(errs ...error) error {
 // statesAt returns the producers as the partition knew them at the seal. Those
 // that have written between it and logEnd are as they were before the first batch
 // there: brokers take only batches that follow.
-func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, seal federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionEnds) (map[int64]mark.Producer, error) {
+func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, seal federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionLogEnd) (map[int64]mark.Producer, error) {
 	now := time.Now().UnixMilli()
 	states := make(map[int64]mark.Producer, len(listed))
 	for _, p := range listed {
@@ -231,7 +272,7 @@ func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.
 	if err != nil {
 		return nil, err
 	}
-	after := c.Ends(ctx, []upstream.Partition{at})[0]
+	after := c.LogEnds(ctx, []upstream.Partition{at})[0]
 	if after.Err == nil && after.Epoch != ends.Epoch {
 		after.Err = errLeaderChanged
 	}
@@ -276,16 +317,15 @@ func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mar
 	return states, firstOf(err, bad)
 }
 
+// sortedProducers returns the newest first: those that were known last, then those
+// with the highest ids. If not all can be carried over, the oldest stay behind.
 func sortedProducers(states map[int64]mark.Producer) []mark.Producer {
 	out := make([]mark.Producer, 0, len(states))
 	for _, p := range states {
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b mark.Producer) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(b.KnownMs, a.KnownMs), cmp.Compare(b.ID, a.ID))
 	})
 	return out
 }
@@ -294,16 +334,18 @@ func sortedProducers(states map[int64]mark.Producer) []mark.Producer {
 func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head func(j int) (primedHead, endedHead), moved []planner.MovedHead, opened []bool) error {
 	var appends []upstream.MarkAppend
 	var owner []int
+	var failed error
 	now := time.Now()
 	for _, j := range at {
 		h, e := head(j)
 		moved[j] = planner.MovedHead{Move: h.Move, End: e.end, Start: h.Primer + 1, Epoch: h.Epoch}
-		batches, err := mark.Openings(s.subject(h.Move, h.Extent+1), s.producer, e.producers, s.batchBytes(), now)
+		batches, err := mark.Openings(s.subject(h.Move, h.Extent+1), s.producer, e.producers, s.batchBytes, now)
 		if err != nil {
-			return fmt.Errorf("%s: %w", h.TopicPartition, err)
+			failed = fmt.Errorf("%s: %w", h.TopicPartition, err)
+			continue
 		}
 		if n := len(batches); n > openingsRepeatable {
-			s.log.Warn("a partition has more producers than can be carried over; the rest is unknown to the new head", "partition", h.TopicPartition, "producers", len(e.producers))
+			s.log.Warn("a partition has more producers than can be carried over; the oldest are unknown to the new head", "partition", h.TopicPartition, "producers", len(e.producers))
 			batches = batches[:openingsRepeatable]
 		}
 		opened[j] = true
@@ -311,7 +353,6 @@ func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head
 			appends, owner = append(appends, upstream.MarkAppend{Partition: physical(h.To), Batch: b}), append(owner, j)
 		}
 	}
-	var failed error
 	for k, a := range c.AppendMarks(ctx, appends) {
 		j := owner[k]
 		if a.Err != nil {
@@ -326,11 +367,35 @@ func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head
 	return failed
 }
 
-// batchBytes is the largest batch that the topic takes.
-func (s *sealer) batchBytes() int {
-	const kafkaDefault = 1048588
-	if n, err := strconv.Atoi(s.topic.Config["max.message.bytes"]); err == nil {
-		return min(n, kafkaDefault)
+// largestBatch returns the largest batch that all of some physical topics take: an
+// opening that is refused would keep its head from opening. It fails if not even one
+// producer fits.
+func (s *sealer) largestBatch(ctx context.Context, topics []planner.PhysicalTopic) (int, error) {
+	const key = "max.message.bytes"
+	var mu sync.Mutex
+	least := kafkaBatchBytes
+	err := s.each(ctx, topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
+		config, err := c.TopicConfig(ctx, pt.Name)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if n, err := strconv.Atoi(config[key].Value); err == nil {
+			least = min(least, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
 	}
-	return kafkaDefault
+	largest := []mark.Producer{{ID: math.MaxInt64, Epoch: math.MaxInt16, LastSequence: math.MaxInt32, KnownMs: math.MaxInt64}}
+	v := planner.Move{TopicPartition: federation.TopicPartition{Topic: s.topic.Name, Partition: math.MaxInt32}}
+	if _, err := mark.Openings(s.subject(v, math.MaxInt32), s.producer, largest, least, time.Now()); err != nil {
+		return 0, federation.Errorf(federation.PolicyViolation, "topic %q: its heads cannot move with %s of %d: what is known of producers does not fit into a batch", s.topic.Name, key, least).WithCause(err)
+	}
+	return least, nil
 }
+
+// kafkaBatchBytes is Kafka's default of message.max.bytes.
+const kafkaBatchBytes = 1048588

@@ -43,13 +43,26 @@ type placeState struct {
 	Generation int32              `json:"generation,omitempty"`
 	TopicID    federation.TopicID `json:"topicId"`
 	CreatedMs  int64              `json:"createdMs,omitempty"`
-	// Undo is the error for which everything is taken back, with its kind's name.
+
+	undoing
+}
+
+// undoing is the error for which everything is taken back, with its kind's name.
+type undoing struct {
 	Undo        string             `json:"undo,omitempty"`
 	UndoKind    string             `json:"undoKind,omitempty"`
 	UndoSubject federation.Subject `json:"undoSubject,omitzero"`
 }
 
-func (s *placeState) undone() error {
+func undoFor(cause error) undoing {
+	u := undoing{UndoKind: rpcerror.KindName(federation.KindOf(cause)), Undo: rpcerror.Error(cause).Message(), UndoSubject: federation.SubjectOf(cause)}
+	if errors.Is(cause, errCancelled) {
+		u.UndoKind = errorCancelled
+	}
+	return u
+}
+
+func (s *undoing) undone() error {
 	if s.UndoKind == errorCancelled {
 		return errCancelled
 	}
@@ -406,10 +419,7 @@ func (o *operations) beginUndo(ctx context.Context, op *operation, state *placeS
 	if ctx.Err() != nil || federation.KindOf(cause) == federation.NotLeader {
 		return cause
 	}
-	state.UndoKind, state.Undo, state.UndoSubject = rpcerror.KindName(federation.KindOf(cause)), rpcerror.Error(cause).Message(), federation.SubjectOf(cause)
-	if errors.Is(cause, errCancelled) {
-		state.UndoKind = errorCancelled
-	}
+	state.undoing = undoFor(cause)
 	if err := o.save(ctx, op, *state); err != nil {
 		return err
 	}

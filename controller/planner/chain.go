@@ -31,6 +31,8 @@ func WithSealing(m *federation.Map, moves []Move) (*federation.Map, error) {
 		}
 		h := p.Head()
 		switch {
+		case m.Clusters[v.To.Cluster] == nil:
+			return nil, federation.Errorf(federation.UnknownCluster, "%s: physical cluster %q was removed meanwhile", v.TopicPartition, v.To.Cluster)
 		case !v.moves(h):
 			return nil, errChanged(v)
 		case h.State == federation.ExtentSuspended:
