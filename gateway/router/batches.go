@@ -43,7 +43,7 @@ func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patch
 			continue
 		}
 		if ok && mark.IsMark(h.ProducerID) {
-			if end > begin || !e.Sealed() {
+			if end > begin || !e.Sealed() && !beginsExtent(batch) {
 				break
 			}
 			begin, end = at+len(batch), at+len(batch)
@@ -62,6 +62,13 @@ func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patch
 	}
 	out.data = b[begin:end]
 	return out
+}
+
+// beginsExtent reports whether a mark is a primer or an opening. In a head that is one
+// of a move that was given up, and came late: no record, and the end of nothing.
+func beginsExtent(batch []byte) bool {
+	kind, _, _, err := mark.Parse(batch)
+	return err == nil && kind != mark.KindSeal
 }
 
 func legacyOffset(b []byte) int64 {

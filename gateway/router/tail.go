@@ -358,7 +358,10 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		return
 	}
 	if len(got.data) == 0 {
-		if len(rp.RecordBatches) > 0 {
+		if got.next > p.extent.Logical(p.next) {
+			p.next = p.extent.Physical(got.next) // a mark: its readers go on behind it
+			p.wakeLocked()
+		} else if len(rp.RecordBatches) > 0 {
 			t.dropLocked(p) // a seal: its readers wait for the map
 		}
 		return
