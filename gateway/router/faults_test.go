@@ -206,30 +206,35 @@ func TestNewEpochIsGivenOutWithoutTheMapAfterAWhile(t *testing.T) {
 // by then: readers pass over it. A seal is the end until the map says what comes next.
 func TestMarksInAHead(t *testing.T) {
 	w := newWorld(t, 1)
-	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	head := federationtest.Head("a", "phys", 0)
+	w.SetTopic("orders", nil, []*federation.Extent{head})
 	s := w.r.NewSession()
 	defer s.Close()
 	subject := mark.Subject{LogicalCluster: federation.DefaultLogicalCluster, Topic: "orders", TopicID: federation.NewTopicID(), MapVersion: 1}
+	marked := func(b []byte) {
+		t.Helper()
+		w.append(t, head, b)
+	}
 	appended := func(b []byte) {
 		t.Helper()
 		require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", 0), Batch: b})[0].Err)
 	}
-	appended(mark.Primer(subject, mark.ProducerID(1), time.Now()))
+	marked(mark.Primer(subject, mark.ProducerID(1), time.Now()))
 	appended(batch(recordbatch.NoProducer, "a"))
 	require.Equal(t, []string{"1:a"}, values(t, s, at("orders", 0), 0, 1))
-	appended(mark.Primer(subject, mark.ProducerID(2), time.Now()))
+	marked(mark.Primer(subject, mark.ProducerID(2), time.Now()))
 	got := make(chan valuesRead, 1)
 	go func() { // it waits in the tail
 		v, err := readValues(t.Context(), s, at("orders", 0), 2, 1)
 		got <- valuesRead{v, err}
 	}()
-	appended(mark.Primer(subject, mark.ProducerID(3), time.Now()))
+	marked(mark.Primer(subject, mark.ProducerID(3), time.Now()))
 	appended(batch(recordbatch.NoProducer, "b"))
 	read := <-got
 	require.NoError(t, read.err)
 	require.Equal(t, []string{"4:b"}, read.values)
 
-	appended(mark.Seal(subject, mark.ProducerID(4), time.Now()))
+	marked(mark.Seal(subject, mark.ProducerID(4), time.Now()))
 	appended(batch(recordbatch.NoProducer, "late"))
 	f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: at("orders", 0), Offset: 5, MaxBytes: 1000, CurrentEpoch: -1}},
 		router.FetchLimit{MinBytes: 1, MaxBytes: 1000, MaxWait: 500 * time.Millisecond})
