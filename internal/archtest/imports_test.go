@@ -74,6 +74,12 @@ var edges = map[string]struct {
 	"test/simnet":     {nil, "a network in memory with faults"},
 	"test/sim":        {[]string{"test/...", "internal/embedded", "internal/lifecycle", "internal/process", "internal/redisstore", "controller", "federation", "gen/..."}, "a whole federation in virtual time, in the test's process"},
 	"test/continuity": {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
+	"test/simnet":     {nil, "a network of its own, of use to any test in virtual time"},
+	"test/sim": {
+		[]string{"test/...", "gen/...", "internal/embedded", "internal/process", "internal/lifecycle", "internal/redisstore", "controller"},
+		"real wiring on parts in memory; everything else by public doors",
+	},
+	"test/sim/simrun": {nil, "builds and runs the simulation; changes source, and imports none"},
 	"test/bench":      {[]string{"test/realparts"}, "load on the binary and on Kafka, compared"},
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -112,8 +113,13 @@ func (o *operator) begin(ctx context.Context, what string, ask func(ctx context.
 	if err != nil {
 		o.history.note("%s: %s is refused: %v", o.name, what, err)
 		o.history.count("operations refused", 1)
-		if ctx.Err() == nil && connect.CodeOf(err) != connect.CodeFailedPrecondition && connect.CodeOf(err) != connect.CodeAborted && connect.CodeOf(err) != connect.CodeAlreadyExists && connect.CodeOf(err) != connect.CodeResourceExhausted {
-			o.history.problem("%s is refused: %v", what, err)
+		switch connect.CodeOf(err) {
+		case connect.CodeFailedPrecondition, connect.CodeAborted, connect.CodeAlreadyExists, connect.CodeResourceExhausted, connect.CodeInvalidArgument:
+			// Another operation is at work, or a cluster is draining.
+		default:
+			if ctx.Err() == nil {
+				o.history.problem("%s is refused: %v", what, err)
+			}
 		}
 		return nil
 	}
@@ -280,13 +286,12 @@ func (o *operator) watchStatus(ctx context.Context) {
 		if err != nil {
 			continue
 		}
+		unsure := func(alarm string) bool { return strings.Contains(alarm, "may be old") }
+		if slices.ContainsFunc(status.GetAlarms(), unsure) {
+			continue
+		}
 		if problem := versions.See("the map version", status.GetMapVersion()); problem != "" {
 			o.history.problem("%s", problem)
-		}
-		for _, g := range status.GetGateways() {
-			if problem := versions.See("the map version of "+g.GetName(), g.GetMapVersion()); problem != "" && g.GetState() == "ready" {
-				o.history.note("%s", problem) // a new process begins with none
-			}
 		}
 		for _, a := range status.GetAlarms() {
 			if !alarms[a] {
@@ -314,9 +319,10 @@ func (o *operator) settle(ctx context.Context) (moved int) {
 	var stuck []string
 	for _, name := range append([]string{topic}, o.made...) {
 		var heads int
+		var chains []string
 		o.poll(ctx, 10*time.Second, func(ctx context.Context) (bool, error) {
 			r, err := o.topics().ListExtents(ctx, &adminv1.ListExtentsRequest{Parent: topicName(name)})
-			stuck, heads = nil, 0
+			stuck, chains, heads = nil, nil, 0
 			for _, p := range r.GetPartitions() {
 				heads += len(p.GetExtents()) - 1
 				head := p.GetExtents()[len(p.GetExtents())-1]
@@ -324,10 +330,14 @@ func (o *operator) settle(ctx context.Context) (moved int) {
 					stuck = append(stuck, fmt.Sprint(head.GetName(), " ", head.GetState()))
 				}
 				o.checkChain(name, p)
+				chains = append(chains, fmt.Sprint("chain of ", name, " ", p))
 			}
 			return len(stuck) == 0, err
 		}, func(err error) { o.history.problem("heads are left half way: %v %v", stuck, err) })
 		moved += heads
+		for _, c := range chains {
+			o.history.note("%s", c)
+		}
 	}
 	o.history.count("heads moved", moved)
 	return moved

@@ -55,14 +55,13 @@ func simulate(t *testing.T, o sim.Options) (result *sim.Result) {
 	t.Helper()
 	telemetry, err := process.NewTelemetry(t.Context(), "sim")
 	require.NoError(t, err)
+	// In memory: a write to a file lets others run meanwhile, or not.
 	var log bytes.Buffer
-	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	level := slog.LevelInfo
 	if *logFlag != "" {
-		f, err := os.Create(*logFlag)
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = f.Close() })
-		o.Logger = slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		level = slog.LevelDebug
 	}
+	o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level}))
 	// One processor, and what can be seeded is: a seed then goes the same way again.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	mathrand.Seed(int64(o.Seed)) //nolint:staticcheck // seeds what kfake uses
@@ -74,8 +73,11 @@ func simulate(t *testing.T, o sim.Options) (result *sim.Result) {
 	wall := time.Since(begin)
 	require.NoError(t, telemetry.Shutdown(t.Context()))
 	t.Logf("%s; %.1f s wall, %.0f virtual s per s", result, wall.Seconds(), result.Virtual.Seconds()/wall.Seconds())
-	if len(result.Problems) > 0 && *logFlag == "" {
-		path := filepath.Join(os.TempDir(), fmt.Sprintf("braid-sim-%d.log", o.Seed))
+	path := *logFlag
+	if path == "" && len(result.Problems) > 0 {
+		path = filepath.Join(os.TempDir(), fmt.Sprintf("braid-sim-%d.log", o.Seed))
+	}
+	if path != "" {
 		if os.WriteFile(path, log.Bytes(), 0o600) == nil {
 			t.Logf("the log of the processes is in %s", path)
 		}

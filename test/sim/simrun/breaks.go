@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// A breach leaves a rule of the design out.
+type breach struct {
+	name, what string
+	edits      []edit
+}
+
+// breaches are rules of docs/architecture.md and docs/model that a simulation must
+// miss. The texts are those of the product: a change there is made here, too.
+var breaches = []breach{
+	{"lease", "gateways append and acknowledge without a lease", []edit{
+		{"gateway/mapwatch/mapwatch.go", "return time.Since(w.start) < time.Duration(w.leaseUntil.Load())", "return true"},
+		{"gateway/mapwatch/mapwatch.go", "func (w *Watch) Gaps() int64 { return w.leaseGaps.Load() }", "func (w *Watch) Gaps() int64 { return 0 }"},
+	}},
+	{"held", "a head is sealed before the gateways have stopped appending", []edit{
+		{"controller/held.go", "	missing, _ := f.unreachableLocked(now)\n", "	var missing []federation.GatewayID\n"},
+		{"controller/held.go", "		if !s.held.holds(v, moves) {\n", "		if false {\n"},
+	}},
+	{"drain", "a gateway says that it holds a head while appends are in flight", []edit{
+		{"gateway/router/hold.go", "p != nil && len(p.flying) > 0 {", "p != nil && len(p.flying) < 0 {"},
+	}},
+	{"carry", "what the old extent knew of its producers is not carried over", []edit{
+		{"controller/seal.go", "s.producer, e.producers, s.batchBytes()", "s.producer, nil, s.batchBytes()"},
+	}},
+	{"seal-record", "the end of an extent is read, and no seal record is written", []edit{
+		{"controller/seal.go", "	seals := c.AppendMarks(ctx, appends)\n", `	seals := make([]upstream.AppendedAt, len(parts))
+	for j, e := range c.Ends(ctx, parts) {
+		seals[j].Offset, seals[j].Err = e.LogEnd, e.Err
+	}
+`},
+	}},
+	{"unwind", "what was written behind the seal counts as carried", []edit{
+		{"controller/seal.go", "	if ends.LogEnd <= seal+1 {\n", "	if seal >= 0 {\n"},
+	}},
+	{"first", "a producer may open a head with any sequence", []edit{
+		{"gateway/router/head.go", "	case h.knows(s):\n		return verdictSend\n", "	case next >= 0:\n		return verdictSend\n"},
+	}},
+	{"used-partition", "a head moves to a physical partition that was used before", []edit{
+		{"controller/planner/moves.go", "		x.next = max(existing[x.name], b.foreign[physicalName{x.name, name}])\n", "		x.next = 0\n"},
+		{"controller/planner/moves.go", "				x.next = max(x.next, int32(e.Partition)+1)\n", "				x.next = max(x.next, 0)\n"},
+	}},
+	{"patch-twice", "the batches of an answer are patched twice", []edit{
+		{"gateway/router/fetch.go", "if len(got.data) == 0 && f.s.r.mayStamp(", "if f.s.r.mayStamp("},
+	}},
+	{"no-map", "a gateway without a map says that topics do not exist", []edit{
+		{"gateway/gateway.go", "	if g.deps.Maps.Current().Version == 0 {\n", "	if g.deps.Maps.Current().Version < 0 {\n"},
+	}},
+}
+
+// runBreaks shows for each rule that is left out the first seed that fails.
+func (o *options) runBreaks(ctx context.Context, name string) error {
+	missed := 0
+	for _, b := range breaches {
+		if name != "all" && name != b.name {
+			continue
+		}
+		seed, problem, err := o.runBreak(ctx, b)
+		if err != nil {
+			return fmt.Errorf("break %s: %w", b.name, err)
+		}
+		if problem == "" {
+			missed++
+			problem = fmt.Sprintf("NOT NOTICED by seeds %d-%d", o.from, o.to)
+		}
+		fmt.Printf("%-18s %-70s seed %3d: %s\n", b.name, b.what, seed, problem)
+	}
+	if missed > 0 {
+		return fmt.Errorf("%d breaks are not noticed", missed)
+	}
+	return nil
+}
+
+func (o *options) runBreak(ctx context.Context, b breach) (failing uint64, problem string, err error) {
+	dir, err := os.MkdirTemp("", "simrun")
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	binary, err := o.build(ctx, dir, b.edits)
+	if err != nil {
+		return 0, "", err
+	}
+	if dir := os.Getenv("SIMRUN_KEEP"); dir != "" {
+		_ = os.Rename(binary, filepath.Join(dir, b.name+".test"))
+		binary = filepath.Join(dir, b.name+".test")
+	}
+	o.each(ctx, binary, func(seed uint64, out string, err error) bool {
+		if err == nil {
+			return false
+		}
+		_, problems, _ := strings.Cut(out, "problems:\n")
+		first, _, _ := strings.Cut(strings.TrimSpace(problems), "\n")
+		failing, problem = seed, strings.TrimSpace(first)
+		if problem == "" {
+			problem = "it fails"
+		}
+		return true
+	})
+	return failing, problem, nil
+}
