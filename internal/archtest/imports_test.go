@@ -71,8 +71,6 @@ var edges = map[string]struct {
 	"test/suite":      {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
 	"test/sdk":        {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
 	"test/world":      {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
-	"test/simnet":     {nil, "a network in memory with faults"},
-	"test/sim":        {[]string{"test/...", "internal/embedded", "internal/lifecycle", "internal/process", "internal/redisstore", "controller", "federation", "gen/..."}, "a whole federation in virtual time, in the test's process"},
 	"test/continuity": {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
 	"test/simnet":     {nil, "a network of its own, of use to any test in virtual time"},
 	"test/sim": {
