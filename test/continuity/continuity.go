@@ -28,6 +28,7 @@ const (
 	keys       = 17
 	pace       = 2 * time.Millisecond // between two records of a producer
 	catchUp    = time.Minute          // for the group, when the producers have ended
+	movePause  = 2 * time.Second      // between two commands that move heads, at most
 )
 
 // A run collects what clients saw.
@@ -73,7 +74,7 @@ func Run(t *testing.T, w *world.World, duration time.Duration, moves bool) {
 	moved := make(chan struct{})
 	if moves {
 		third := w.StartCluster("third")
-		mover.Go(func() { r.moveHeads(producing, third, duration/8, moved) })
+		mover.Go(func() { r.moveHeads(producing, third, min(duration/8, movePause), moved) })
 	} else {
 		close(moved)
 	}

@@ -66,7 +66,9 @@ func (r *run) command(ctx context.Context, args []string) error {
 // movedHeads counts how often a head has moved.
 func (r *run) movedHeads() (n int) {
 	r.t.Helper()
-	var d struct{ Partitions []struct{ Extents []struct{} } }
+	var d struct {
+		Partitions []struct{ Extents []struct{} }
+	}
 	out := r.w.MustBraid(r.t, "", "topic", "describe", topic, "-o", "json")
 	require.NoError(r.t, json.Unmarshal([]byte(out), &d), out)
 	for _, p := range d.Partitions {
