@@ -6,10 +6,12 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -272,6 +274,43 @@ func isMark(r kmsg.Request) bool {
 
 var errDropped = errors.New("the request is lost")
 
+// A stop holds an embedded cluster at one request: nothing else happens there
+// until it is let go.
+type stop struct {
+	reached chan struct{} // closed when the request has come
+	let     chan bool     // lost or not
+}
+
+// stopAt stops a cluster at the nth request that matches.
+func stopAt(fake *kfake.Cluster, nth int, match func(kmsg.Request) bool) *stop {
+	h := &stop{reached: make(chan struct{}), let: make(chan bool, 1)}
+	count := 0
+	fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		if count == nth || !match(r) {
+			return nil, nil, false
+		}
+		if count++; count < nth {
+			return nil, nil, false
+		}
+		close(h.reached)
+		if <-h.let {
+			return nil, errDropped, true
+		}
+		return nil, nil, false
+	})
+	return h
+}
+
+func (h *stop) await(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case <-h.reached:
+	case <-time.After(waitTimeout):
+		require.FailNow(t, "the request did not come", what)
+	}
+}
+
 // testLeaderKilledAtRequests kills the leader when a physical cluster has got one
 // of its requests: the request is lost, or what it asks for happens and the answer
 // is lost.
@@ -284,9 +323,20 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 	l := s.startLoad(t, topic, 2, 50)
 	r := s.reader(t, topic, kgo.NewOffset().AtStart())
 	l.more(t, 200)
+	kill := func(h *stop, operation, name string, lost bool) {
+		t.Helper()
+		leader := s.leader(t)
+		s.goesOn(t, leader, func() {
+			s.endFor(t, leader, func(n *world.Node) { n.Kill() })
+			h.let <- lost
+		}, operation, topic, clusters[to].Name, name)
+		from, to = to, from
+		l.more(t, 50)
+	}
 	key := func(k kmsg.Key) func(kmsg.Request) bool {
 		return func(r kmsg.Request) bool { return r.Key() == int16(k) }
 	}
+	byClient := func(r kmsg.Request) bool { return r.Key() == int16(kmsg.Produce) && !isMark(r) }
 	for _, c := range []struct {
 		name  string
 		old   bool // at the cluster that the heads leave
@@ -300,6 +350,7 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		{"producers", true, key(kmsg.DescribeProducers), 1},
 		{"opening", false, isMark, 2},
 		{"opening of the second round", false, isMark, 3},
+		{"first append to a new head", false, byClient, 1},
 	} {
 		for _, lost := range []bool{true, false} {
 			name := c.name + ", and the answer is lost"
@@ -310,43 +361,30 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 			if c.old {
 				fake = clusters[from].Fake
 			}
-			leader := s.leader(t)
-			reached, killed := make(chan struct{}), make(chan struct{})
-			count := 0
-			hooked := true
-			// It runs in the cluster's own goroutine: nothing else happens there meanwhile.
-			fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
-				if !hooked {
-					return nil, nil, false
-				}
-				fake.KeepControl()
-				if c.match(r) {
-					if count++; count == c.nth {
-						hooked = false
-						close(reached)
-						<-killed
-						if lost {
-							return nil, errDropped, true
-						}
-					}
-				}
-				return nil, nil, false
-			})
+			h := stopAt(fake, c.nth, c.match)
 			operation := s.beginMove(t, topic, partitions, clusters[to].Name)
-			select {
-			case <-reached:
-			case <-time.After(waitTimeout):
-				close(killed)
-				require.FailNow(t, "the request did not come", name)
-			}
-			s.goesOn(t, leader, func() {
-				s.endFor(t, leader, func(n *world.Node) { n.Kill() })
-				close(killed)
-			}, operation, topic, clusters[to].Name, name)
-			from, to = to, from
-			l.more(t, 50)
+			h.await(t, name)
+			kill(h, operation, name, lost)
 		}
 	}
+
+	// Appends that are in flight to the old heads keep these sealing.
+	var primed atomic.Bool
+	primedAt := to
+	clusters[primedAt].Fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
+		clusters[primedAt].Fake.KeepControl()
+		if isMark(r) {
+			primed.Store(true)
+		}
+		return nil, nil, false
+	})
+	h := stopAt(clusters[from].Fake, 1, func(r kmsg.Request) bool { return primed.Load() && byClient(r) })
+	operation := s.beginMove(t, topic, partitions, clusters[to].Name)
+	h.await(t, "an append")
+	eventually(t, func() bool {
+		return strings.Contains(s.w.MustBraid(t, "", "topic", "describe", topic, "-o", "json"), "STATE_SEALING")
+	}, "heads are sealing")
+	kill(h, operation, "sealing", false)
 	s.auditRead(t, topic, l, r)
 }
 
@@ -413,4 +451,3 @@ func (s *suite) testGatewayFrozenDuringMove(t *testing.T) {
 	require.NoError(t, topics.Error())
 	s.auditRead(t, topic, l, r)
 }
-

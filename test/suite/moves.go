@@ -14,8 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/test/check"
 )
 
@@ -379,18 +381,22 @@ func (s *suite) testOffsetsAfterMove(t *testing.T) {
 	a, b := s.w.Clusters[0].Name, s.w.Clusters[1].Name
 	topic := s.topicOn(t, 1, a)
 	client := s.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	base := time.Now().Add(-12 * time.Hour).Truncate(time.Millisecond)
 	// Three extents of ten records; the newest timestamp is in the middle one.
-	stamp := func(n int) time.Time {
-		if n == 15 {
-			return base.Add(time.Hour)
+	var stamps []time.Time
+	stamp := func() time.Time {
+		at := time.Now().Truncate(time.Millisecond)
+		if n := len(stamps); n == 15 {
+			at = at.Add(30 * time.Minute)
+		} else if n > 0 && n != 16 && !at.After(stamps[n-1]) {
+			at = stamps[n-1].Add(time.Millisecond)
 		}
-		return base.Add(time.Duration(n) * time.Second)
+		stamps = append(stamps, at)
+		return at
 	}
 	commits := make(map[string]int64)
 	for extent, to := range []string{b, a, ""} {
 		for n := 10 * extent; n < 10*extent+10; n++ {
-			send(t, client, &kgo.Record{Topic: topic, Timestamp: stamp(n), Value: fmt.Append(nil, n)})
+			send(t, client, &kgo.Record{Topic: topic, Timestamp: stamp(), Value: fmt.Append(nil, n)})
 		}
 		for _, at := range []int64{0, 5, 10} {
 			group, offset := name(t), int64(10*extent)+at
@@ -418,27 +424,26 @@ func (s *suite) testOffsetsAfterMove(t *testing.T) {
 	require.Equal(t, int64(30), list("committed", admin.ListCommittedOffsets).Offset)
 	newest := list("the newest timestamp", admin.ListMaxTimestampOffsets)
 	require.Equal(t, int64(15), newest.Offset)
-	require.Equal(t, stamp(15).UnixMilli(), newest.Timestamp)
-	after := func(at time.Time) kadm.ListedOffset {
+	require.Equal(t, stamps[15].UnixMilli(), newest.Timestamp)
+	after := func(at time.Time) int64 {
 		t.Helper()
 		return list(at.String(), func(ctx context.Context, topics ...string) (kadm.ListedOffsets, error) {
 			return admin.ListOffsetsAfterMilli(ctx, at.UnixMilli(), topics...)
-		})
+		}).Offset
 	}
-	require.Equal(t, int64(0), after(base.Add(-time.Hour)).Offset)
-	for _, n := range []int{0, 1, 9, 10, 14} {
-		require.Equal(t, int64(n), after(stamp(n)).Offset, "the first record from %d on", n)
+	require.Equal(t, int64(0), after(stamps[0].Add(-time.Hour)))
+	for _, n := range []int{0, 1, 9, 10, 14, 15} {
+		require.Equal(t, int64(n), after(stamps[n]), "the first record from %d on", n)
 	}
-	require.Equal(t, int64(10), after(stamp(9).Add(time.Millisecond)).Offset, "between two extents")
-	require.Equal(t, int64(15), after(stamp(16)).Offset, "the first that is as new, in offset order")
-	require.Equal(t, int64(15), after(base.Add(time.Hour)).Offset)
-	require.Equal(t, int64(30), after(base.Add(2*time.Hour)).Offset, "the end, as kadm turns none into it")
+	require.Equal(t, int64(10), after(stamps[9].Add(time.Millisecond)), "between two extents")
+	require.Equal(t, int64(15), after(stamps[29]), "the first that is as new, in offset order")
+	require.Equal(t, int64(30), after(stamps[15].Add(time.Millisecond)), "the end, as kadm turns none into it")
 
 	for group, offset := range commits {
 		var first *kgo.Record
 		consumer := s.client(t, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
 		if offset == 30 {
-			send(t, client, &kgo.Record{Topic: topic, Timestamp: base, Value: []byte("30")})
+			send(t, client, &kgo.Record{Topic: topic, Value: []byte("30")})
 		}
 		for first == nil {
 			fetches := consumer.PollFetches(call(t))
@@ -505,12 +510,12 @@ func (s *suite) testLatestDuringMove(t *testing.T) {
 func (s *suite) testMovePlans(t *testing.T) {
 	a, b := s.w.Clusters[0].Name, s.w.Clusters[1].Name
 	topic := s.topicOn(t, 4, a)
-	before := s.w.MustBraid(t, "", "topic", "describe", topic, "-o", "json")
+	before := s.describe(t, topic)
 	plan := s.w.MustBraid(t, "", "topic", "expand", topic, "--to", b, "--validate-only")
 	require.Equal(t, 2, strings.Count(plan, a+" -> "+b), plan)
 	plan = s.w.MustBraid(t, "", "topic", "move", topic, "--partitions", "1,3", "--to", b, "--validate-only")
 	require.Equal(t, fmt.Sprintf("%[1]s-1: %[2]s -> %[3]s\n%[1]s-3: %[2]s -> %[3]s\n", topic, a, b), plan)
-	require.Equal(t, before, s.w.MustBraid(t, "", "topic", "describe", topic, "-o", "json"), "nothing has changed")
+	require.Equal(t, before, s.describe(t, topic), "nothing has changed")
 	require.NotContains(t, s.w.MustBraid(t, "", "topic", "list"), b+"-")
 
 	refused := func(words []string, args ...string) {
@@ -533,7 +538,20 @@ func (s *suite) testMovePlans(t *testing.T) {
 	refused([]string{topic, "7", "12"}, "topic", "move", topic, "--partitions", "0,7,12", "--to", b)
 	refused([]string{"nowhere"}, "cluster", "drain", "nowhere")
 	refused([]string{a, topic, "limited"}, "cluster", "drain", a)
-	require.Equal(t, before, s.w.MustBraid(t, "", "topic", "describe", topic, "-o", "json"), "nothing has changed")
+	if !s.w.Real { // whose clusters have one broker each
+		const large = "large"
+		fake, err := kfake.NewCluster(kfake.NumBrokers(3))
+		require.NoError(t, err)
+		defer fake.Close()
+		s.w.MustBraid(t, "", "cluster", "add", large, "--seeds", strings.Join(fake.ListenAddrs(), ","))
+		wide := name(t) + "-wide"
+		s.w.MustBraid(t, "", "topic", "create", wide, "--partitions", "2", "--replication", "2", "--clusters", large)
+		refused([]string{wide, a, "2 replicas", "1 brokers"}, "topic", "expand", wide, "--to", a)
+		refused([]string{wide, a, "2 replicas", "1 brokers"}, "topic", "move", wide, "--partitions", "1", "--to", a)
+		s.w.MustBraid(t, "", "topic", "delete", wide)
+		s.w.MustBraid(t, "", "cluster", "remove", large)
+	}
+	require.Equal(t, before, s.describe(t, topic), "nothing has changed")
 	require.Equal(t, "active", s.clusterState(t, a), "a drain that was refused")
 
 	// What lies where it is to lie is no error and no change.
@@ -612,7 +630,19 @@ func (s *suite) testMoveFigures(t *testing.T) {
 	l.addStream("stream", s, topic, 500)
 	l.more(t, 3000)
 	begin := time.Now()
-	s.w.MustBraid(t, "", "topic", "expand", topic, "--to", b)
+	id := strings.TrimSpace(s.w.MustBraid(t, "", "topic", "expand", topic, "--to", b, "--no-wait"))
+	var steps []string
+	sealing := begin
+	op := s.watch(t, "operations/"+id, "is done", func(op *adminv1.Operation) bool {
+		if all := op.GetSteps(); len(all) > 0 {
+			if name := all[len(all)-1].GetName(); len(steps) == 0 || !strings.HasPrefix(steps[len(steps)-1], name+" ") {
+				sealing = time.Now()
+				steps = append(steps, fmt.Sprintf("%s after %d ms", name, time.Since(begin).Milliseconds()))
+			}
+		}
+		return op.GetDone()
+	})
+	require.Zero(t, op.GetErrorCode(), op.GetErrorMessage())
 	end := time.Now()
 	l.more(t, 3000)
 	count := 0
@@ -623,9 +653,19 @@ func (s *suite) testMoveFigures(t *testing.T) {
 	}
 	require.Equal(t, heads, count)
 	s.audit(t, topic, l.end(t))
-	t.Logf("%d heads moved in %d ms, %.0f a second", heads, end.Sub(begin).Milliseconds(), heads/end.Sub(begin).Seconds())
-	t.Logf("produce latency before the move: %s", latencies(l.took, func(x latency) bool { return x.at.Before(begin) && x.at.After(begin.Add(-2*time.Second)) }))
-	t.Logf("produce latency of what fell into the move: %s", latencies(l.took, func(x latency) bool { return x.at.After(begin) && x.at.Add(-x.took).Before(end) }))
+	t.Logf("%d heads moved in %d ms, %.0f a second: %s", heads, end.Sub(begin).Milliseconds(), heads/end.Sub(begin).Seconds(), strings.Join(steps, ", "))
+	for _, x := range []struct {
+		what     string
+		from, to time.Time
+	}{
+		{"while nothing moved", end, time.Now()},
+		{"while partitions were made and primed", begin, sealing},
+		{"while heads were sealed and opened", sealing, end},
+	} {
+		t.Logf("produce latency %s: %s", x.what, latencies(l.took, func(r latency) bool {
+			return r.at.After(x.from) && r.at.Add(-r.took).Before(x.to) && (x.from != end || r.at.Add(-r.took).After(end))
+		}))
+	}
 }
 
 // latencies sums up those that are asked for.
