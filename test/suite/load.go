@@ -22,7 +22,7 @@ const loadPace = time.Millisecond
 
 // A load is producers that write keyed counters until they are told to end.
 type load struct {
-	ctx  context.Context //nolint:containedctx // the producers' life
+	ctx  context.Context // the producers' life
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
