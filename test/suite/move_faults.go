@@ -34,11 +34,15 @@ func RunMoves(t *testing.T, w *world.World) {
 	tests := []test{
 		{"two at a time on one topic", s.testMoveConflict},
 		{"cancelled between rounds", s.testMoveCancelled},
+		{"a drain is cancelled, and one waits until the cluster is empty", s.testDrainCancelled},
 		{"the leading controller is killed, step by step", s.testLeaderKilledAtSteps},
 		{"a gateway is killed", s.testGatewayKilledDuringMove},
 	}
 	if w.Real {
-		tests = append(tests, test{"a gateway is frozen for longer than its lease", s.testGatewayFrozenDuringMove})
+		tests = append(tests,
+			test{"a gateway is frozen for longer than its lease", s.testGatewayFrozenDuringMove},
+			test{"the cluster that heads leave is away for a while", func(t *testing.T) { s.testClusterAwayDuringMove(t, 0) }},
+			test{"the cluster that heads go to is away for a while", func(t *testing.T) { s.testClusterAwayDuringMove(t, 1) }})
 	} else {
 		tests = append(tests, test{"the leading controller is killed, request by request", s.testLeaderKilledAtRequests})
 	}
@@ -168,6 +172,50 @@ func (s *suite) testMoveCancelled(t *testing.T) {
 	// What is left can be moved later.
 	s.finished(t, s.beginMove(t, topic, partitions, b), topic, b)
 	s.audit(t, topic, l.end(t))
+}
+
+// testDrainCancelled has a drain wait for the lease of a gateway that died, and
+// another one for the end of the data.
+func (s *suite) testDrainCancelled(t *testing.T) {
+	const partitions = 4
+	a, c := s.w.Clusters[0].Name, "c"
+	s.w.AddCluster(c)
+	topic := s.topicOn(t, partitions, a, c)
+	s.fill(t, topic, 0, 100)
+	before := s.heads(t, topic)
+	require.Contains(t, before, c)
+	s.endFor(t, s.w.Gateways[2], func(g *world.Node) { g.Kill() })
+	drain := func(args ...string) (name, id string) {
+		t.Helper()
+		id = strings.TrimSpace(s.w.MustBraid(t, "", append([]string{"cluster", "drain", c, "--no-wait"}, args...)...))
+		return "operations/" + id, id
+	}
+	operation, id := drain()
+	eventually(t, func() bool { return s.clusterState(t, c) == "draining" }, "the cluster drains")
+	for _, args := range [][]string{{"cluster", "restore", c}, {"cluster", "drain", c}, {"cluster", "remove", c}} {
+		_, stderr, err := s.w.Braid(call(t), "", args...)
+		require.Error(t, err, "braid %v", args)
+		require.Contains(t, stderr, c, "braid %v", args)
+	}
+	s.w.MustBraid(t, "", "operation", "cancel", id)
+	op := s.watch(t, operation, "is done", done)
+	require.Contains(t, op.GetErrorMessage(), "cancelled")
+	require.Equal(t, before, s.heads(t, topic))
+	s.w.MustBraid(t, "", "cluster", "restore", c)
+	require.Equal(t, "active", s.clusterState(t, c))
+	require.NoError(t, s.w.Gateways[2].Start())
+
+	operation, _ = drain("--wait-empty")
+	s.watch(t, operation, "waits for the data to go", func(op *adminv1.Operation) bool {
+		require.False(t, op.GetDone(), op.GetErrorMessage())
+		return slices.ContainsFunc(op.GetSteps(), func(step *adminv1.Operation_Step) bool { return step.GetName() == "empty" })
+	})
+	require.Equal(t, slices.Repeat([]string{a}, partitions), s.heads(t, topic))
+	require.Len(t, s.read(t, topic, 100), 100)
+	s.w.MustBraid(t, "", "topic", "delete", topic)
+	op = s.watch(t, operation, "is done", done)
+	require.Zero(t, op.GetErrorCode(), op.GetErrorMessage())
+	s.w.RemoveCluster(c)
 }
 
 // leader is the controller that leads.
@@ -449,5 +497,27 @@ func (s *suite) testGatewayFrozenDuringMove(t *testing.T) {
 	topics, err := s.clientOf(t, victim).ListTopics(call(t), topic)
 	require.NoError(t, err)
 	require.NoError(t, topics.Error())
+	s.auditRead(t, topic, l, r)
+}
+
+// testClusterAwayDuringMove kills a cluster in the middle of a move: the move waits
+// until it is there again.
+func (s *suite) testClusterAwayDuringMove(t *testing.T, away int) {
+	const partitions = 16
+	a, b := s.w.Clusters[0].Name, s.w.Clusters[1].Name
+	topic := s.topicOn(t, partitions, a)
+	l := s.startLoad(t, topic, 2, 50)
+	r := s.reader(t, topic, kgo.NewOffset().AtStart())
+	l.more(t, 200)
+	operation := s.beginMove(t, topic, partitions, b)
+	s.watch(t, operation, "has begun", func(op *adminv1.Operation) bool { return op.GetDone() || moved(op) > 0 })
+	s.w.Clusters[away].Kill()
+	before, err := s.operations().GetOperation(call(t), &adminv1.GetOperationRequest{Name: operation})
+	require.NoError(t, err)
+	s.w.Clusters[away].Restart()
+	back := time.Now()
+	s.finished(t, operation, topic, b)
+	t.Logf("done when the cluster died: %t; the move ended %.1f s after it was back", before.GetOperation().GetDone(), time.Since(back).Seconds())
+	l.more(t, 200)
 	s.auditRead(t, topic, l, r)
 }
