@@ -18,7 +18,7 @@ import (
 // everything is mended in the end.
 type faults struct {
 	*world
-	ctx    context.Context //nolint:containedctx // ends the faults
+	ctx    context.Context // ends the faults
 	cancel context.CancelFunc
 	active sync.WaitGroup
 
@@ -169,8 +169,18 @@ func (f *faults) apart(a, b string, most time.Duration) harm {
 // link draws two hosts that talk to each other: who calls, and who is called.
 func (f *faults) link(gw, ctl *node, brokers string) (from, to string) {
 	links := [][2]string{
-		{gw.host, "redis"}, {gw.host, ctl.host}, {gw.host, brokers}, {ctl.host, brokers}, {ctl.host, "redis"}, {"kafka*", gw.host}, {"stream*", gw.host}, {"*", gw.host},
-		{"gw*", gw.host}, {gw.host, "[abc][0-9]"}, {"gw*", "redis"}, {"*", "redis"},
+		{gw.host, "redis"},
+		{gw.host, ctl.host},
+		{gw.host, brokers},
+		{ctl.host, brokers},
+		{ctl.host, "redis"},
+		{"kafka*", gw.host},
+		{"stream*", gw.host},
+		{"*", gw.host},
+		{"gw*", gw.host},
+		{gw.host, "[abc][0-9]"},
+		{"gw*", "redis"},
+		{"*", "redis"},
 	}
 	l := pick(f.rng, links)
 	return l[0], l[1]

@@ -170,7 +170,7 @@ func (w *world) metadataWatcher(ctx context.Context, i int) {
 		wait(ctx, 250*time.Millisecond)
 		req := kmsg.NewPtrMetadataRequest()
 		t := kmsg.NewMetadataRequestTopic()
-		t.Topic = kmsg.StringPtr(topic)
+		t.Topic = new(topic)
 		req.Topics = append(req.Topics, t)
 		resp, err := c.request(ctx, req)
 		if err != nil {
@@ -246,7 +246,7 @@ func (w *world) connectLife(ctx context.Context, client *connectClient, name str
 	defer cancel()
 	stream, err := braidv1connect.NewConsumerServiceClient(client.http, client.url()).Consume(streamCtx)
 	if err != nil {
-		return nil //nolint:nilerr // another gateway
+		return nil // another gateway
 	}
 	out := make(chan *braidv1.ConsumeRequest, 1024)
 	var writer sync.WaitGroup

@@ -56,12 +56,12 @@ func simulate(t *testing.T, o sim.Options) (result *sim.Result) {
 	telemetry, err := process.NewTelemetry(t.Context(), "sim")
 	require.NoError(t, err)
 	// In memory: a write to a file lets others run meanwhile, or not.
-	var log bytes.Buffer
+	var said bytes.Buffer
 	level := slog.LevelInfo
 	if *logFlag != "" {
 		level = slog.LevelDebug
 	}
-	o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level}))
+	o.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: level}))
 	// One processor, and what can be seeded is: a seed then goes the same way again.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	mathrand.Seed(int64(o.Seed)) //nolint:staticcheck // seeds what kfake uses
@@ -78,7 +78,7 @@ func simulate(t *testing.T, o sim.Options) (result *sim.Result) {
 		path = filepath.Join(os.TempDir(), fmt.Sprintf("braid-sim-%d.log", o.Seed))
 	}
 	if path != "" {
-		if os.WriteFile(path, log.Bytes(), 0o600) == nil {
+		if os.WriteFile(path, said.Bytes(), 0o600) == nil {
 			t.Logf("the log of the processes is in %s", path)
 		}
 	}

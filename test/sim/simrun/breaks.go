@@ -71,7 +71,7 @@ func (o *options) runBreaks(ctx context.Context, name string) error {
 			missed++
 			problem = fmt.Sprintf("NOT NOTICED by seeds %d-%d", o.from, o.to)
 		}
-		fmt.Printf("%-18s %-70s seed %3d: %s\n", b.name, b.what, seed, problem)
+		say("%-18s %-70s seed %3d: %s\n", b.name, b.what, seed, problem)
 	}
 	if missed > 0 {
 		return fmt.Errorf("%d breaks are not noticed", missed)

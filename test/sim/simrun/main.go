@@ -157,20 +157,22 @@ func (o *options) runSeeds(ctx context.Context, binary string) error {
 		total++
 		if err != nil {
 			failed = append(failed, seed)
-			fmt.Println(out)
+			say("%s\n", out)
 		} else if o.trace {
-			fmt.Println(out)
+			say("%s\n", out)
 		} else {
-			fmt.Println(figures(out))
+			say("%s\n", figures(out))
 		}
 		return false
 	})
-	fmt.Printf("%d seeds in %.0f s, %d fail: %v\n", total, time.Since(begin).Seconds(), len(failed), failed)
+	say("%d seeds in %.0f s, %d fail: %v\n", total, time.Since(begin).Seconds(), len(failed), failed)
 	if len(failed) > 0 {
 		return errors.New("some seeds fail; run one again with: task sim -- -seeds N")
 	}
 	return nil
 }
+
+func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format, args...) }
 
 // figures is the line of figures of a seed.
 func figures(out string) string {
