@@ -50,10 +50,10 @@ type operations struct {
 type operation struct {
 	mu      sync.Mutex
 	rec     redisstore.Operation
-	changed chan struct{} // closed at each change of rec
-	cancel  chan struct{} // closed when somebody asks for its end
-	ended   chan struct{} // closed when rec.Done is set
-	needs   []federation.ClusterName
+	changed chan struct{}            // closed at each change of rec
+	cancel  chan struct{}            // closed when somebody asks for its end
+	ended   chan struct{}            // closed when rec.Done is set
+	needs   []federation.ClusterName // that heads move to; guarded by the mutex
 }
 
 func newOperations(t *term) *operations {
@@ -313,7 +313,7 @@ func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 			rec.ErrorMessage, rec.ErrorSubject = rpcerror.Error(failure).Message(), federation.SubjectOf(failure)
 		}
 	}
-	rec, _ := op.record()
+	rec := op.toSave()
 	end(&rec)
 	// Persist first: what was answered as done must not run again.
 	for attempt := 0; ; attempt++ {
@@ -344,8 +344,7 @@ func (o *operations) save(ctx context.Context, op *operation, state any) error {
 	}
 	op.update(func(rec *redisstore.Operation) { rec.State = b })
 	return retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
-		rec, _ := op.record()
-		return o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, rec, o.t.cfg.OperationsKeep)
+		return o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, op.toSave(), o.t.cfg.OperationsKeep)
 	})
 }
 
@@ -361,7 +360,7 @@ func (o *operations) requestCancel(ctx context.Context, op *operation) error {
 	if !asked {
 		return nil
 	}
-	rec, _ := op.record()
+	rec := op.toSave()
 	if rec.Done {
 		return nil
 	}
@@ -375,6 +374,17 @@ func (op *operation) record() (redisstore.Operation, <-chan struct{}) {
 	rec := op.rec
 	rec.Steps = slices.Clone(rec.Steps)
 	return rec, op.changed
+}
+
+// toSave returns a copy of the record that is newer than all that were returned before:
+// of two saves that are under way, the store keeps the one with all changes.
+func (op *operation) toSave() redisstore.Operation {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.rec.Revision++
+	rec := op.rec
+	rec.Steps = slices.Clone(rec.Steps)
+	return rec
 }
 
 func (op *operation) update(change func(*redisstore.Operation)) {

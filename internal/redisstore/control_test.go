@@ -287,6 +287,35 @@ func TestOperations(t *testing.T) {
 	})
 }
 
+// Of two saves that are under way, the older can arrive last.
+func TestLateSaveOfAnOperation(t *testing.T) {
+	onStores(t, func(t *testing.T, s *redisstore.Store) {
+		t.Helper()
+		ctx := t.Context()
+		fencing := lead(t, s, "c1")
+		op, _, err := s.CreateOperation(ctx, lc, fencing, redisstore.Operation{Kind: "move-heads", Target: "orders"})
+		require.NoError(t, err)
+		save := func(revision int64, cancel, done bool) {
+			t.Helper()
+			op.Revision, op.Cancel, op.Done = revision, cancel, done
+			require.NoError(t, s.SaveOperation(ctx, lc, fencing, op, 2))
+		}
+		stored := func() redisstore.Operation {
+			all, err := s.Operations(ctx, lc)
+			require.NoError(t, err)
+			require.Len(t, all, 1)
+			return all[0]
+		}
+		save(2, true, false)
+		save(1, false, false)
+		require.True(t, stored().Cancel)
+		save(2, true, false) // the same again
+		save(3, true, true)
+		save(4, true, false)
+		require.True(t, stored().Done, "an end stays")
+	})
+}
+
 func TestStoreAwayIsItsOwnKind(t *testing.T) {
 	mini := miniredis.RunT(t)
 	address := mini.Addr()

@@ -19,6 +19,7 @@ const (
 	keyOperationEnd = "operations:ended"    // a sorted set of the ended ones, by sequence
 	keyRequests     = "operations:requests" // a hash from request id to operation id
 	keyRequestOf    = "operations:request"  // the reverse, for trimming
+	keyRevisions    = "operations:revision" // a hash from id to the revision that is stored
 )
 
 // An Operation is a long-running change, as Redis holds it: a leader that takes
@@ -38,8 +39,10 @@ type Operation struct {
 	ErrorKind    string             `json:"errorKind,omitempty"`
 	ErrorMessage string             `json:"errorMessage,omitempty"`
 	ErrorSubject federation.Subject `json:"errorSubject,omitzero"`
-	StartedMs    int64              `json:"startedMs"`
-	EndedMs      int64              `json:"endedMs,omitempty"`
+	// Revision grows with each save: one that arrives late does not undo a later one.
+	Revision  int64 `json:"revision,omitempty"`
+	StartedMs int64 `json:"startedMs"`
+	EndedMs   int64 `json:"endedMs,omitempty"`
 }
 
 // An OperationStep is the progress of one step.
@@ -66,9 +69,13 @@ redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 return {0, ARGV[3]}
 `)
 
-// KEYS fence, operations, requests, request-of, ended; ARGV fencing, id, JSON, 1 if done, sequence, how many ended ones to keep.
+// KEYS fence, operations, requests, request-of, ended, revisions; ARGV fencing, id, JSON, 1 if done, sequence, how many ended ones to keep, revision.
 var operationSave = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local stored = redis.call('HGET', KEYS[6], ARGV[2])
+if stored and tonumber(stored) > tonumber(ARGV[7]) then return 0 end
+if ARGV[4] ~= '1' and redis.call('ZSCORE', KEYS[5], ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[6], ARGV[2], ARGV[7])
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 if ARGV[4] == '1' then
   redis.call('ZADD', KEYS[5], ARGV[5], ARGV[2])
@@ -79,6 +86,7 @@ if ARGV[4] == '1' then
       if request then redis.call('HDEL', KEYS[3], request) end
       redis.call('HDEL', KEYS[4], id)
       redis.call('HDEL', KEYS[2], id)
+      redis.call('HDEL', KEYS[6], id)
       redis.call('ZREM', KEYS[5], id)
     end
   end
@@ -122,7 +130,9 @@ func (s *Store) CreateOperation(ctx context.Context, logicalCluster string, fenc
 }
 
 // SaveOperation persists the progress of an operation. When one has ended, only
-// the newest keep ended ones stay; running ones always do. Errors: NotLeader,
+// the newest keep ended ones stay; running ones always do. A save of an older revision
+// than the stored one has no effect, as what is stored has its changes; nor has one of an
+// operation that has ended, unless it is its end. Errors: NotLeader,
 // StoreUnavailable.
 func (s *Store) SaveOperation(ctx context.Context, logicalCluster string, fencing int64, op Operation, keep int) error {
 	b, err := json.Marshal(op)
@@ -131,9 +141,9 @@ func (s *Store) SaveOperation(ctx context.Context, logicalCluster string, fencin
 	}
 	keys := []string{
 		s.key(logicalCluster, keyFence), s.key(logicalCluster, keyOperations),
-		s.key(logicalCluster, keyRequests), s.key(logicalCluster, keyRequestOf), s.key(logicalCluster, keyOperationEnd),
+		s.key(logicalCluster, keyRequests), s.key(logicalCluster, keyRequestOf), s.key(logicalCluster, keyOperationEnd), s.key(logicalCluster, keyRevisions),
 	}
-	n, err := operationSave.Run(ctx, s.rdb, keys, fencing, op.ID, b, flag(op.Done), op.Sequence, keep).Int64()
+	n, err := operationSave.Run(ctx, s.rdb, keys, fencing, op.ID, b, flag(op.Done), op.Sequence, keep, op.Revision).Int64()
 	if err != nil {
 		return unavailable(err)
 	}
