@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/braidmq/braid/controller/planner"
@@ -417,7 +419,8 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 	}
 	for round := 0; ; round++ {
 		if err := op.cancelled(); err != nil {
-			return err
+			// An earlier leader may have begun some.
+			return firstOf(o.cancelChildren(ctx, rec.ID), err)
 		}
 		topics, heads, extents := topicsWithHeads(o.t.current(), spec.Cluster)
 		op.step("move", 0, int64(heads), fmt.Sprintf("%d topics have heads on %s", len(topics), spec.Cluster))
@@ -427,61 +430,110 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 		}
 		if len(topics) == 0 {
 			op.step("empty", 0, int64(extents), "waits for retention to empty the extents")
-			sleep(ctx, o.t.cfg.CollectInterval)
-			if ctx.Err() != nil {
+			if !wait(ctx, op.cancel, nil, time.Now().Add(o.t.cfg.CollectInterval)) {
 				return ctx.Err()
 			}
 			continue
 		}
-		if err := o.drainTopics(ctx, op, rec.ID, round, spec.Cluster, topics); err != nil {
+		later, err := o.drainTopics(ctx, op, childPrefix(rec.ID)+strconv.Itoa(round)+"-", spec.Cluster, topics)
+		if err != nil {
 			return err
+		}
+		if later != nil {
+			op.step("move", 0, int64(heads), rpcerror.Error(later).Message())
+		}
+		// Usually nothing is left.
+		if !wait(ctx, op.cancel, nil, time.Now().Add(backoff(round))) {
+			return ctx.Err()
 		}
 	}
 }
 
-// drainTopics moves the heads of topics, one topic after the other.
-func (o *operations) drainTopics(ctx context.Context, op *operation, id string, round int, cluster federation.ClusterName, topics []*federation.Topic) error {
-	for attempt, i := 0, 0; i < len(topics); {
-		t := topics[i]
-		child, err := o.start(ctx, kindMoveHeads, o.t.topicName(t.Name), fmt.Sprintf("drain-%s-%d-%s", id, round, t.ID),
-			moveSpec{Topic: t.Name, TopicID: t.ID, Drain: cluster})
-		switch {
-		case federation.KindOf(err) == federation.Conflict, federation.KindOf(err) == federation.Throttled:
-			// Another operation is at work on the topic: its turn comes.
-			if err := op.cancelled(); err != nil {
+// childPrefix is what the request ids of the operations begin with that a drain has
+// begun: after a change of leaders they are found again.
+func childPrefix(id string) string { return "drain-" + id + "-" }
+
+// cancelChildren cancels the operations that a drain has begun, and waits for their end.
+func (o *operations) cancelChildren(ctx context.Context, id string) error {
+	for _, child := range o.running() {
+		if rec, _ := child.record(); strings.HasPrefix(rec.RequestID, childPrefix(id)) {
+			if err := o.cancelChild(ctx, child); err != nil {
 				return err
 			}
-			attempt++
-			sleep(ctx, backoff(attempt))
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			continue
-		case err != nil:
-			return err
+		}
+	}
+	return nil
+}
+
+func (o *operations) cancelChild(ctx context.Context, child *operation) error {
+	if err := o.requestCancel(ctx, child); err != nil {
+		o.t.log.Warn("a cancel was not saved; the operation hears of it all the same, unless this leader dies", "err", err)
+	}
+	select {
+	case <-child.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// drainTopics moves the heads of topics, one topic after the other. One that cannot
+// move does not keep the others: those that can later are told apart from those that
+// cannot.
+func (o *operations) drainTopics(ctx context.Context, op *operation, prefix string, cluster federation.ClusterName, topics []*federation.Topic) (later, err error) {
+	var refused []string
+	var last error
+	for _, t := range topics {
+		child, err := o.startChild(ctx, op, prefix+t.ID.String(), moveSpec{Topic: t.Name, TopicID: t.ID, Drain: cluster})
+		if err != nil {
+			return nil, err
 		}
 		select {
 		case <-child.ended:
 		case <-op.cancel:
-			if err := o.requestCancel(ctx, child); err != nil {
-				return err
-			}
-			select {
-			case <-child.ended:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			return errCancelled
+			return nil, firstOf(o.cancelChild(ctx, child), errCancelled)
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 		rec, _ := child.record()
-		if err := failure(rec); err != nil && federation.KindOf(err) != federation.UnknownTopic {
-			return err
+		have := o.t.current().Topic(t.Name)
+		switch err := failure(rec); {
+		case err == nil, have == nil, have.ID != t.ID: // deleted meanwhile
+		case rec.ErrorKind != errorCancelled && passes(federation.KindOf(err)):
+			later = err
+		default:
+			refused, last = append(refused, fmt.Sprintf("%s (%s)", t.Name, rpcerror.Error(err).Message())), err
 		}
-		i++
 	}
-	return nil
+	if len(refused) > 0 {
+		return nil, federation.Errorf(federation.KindOf(last), "physical cluster %q still has heads of %d topics that did not move: %s", cluster, len(refused), handful(refused))
+	}
+	return later, nil
+}
+
+// startChild begins the operation for one topic, when it is the topic's turn.
+func (o *operations) startChild(ctx context.Context, op *operation, requestID string, spec moveSpec) (*operation, error) {
+	for attempt := 0; ; attempt++ {
+		if err := op.cancelled(); err != nil {
+			return nil, err
+		}
+		child, err := o.start(ctx, kindMoveHeads, o.t.topicName(spec.Topic), requestID, spec)
+		if err == nil || ctx.Err() != nil || !passes(federation.KindOf(err)) {
+			return child, err
+		}
+		if !wait(ctx, op.cancel, nil, time.Now().Add(backoff(attempt))) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// handful joins the first few of some texts, and says how many more there are.
+func handful(texts []string) string {
+	const most = 5
+	if len(texts) <= most {
+		return strings.Join(texts, "; ")
+	}
+	return fmt.Sprintf("%s; and %d more", strings.Join(texts[:most], "; "), len(texts)-most)
 }
 
 // topicsWithHeads returns the topics that have heads on a cluster, how many heads,
