@@ -28,7 +28,7 @@ type sealedExtent struct {
 // extents that retention has emptied leave the map, and records that somebody wrote
 // behind a seal raise an alarm. Those are part of no topic.
 func (t *term) watchSealed(ctx context.Context) {
-	behind := make(map[federation.PhysicalAddress]federation.PhysicalOffset) // ends that an alarm has told of
+	behind := make(map[federation.PhysicalAddress]*foreignRecords)
 	for ctx.Err() == nil {
 		sleep(ctx, t.cfg.SealedInterval)
 		if ctx.Err() == nil {
@@ -37,7 +37,7 @@ func (t *term) watchSealed(ctx context.Context) {
 	}
 }
 
-func (t *term) lookAtSealed(ctx context.Context, behind map[federation.PhysicalAddress]federation.PhysicalOffset) {
+func (t *term) lookAtSealed(ctx context.Context, behind map[federation.PhysicalAddress]*foreignRecords) {
 	m := t.current()
 	all := sealedExtents(m)
 	ends := make([]upstream.PartitionEnds, len(all))
@@ -63,20 +63,39 @@ func (t *term) lookAtSealed(ctx context.Context, behind map[federation.PhysicalA
 	seen := make(map[federation.PhysicalAddress]bool, len(all))
 	for i, s := range all {
 		seen[s.extent.PhysicalAddress] = true
-		// The seal itself is the record at the end.
-		if end := ends[i].HighWatermark; ends[i].LogStart >= 0 && end > s.extent.End+1 && end > behind[s.extent.PhysicalAddress] {
-			behind[s.extent.PhysicalAddress] = end
-			t.tellWriters(ctx, s, end)
+		at := s.extent.PhysicalAddress
+		known := behind[at]
+		if known == nil {
+			known = &foreignRecords{end: s.extent.End + 1} // the seal itself is the record at the end
+		}
+		if end := ends[i].HighWatermark; ends[i].LogStart >= 0 && end > known.end {
+			behind[at] = known
+			t.tellWriters(ctx, s, known, end)
 		}
 	}
-	maps.DeleteFunc(behind, func(at federation.PhysicalAddress, _ federation.PhysicalOffset) bool {
+	foreign := 0
+	maps.DeleteFunc(behind, func(at federation.PhysicalAddress, known *foreignRecords) bool {
 		if !seen[at] {
 			t.health.clear(foreignKey(at))
+			return true
 		}
-		return !seen[at]
+		if known.records > 0 {
+			foreign++
+		}
+		return false
 	})
-	t.foreign.Store(int64(len(behind)))
+	t.foreign.Store(int64(foreign))
 }
+
+// foreignRecords are what somebody has written behind a seal.
+type foreignRecords struct {
+	end     federation.PhysicalOffset // looked at up to here
+	records int64
+	writers map[int64]bool // some of them
+}
+
+// foreignRecordsMax bounds the records behind a seal that one look reads.
+const foreignRecordsMax = 10_000
 
 func foreignKey(at federation.PhysicalAddress) string { return "foreign/" + at.String() }
 
@@ -94,12 +113,12 @@ func sealedExtents(m *federation.Map) []sealedExtent {
 	return all
 }
 
-// dropEmptied takes extents out of the map whose records retention has deleted. One
-// that an older extent still precedes stays, so that the chain has no hole.
+// dropEmptied takes extents out of the map whose records retention has deleted, and
+// those that never had any. One that an older extent still precedes stays, so that the chain has no hole.
 func (t *term) dropEmptied(ctx context.Context, all []sealedExtent, ends []upstream.PartitionEnds) {
 	emptied := make(map[federation.TopicPartition]map[int32]bool)
 	for i, s := range all {
-		if ends[i].LogStart >= s.extent.End {
+		if max(ends[i].LogStart, s.extent.Start) >= s.extent.End {
 			if emptied[s.tp] == nil {
 				emptied[s.tp] = make(map[int32]bool)
 			}
@@ -137,9 +156,9 @@ func (t *term) dropEmptied(ctx context.Context, all []sealedExtent, ends []upstr
 	}
 }
 
-// tellWriters raises an alarm about records behind a seal, and names who wrote them
-// as far as that can be known.
-func (t *term) tellWriters(ctx context.Context, s sealedExtent, end federation.PhysicalOffset) {
+// tellWriters raises an alarm about new records behind a seal, and names who wrote
+// them as far as that can be known.
+func (t *term) tellWriters(ctx context.Context, s sealedExtent, known *foreignRecords, end federation.PhysicalOffset) {
 	at := s.extent.PhysicalAddress
 	c, err := t.parts.Clusters.Cluster(at.Cluster)
 	if err != nil {
@@ -147,21 +166,34 @@ func (t *term) tellWriters(ctx context.Context, s sealedExtent, end federation.P
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.ProbeTimeout)
 	defer cancel()
-	writers := make(map[int64]bool)
-	var last time.Time
-	err = c.ReadBatches(ctx, physical(at), s.extent.End+1, end, func(h recordbatch.Header, _ []byte) bool {
-		if !mark.IsMark(h.ProducerID) {
-			writers[h.ProducerID] = true
-			last = time.UnixMilli(h.MaxTimestamp)
-		}
-		return len(writers) < writersNamed
-	})
-	if err == nil && len(writers) == 0 {
-		return // marks of a seal that was repeated
+	if known.writers == nil {
+		known.writers = make(map[int64]bool)
 	}
+	var last time.Time
+	records := int64(end - known.end)
+	err = c.ReadBatches(ctx, physical(at), max(known.end, end-foreignRecordsMax), end, func(h recordbatch.Header, _ []byte) bool {
+		if mark.IsMark(h.ProducerID) {
+			records-- // of a seal that was repeated
+			return true
+		}
+		if len(known.writers) < writersNamed {
+			known.writers[h.ProducerID] = true
+		}
+		last = time.UnixMilli(h.MaxTimestamp)
+		return true
+	})
+	if err != nil {
+		t.log.Warn("records behind a seal could not be read; it is tried again", "partition", s.tp, "at", at, "err", err)
+		return
+	}
+	known.end = end
+	if records == 0 {
+		return
+	}
+	known.records += records
 	t.health.alarm(foreignKey(at), "%s: %d records lie behind the seal of %s, the last of %s: somebody writes there without braid (%s), or a gateway was cut off while the head moved. They are not part of the topic",
-		s.tp, end-s.extent.End-1, at, last.UTC().Format(time.RFC3339), describeWriters(writers))
-	t.log.Error("records lie behind a seal; they are not part of the topic", "partition", s.tp, "at", at, "end", s.extent.End, "log_end", end, "producers", slices.Sorted(maps.Keys(writers)))
+		s.tp, known.records, at, last.UTC().Format(time.RFC3339), describeWriters(known.writers))
+	t.log.Error("records lie behind a seal; they are not part of the topic", "partition", s.tp, "at", at, "end", s.extent.End, "log_end", end, "producers", slices.Sorted(maps.Keys(known.writers)))
 }
 
 func describeWriters(ids map[int64]bool) string {
