@@ -449,7 +449,8 @@ func listIDs(ids []int64) string {
 
 // directWriters looks whether somebody writes to heads while all gateways hold their
 // appends: that is somebody who writes without braid. Only heads in physical topics
-// that are not braid's own are looked at, for DirectQuiet.
+// that are not braid's own are looked at, for DirectQuiet. Nor is there a seal below an
+// open transaction: its end would be no part of the extent.
 func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error {
 	own := planner.PhysicalName(s.cfg.LogicalCluster, s.topic.Name, s.topic.Generation)
 	moves = slices.DeleteFunc(slices.Clone(moves), func(v planner.Move) bool { return v.From.Topic == own })
@@ -474,6 +475,17 @@ func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error 
 				return federation.Errorf(federation.PolicyViolation,
 					"%s: somebody writes to topic %q of physical cluster %q without braid; switch all producers over before its partitions move (`braid status` names those that have ids)",
 					moves[i].TopicPartition, moves[i].From.Topic, c.Name)
+			}
+		}
+		for j, p := range c.Producers(ctx, parts) {
+			if p.Err != nil {
+				return p.Err
+			}
+			for id, state := range p.States {
+				if state.TxnStart >= 0 {
+					return federation.Errorf(federation.Conflict, "%s: producer %d has an open transaction in topic %q of physical cluster %q; the move waits for its end",
+						moves[at[j]].TopicPartition, id, moves[at[j]].From.Topic, c.Name)
+				}
 			}
 		}
 		return nil
