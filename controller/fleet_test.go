@@ -277,11 +277,11 @@ func TestAttachRefusesNonsense(t *testing.T) {
 			stream, err := client.Attach(t.Context())
 			require.NoError(t, err)
 			for _, f := range tc.frames {
-				if err := stream.Send(f); errors.Is(err, io.EOF) {
+				err := stream.Send(f)
+				if errors.Is(err, io.EOF) {
 					break // over already: Receive says why
-				} else {
-					require.NoError(t, err)
 				}
+				require.NoError(t, err)
 			}
 			for err == nil {
 				_, err = stream.Receive()
