@@ -171,6 +171,7 @@ func (c *Controller) lead(ctx context.Context, leader redisstore.Leader, confirm
 		defer cancel()
 		t.renew(ctx)
 	})
+	wg.Go(func() { t.journal.run(ctx) })
 	if t.load(ctx) {
 		c.setRole(role{term: t, leader: leader})
 		t.run(ctx)

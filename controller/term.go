@@ -39,11 +39,12 @@ type term struct {
 	snapshotMu sync.Mutex // guards the following, and makes concurrent callers wait for one snapshot
 	snapshot   *snapshot
 
-	fleet  *fleet
-	ops    *operations
-	health *health
-	stamps stamps        // of publications, for their measurement
-	hints  chan struct{} // asks collect for a look; holds one
+	fleet   *fleet
+	ops     *operations
+	health  *health
+	journal *mapJournal
+	stamps  stamps        // of publications, for their measurement
+	hints   chan struct{} // asks collect for a look; holds one
 
 	foreign atomic.Int64 // sealed physical partitions that somebody wrote to
 }
@@ -94,6 +95,7 @@ func newTerm(c *Controller, leader redisstore.Leader, confirmed time.Time) *term
 	t.fleet = newFleet()
 	t.health = newHealth()
 	t.ops = newOperations(t)
+	t.journal = newMapJournal(t)
 	return t
 }
 
@@ -169,6 +171,7 @@ func (t *term) tryLoad(ctx context.Context) error {
 	t.ops.load(ops)
 	now := time.Now() // later than the last moment at which another's lead was confirmed
 	t.fleet.takeOver(m, now.Add(t.cfg.TakeoverGrace), now.Add(t.cfg.GatewayLease))
+	t.journal.write(ctx, m)
 	t.publish(m, nil)
 	return nil
 }
@@ -278,6 +281,7 @@ func (t *term) commit(ctx context.Context, batch []edit, unsure bool) bool {
 		answer(nil, err)
 		return federation.KindOf(err) != federation.NotLeader
 	}
+	t.journal.write(ctx, next)
 	t.publish(next, &d)
 	answer(next, nil)
 	return false
@@ -309,6 +313,7 @@ func (t *term) reload(ctx context.Context) error {
 		return t.restore(ctx, m, have)
 	case m.Version > have.Version:
 		d := wire.Diff(have, m)
+		t.journal.write(ctx, m)
 		t.publish(m, &d)
 	}
 	return nil

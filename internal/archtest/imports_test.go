@@ -29,6 +29,7 @@ var edges = map[string]struct {
 
 	// Adapters: each the sole owner of a library.
 	"internal/upstream":   {[]string{"federation", "internal/recordbatch"}, "physical clusters know no map but names, numbers and headers of batches"},
+	"internal/journal":    {[]string{"federation", "federation/wire", "gen/braid/control/v1", "internal/recordbatch", "internal/upstream"}, "maps and offsets as records of topics on the physical clusters"},
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 
 	// Engines. They never meet: a consume handler joins groups and router itself.
@@ -48,7 +49,7 @@ var edges = map[string]struct {
 	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/recordbatch"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
-			"controller/planner", "federation", "federation/wire", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
+			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
 			"gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect",
 		}, "the only writer of maps; imported offsets of groups go through a gateway",
