@@ -17,6 +17,7 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/journal"
 	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/upstream"
@@ -128,6 +129,9 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 				return nil, federation.Errorf(federation.TopicExists, "topic %q of physical cluster %q belongs to topic %q already", spec.PhysicalTopic, spec.Cluster, other.Name)
 			}
 		}
+	}
+	if journal.IsTopic(spec.PhysicalTopic) {
+		return nil, federation.Errorf(federation.PolicyViolation, "topic %q of physical cluster %q is one of braid's own", spec.PhysicalTopic, spec.Cluster)
 	}
 	c, err := t.parts.Clusters.Cluster(spec.Cluster)
 	if err != nil {

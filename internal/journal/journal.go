@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/wire"
@@ -31,6 +32,11 @@ func MapTopic(logicalCluster string) string { return logicalCluster + suffixMap 
 
 // OffsetsTopic returns the name of the topic that holds the offsets of groups.
 func OffsetsTopic(logicalCluster string) string { return logicalCluster + suffixOffsets }
+
+// IsTopic reports whether a physical topic is a journal, of whatever logical cluster.
+func IsTopic(name string) bool {
+	return strings.HasSuffix(name, suffixMap) || strings.HasSuffix(name, suffixOffsets)
+}
 
 // The keys of records that are no entries of a map.
 const (

@@ -81,3 +81,15 @@ func ParseOffset(r Record) (o Offset, deleted, ok bool, err error) {
 	o.Offset, o.Epoch, o.CommittedMs, o.Metadata = federation.LogicalOffset(n[0]), federation.LogicalEpoch(n[1]), n[2], string(fields[3])
 	return o, false, true, nil
 }
+
+// Copied returns the record that says up to when a backup has copies.
+func Copied(ms int64) Record { return Record{Key: keyHead, Value: strconv.AppendInt(nil, ms, 10)} }
+
+// ParseCopied reads a record of Copied; false if it is another one.
+func ParseCopied(r Record) (ms int64, ok bool) {
+	if r.Key != keyHead {
+		return 0, false
+	}
+	ms, err := strconv.ParseInt(string(r.Value), 10, 64)
+	return ms, err == nil
+}

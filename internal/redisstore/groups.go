@@ -47,7 +47,7 @@ type GroupWrite struct {
 	DeleteOffsets   []OffsetKey
 }
 
-type groupKeys struct{ owner, state, offsets, index, counter string }
+type groupKeys struct{ owner, state, offsets, index, counter, deleted string }
 
 func (s *Store) groupKeys(logicalCluster, group string) groupKeys {
 	return groupKeys{
@@ -56,6 +56,7 @@ func (s *Store) groupKeys(logicalCluster, group string) groupKeys {
 		offsets: s.key(logicalCluster, "group-offsets:"+group),
 		index:   s.key(logicalCluster, "groups"),
 		counter: s.key(logicalCluster, "group-epoch"),
+		deleted: s.key(logicalCluster, keyOffsetsDeleted),
 	}
 }
 
@@ -71,7 +72,7 @@ redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', 0)
 return {epoch, redis.call('HGETALL', KEYS[2])}
 `)
 
-// KEYS owner, state, offsets, index
+// KEYS owner, state, offsets, index, deleted
 // ARGV epoch, sequence, now, group, counts of (field, value)..., field..., (offset
 // field, value)..., offset field...
 var groupWrite = redis.NewScript(`
@@ -83,7 +84,10 @@ local at = 9
 for i = 1, tonumber(ARGV[5]) do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]); at = at + 2 end
 for i = 1, tonumber(ARGV[6]) do redis.call('HDEL', KEYS[2], ARGV[at]); at = at + 1 end
 for i = 1, tonumber(ARGV[7]) do redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 1]); at = at + 2 end
-for i = 1, tonumber(ARGV[8]) do redis.call('HDEL', KEYS[3], ARGV[at]); at = at + 1 end
+for i = 1, tonumber(ARGV[8]) do
+  if redis.call('HDEL', KEYS[3], ARGV[at]) == 1 then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[at] .. '/' .. ARGV[4]) end
+  at = at + 1
+end
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[4])
 return 1
 `)
@@ -94,9 +98,11 @@ if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then redis.call('DEL', KEYS[1
 return 1
 `)
 
-// KEYS owner, state, offsets, index; ARGV epoch, group
+// KEYS owner, state, offsets, index, deleted; ARGV epoch, group
 var groupDelete = redis.NewScript(`
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+local now = redis.call('TIME')[1] * 1000
+for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do redis.call('ZADD', KEYS[5], now, field .. '/' .. ARGV[2]) end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[2])
 return 1
@@ -146,7 +152,7 @@ func (s *Store) WriteGroup(ctx context.Context, logicalCluster, group string, w 
 	for _, o := range w.DeleteOffsets {
 		args = append(args, o.field())
 	}
-	ok, err := groupWrite.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.index}, args...).Bool()
+	ok, err := groupWrite.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.index, k.deleted}, args...).Bool()
 	if err != nil {
 		return unavailable(err)
 	}
@@ -165,7 +171,7 @@ func (s *Store) ReleaseGroup(ctx context.Context, logicalCluster, group string, 
 // DeleteGroup removes a group with its offsets and gives it up.
 func (s *Store) DeleteGroup(ctx context.Context, logicalCluster, group string, epoch int64) error {
 	k := s.groupKeys(logicalCluster, group)
-	ok, err := groupDelete.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.index}, epoch, group).Bool()
+	ok, err := groupDelete.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.index, k.deleted}, epoch, group).Bool()
 	if err != nil {
 		return unavailable(err)
 	}

@@ -45,6 +45,22 @@ type ControllerInfo struct {
 	ID, URL string
 }
 
+// leaderSeize takes the lead from whoever has it: the fence is raised, so nothing
+// that the former leader sends is taken any more, its renewals neither.
+//
+//	KEYS fence, leader
+//	ARGV as of leaderAcquire
+var leaderSeize = redis.NewScript(`
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[5]) then redis.call('SET', KEYS[1], ARGV[5]) end
+local fencing = redis.call('INCR', KEYS[1])
+redis.call('HSET', KEYS[2], 'id', ARGV[1], 'url', ARGV[2], 'incarnation', ARGV[3], 'fencing', fencing,
+  'expires', string.format('%d', now + ARGV[4]))
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return {1, ARGV[1], ARGV[2], tostring(fencing)}
+`)
+
 // The lease holds its own expiry, by the clock of Redis: the time to live of the
 // key only sweeps it up.
 //
@@ -143,6 +159,16 @@ func (s *Store) AcquireLeadership(ctx context.Context, logicalCluster string, c 
 	}
 	l, err := parseLeader(got)
 	return l, err == nil && got[0] == int64(1), err
+}
+
+// SeizeLeadership is AcquireLeadership that does not wait for the one who leads.
+func (s *Store) SeizeLeadership(ctx context.Context, logicalCluster string, c Candidate, ttl time.Duration) (Leader, error) {
+	keys := []string{s.key(logicalCluster, keyFence), s.key(logicalCluster, keyLeader)}
+	got, err := leaderSeize.Run(ctx, s.rdb, keys, c.ID, c.URL, c.Incarnation, ttl.Milliseconds(), c.Met).Slice()
+	if err != nil {
+		return Leader{}, unavailable(err)
+	}
+	return parseLeader(got)
 }
 
 // RenewLeadership extends the lease; false means that another controller has
