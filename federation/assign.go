@@ -57,12 +57,14 @@ const (
 
 func (s GatewayState) String() string {
 	switch s {
+	case GatewayReady:
+		return "ready"
 	case GatewayDraining:
 		return "draining"
 	case GatewayLost:
 		return "lost"
 	}
-	return "ready"
+	return "unknown"
 }
 
 // A Gateway is a gateway of the fleet.

@@ -3,6 +3,7 @@ package suite
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +178,6 @@ func (s *suite) testDirectWriters(t *testing.T) {
 	s.w.MustBraid(t, "", "topic", "move", topic, "--partitions", "0", "--to", next)
 	send(t, s.client(t), values(topic, n, 10)...)
 	for i, r := range s.read(t, topic, n+10) {
-		require.Equal(t, fmt.Sprint(i), string(r.Value))
+		require.Equal(t, strconv.Itoa(i), string(r.Value))
 	}
 }
