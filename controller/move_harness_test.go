@@ -12,6 +12,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/controller"
@@ -202,16 +203,18 @@ func (f *federated) cluster(t *testing.T, name string) *upstream.Cluster {
 // produce appends a batch of n records at a physical partition.
 func (f *federated) produce(t *testing.T, at federation.PhysicalAddress, p recordbatch.Producer, n int) federation.PhysicalOffset {
 	t.Helper()
+	got := f.cluster(t, string(at.Cluster)).AppendMarks(t.Context(), []upstream.MarkAppend{batchFor(at, p, n)})
+	require.NoError(t, got[0].Err)
+	return got[0].Offset
+}
+
+func batchFor(at federation.PhysicalAddress, p recordbatch.Producer, n int) upstream.MarkAppend {
 	var b recordbatch.Builder
 	b.Reset(nil)
 	for range n {
 		b.Add(&recordbatch.Record{TimestampMs: time.Now().UnixMilli(), Value: []byte("value")})
 	}
-	got := f.cluster(t, string(at.Cluster)).AppendMarks(t.Context(), []upstream.MarkAppend{{
-		Partition: upstream.Partition{Topic: at.Topic, Partition: at.Partition}, Batch: b.Finish(p),
-	}})
-	require.NoError(t, got[0].Err)
-	return got[0].Offset
+	return upstream.MarkAppend{Partition: upstream.Partition{Topic: at.Topic, Partition: at.Partition}, Batch: b.Finish(p)}
 }
 
 // carried returns the producers that the openings of a head tell of.
@@ -354,4 +357,21 @@ func writesHead(is func(extents []*controlv1.ExtentEntry) bool) func(args []stri
 			return err == nil && e.GetPartition() != nil && is(e.GetPartition().GetExtents())
 		})
 	}
+}
+
+// transactional makes a client of a physical cluster that writes in transactions.
+func (f *federated) transactional(t *testing.T, cluster string) *kgo.Client {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(f.kafka[cluster].ListenAddrs()...), kgo.TransactionalID("bank"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(t, err)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// begin writes a record into partition 0 of a topic, in a transaction that end commits.
+func (f *federated) begin(t *testing.T, c *kgo.Client, topic string) (end func()) {
+	t.Helper()
+	require.NoError(t, c.BeginTransaction())
+	require.NoError(t, c.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("value")}).FirstErr())
+	return func() { require.NoError(t, c.EndTransaction(t.Context(), kgo.TryCommit)) }
 }
