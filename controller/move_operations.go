@@ -34,9 +34,9 @@ type moveState struct {
 	Producer int64            `json:"producer,omitempty"` // of the marks
 	// Heads are the heads that are primed and have not moved yet. They have the place of
 	// the plan's moves then, whose number Total keeps.
-	Primed bool         `json:"primed,omitempty"`
-	Heads  []primedHead `json:"heads,omitempty"`
-	Total  int          `json:"total,omitempty"`
+	Primed bool     `json:"primed,omitempty"`
+	Heads  headList `json:"heads,omitempty"`
+	Total  int      `json:"total,omitempty"`
 	// BatchBytes is the largest batch that all partitions take that heads move to.
 	BatchBytes int `json:"batchBytes,omitempty"`
 	// Ending is how many of Heads, from the first on, have no way back.
