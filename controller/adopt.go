@@ -337,19 +337,25 @@ func (t *term) consumers() (braidv1connect.ConsumerServiceClient, error) {
 
 // A directWatch knows who writes to the physical partitions of adopted topics without
 // braid: producers whose ids braid has not given out, and whose sequences go on.
-type directWatch map[federation.PhysicalAddress]upstream.ProducerStates
+type directWatch map[federation.PhysicalAddress]directLook
+
+// A directLook is what the last look at a physical partition brought.
+type directLook struct {
+	end    federation.PhysicalOffset
+	states upstream.ProducerStates
+}
 
 // compare notes what a partition knows of its producers, and returns those that are
 // not braid's and have written since the last look.
-func (w directWatch) compare(at federation.PhysicalAddress, now upstream.ProducerStates, ours func(id int64) bool) []int64 {
+func (w directWatch) compare(at federation.PhysicalAddress, now directLook, ours func(id int64) bool) []int64 {
 	before, known := w[at]
 	w[at] = now
 	if !known {
 		return nil
 	}
 	var out []int64
-	for id, s := range now {
-		if b, ok := before[id]; !ours(id) && (!ok || b.Epoch != s.Epoch || b.LastSequence != s.LastSequence) {
+	for id, s := range now.states {
+		if b, ok := before.states[id]; !ours(id) && (!ok || b.Epoch != s.Epoch || b.LastSequence != s.LastSequence) {
 			out = append(out, id)
 		}
 	}
@@ -396,14 +402,25 @@ func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[
 		return // nobody can be told from anybody now
 	}
 	ours := func(id int64) bool { return mark.IsMark(id) || id >= first && id < end }
-	listed := make([]upstream.PartitionProducers, len(heads))
+	looks := make([]directLook, len(heads))
 	_ = t.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].extent.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
 		parts := make([]upstream.Partition, len(at))
 		for j, i := range at {
 			parts[j] = physical(heads[i].extent.PhysicalAddress)
 		}
-		for j, p := range c.Producers(ctx, parts) {
-			listed[at[j]] = p
+		// Where nothing was written, nobody has: to list producers can mean to read logs.
+		var which []int
+		var grown []upstream.Partition
+		for j, e := range c.LogEnds(ctx, parts) {
+			if last, known := watch[heads[at[j]].extent.PhysicalAddress]; e.Err == nil && !(known && last.end == e.LogEnd) {
+				looks[at[j]].end = e.LogEnd
+				which, grown = append(which, at[j]), append(grown, parts[j])
+			}
+		}
+		for j, p := range c.Producers(ctx, grown) {
+			if p.Err == nil {
+				looks[which[j]].states = p.States
+			}
 		}
 		return nil
 	})
@@ -415,11 +432,11 @@ func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[
 	for i, h := range heads {
 		at := h.extent.PhysicalAddress
 		seen[at] = true
-		if listed[i].Err == nil && listed[i].States != nil {
-			writers[h.tp.Topic] = append(writers[h.tp.Topic], watch.compare(at, listed[i].States, ours)...)
+		if looks[i].states != nil {
+			writers[h.tp.Topic] = append(writers[h.tp.Topic], watch.compare(at, looks[i], ours)...)
 		}
 	}
-	maps.DeleteFunc(watch, func(at federation.PhysicalAddress, _ upstream.ProducerStates) bool { return !seen[at] })
+	maps.DeleteFunc(watch, func(at federation.PhysicalAddress, _ directLook) bool { return !seen[at] })
 	for topic, ids := range writers {
 		slices.Sort(ids)
 		if ids = slices.Compact(ids); len(ids) == 0 {
