@@ -405,12 +405,18 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 	if err := decode(rec.Spec, &spec); err != nil {
 		return err
 	}
+	away := o.t.health.away()
 	_, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
 		switch c := m.Clusters[spec.Cluster]; {
 		case c == nil:
 			return nil, errUnknownCluster(spec.Cluster)
 		case c.State == federation.ClusterFailed:
 			return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q failed: its heads cannot be sealed", spec.Cluster)
+		case c.State != federation.ClusterDraining:
+			// Another drain can have begun since this one was asked for.
+			if _, err := planner.Drain(m, spec.Cluster, nil, away); err != nil {
+				return nil, err
+			}
 		}
 		return planner.WithClusterState(m, spec.Cluster, federation.ClusterDraining)
 	})

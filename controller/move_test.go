@@ -18,6 +18,7 @@ import (
 	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
 	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/recordbatch"
+	"github.com/braidmq/braid/internal/upstream"
 )
 
 // pid is a producer id as braid gives them out.
@@ -589,4 +590,129 @@ func TestDrainMovesWhatItCan(t *testing.T) {
 	require.Contains(t, done.GetErrorMessage(), "orders")
 	f.noneSealing(t)
 	require.NotEqual(t, federation.ClusterName("a"), f.gateway.Current().Topic("second").Partitions[0].Head().Cluster)
+}
+
+func TestStoreAwayAtEachStepOfAMove(t *testing.T) {
+	for _, step := range moveSteps {
+		t.Run("before "+step.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFederated(t, 2)
+			f.produce(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, 2)
+			g, drop := step.stop(f)
+			op := f.move(t, "b", 0, 1)
+			g.await(t)
+			drop()
+			f.nodes[0].net.set(true)
+			close(g.open)
+			<-time.After(600 * time.Millisecond) // longer than the lead lasts
+			f.nodes[0].net.set(false)
+			f.nodes[0].leads(t)
+			f.moved(t, op)
+			p := f.partition(t, 0, "b")
+			require.EqualValues(t, 2, p.Head().Base)
+			require.Contains(t, f.carried(t, p.Head()), pid)
+		})
+	}
+}
+
+func TestAlarmWhileHeadsCanNeitherMoveNorOpen(t *testing.T) {
+	f := newFederated(t, 1, func(c *controller.Config) { c.StepTimeout = time.Second })
+	g, _ := stopKafka("a", kmsg.Produce, appendsMark(mark.KindSeal))(f)
+	op := f.move(t, "b", 0)
+	g.await(t)
+	f.awaitAlarm(t, `topic "orders"`, "1 heads are held")
+	require.True(t, f.sealing(), "there is no way back")
+	close(g.open)
+	f.moved(t, op)
+	require.Empty(t, f.alarms(t))
+}
+
+func TestNewestProducersAreCarriedIfNotAllCan(t *testing.T) {
+	const producers = 200
+	f := newFederated(t, 1)
+	_, err := f.admin.topics.DeleteTopic(t.Context(), &adminv1.DeleteTopicRequest{Name: topicName("orders")})
+	require.NoError(t, err)
+	create := func(name, bytes string) {
+		_, err := f.admin.create(t.Context(), name, 1, func(r *adminv1.CreateTopicRequest) {
+			r.Topic.Config = map[string]string{"max.message.bytes": bytes}
+			r.Topic.Placement = &adminv1.PlacementPolicy{Weights: map[string]int32{"b": 0, "c": 0}}
+		})
+		require.NoError(t, err)
+	}
+	create("orders", "600")
+	f.gateway.eventually(t, "the topic", func(m *federation.Map) bool { return m.Topic("orders") != nil })
+	var batches []upstream.MarkAppend
+	for i := range int64(producers) {
+		batches = append(batches, batchFor(f.head(0), recordbatch.Producer{ID: pid + i, Sequence: 0}, 1))
+	}
+	for _, a := range f.cluster(t, "a").AppendMarks(t.Context(), batches) {
+		require.NoError(t, a.Err)
+	}
+	f.moved(t, f.move(t, "b", 0))
+	head := f.partition(t, 0, "b").Head()
+	carried := f.carried(t, head)
+	require.EqualValues(t, 4, head.Start-head.Opening, "a broker knows no more again")
+	require.Less(t, len(carried), producers)
+	for i := range int64(len(carried)) {
+		require.Contains(t, carried, pid+producers-1-i, "of the newest, none is missing")
+	}
+
+	create("narrow", "150")
+	_, err = f.admin.topics.MovePartitions(t.Context(), &adminv1.MovePartitionsRequest{Name: topicName("narrow"), Partitions: []int32{0}, PhysicalCluster: "b"})
+	requireKind(t, federation.PolicyViolation, err)
+	require.ErrorContains(t, err, "max.message.bytes of 150")
+	f.noneSealing(t)
+}
+
+func TestDrainsOfTwoClusters(t *testing.T) {
+	f := newFederated(t, 4)
+	_, err := f.admin.topics.ExpandTopic(t.Context(), &adminv1.ExpandTopicRequest{Name: topicName("orders"), PhysicalClusters: []string{"b", "c"}})
+	require.NoError(t, err)
+	var drains []string
+	for _, cluster := range []string{"a", "b"} {
+		out, err := f.admin.clusters.DrainCluster(t.Context(), &adminv1.DrainClusterRequest{Name: "physicalClusters/" + cluster, NoWait: true})
+		require.NoError(t, err)
+		drains = append(drains, out.GetOperation())
+	}
+	f.gateway.eventually(t, "both drain", func(m *federation.Map) bool {
+		return m.Clusters["a"].State == federation.ClusterDraining && m.Clusters["b"].State == federation.ClusterDraining
+	})
+	_, err = f.admin.clusters.DrainCluster(t.Context(), &adminv1.DrainClusterRequest{Name: "physicalClusters/c"})
+	requireKind(t, federation.PolicyViolation, err)
+	for _, op := range drains {
+		f.moved(t, &adminv1.Operation{Name: op})
+	}
+	for i := range int32(4) {
+		f.partition(t, i, "c")
+	}
+}
+
+func TestDrainsAtTheSameTimeLeaveOneCluster(t *testing.T) {
+	f := newFederated(t, 3)
+	_, err := f.admin.topics.ExpandTopic(t.Context(), &adminv1.ExpandTopicRequest{Name: topicName("orders"), PhysicalClusters: []string{"b", "c"}})
+	require.NoError(t, err)
+	var drains []string
+	for _, cluster := range []string{"a", "b", "c"} {
+		out, err := f.admin.clusters.DrainCluster(t.Context(), &adminv1.DrainClusterRequest{Name: "physicalClusters/" + cluster, NoWait: true})
+		if err == nil { // else the others have begun already
+			drains = append(drains, out.GetOperation())
+		}
+	}
+	for _, op := range drains {
+		f.admin.await(t, op)
+	}
+	f.gateway.eventually(t, "two are draining, and the heads are on the third", func(m *federation.Map) bool {
+		active := federation.ClusterName("")
+		for name, c := range m.Clusters {
+			if c.State == federation.ClusterActive && active == "" {
+				active = name
+			}
+		}
+		for _, p := range m.Topic("orders").Partitions {
+			if p.Head().Cluster != active || p.Head().State != federation.ExtentOpen {
+				return false
+			}
+		}
+		return true
+	})
 }
