@@ -75,7 +75,7 @@ var edges = map[string]struct {
 	"test/continuity": {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
 	"test/simnet":     {nil, "a network of its own, of use to any test in virtual time"},
 	"test/sim": {
-		[]string{"test/...", "gen/...", "internal/embedded", "internal/process", "internal/lifecycle", "internal/redisstore", "controller"},
+		[]string{"test/...", "gen/...", "internal/embedded", "internal/process", "internal/lifecycle", "internal/redisstore", "internal/mark", "internal/recordbatch", "controller"},
 		"real wiring on parts in memory; everything else by public doors",
 	},
 	"test/sim/simrun": {nil, "builds and runs the simulation; changes source, and imports none"},

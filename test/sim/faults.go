@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/mark"
+	"github.com/braidmq/braid/internal/recordbatch"
 )
 
 // faults does harm to a world: everything random is drawn in one order, and
@@ -21,6 +25,7 @@ type faults struct {
 	ctx    context.Context // ends the faults
 	cancel context.CancelFunc
 	active sync.WaitGroup
+	lateAt atomic.Bool // a gateway is cut off by late
 
 	mu  sync.Mutex // guards rng
 	rng *rand.Rand
@@ -98,7 +103,11 @@ func (f *faults) draw() harm {
 	cluster := pick(f.rng, clusterNames)
 	broker := fmt.Sprint(cluster, f.rng.IntN(brokerCount))
 	brokers := cluster + "[0-9]"
-	switch f.rng.IntN(22) {
+	kind := f.rng.IntN(26)
+	if f.focused() && f.rng.IntN(3) > 0 {
+		kind = 21 + f.rng.IntN(5)
+	}
+	switch kind {
 	case 0, 1:
 		return f.death("kill", gw, gw.kill)
 	case 2, 3:
@@ -139,8 +148,107 @@ func (f *faults) draw() harm {
 			f.kafka[cluster].Fake.ShufflePartitionLeaders()
 			return nil
 		}}
+	case 21, 22:
+		return f.late(gw, cluster)
+	case 23, 24:
+		return f.firstRefused(cluster)
 	default:
 		return f.errors(cluster)
+	}
+}
+
+// late cuts a gateway off, with appends on the way that arrive when its lease is over
+// and heads of the cluster are about to be sealed, or just have been.
+func (f *faults) late(gw *node, cluster string) harm {
+	const (
+		most   = 4 * time.Second
+		moment = 10 * time.Millisecond // in which a seal goes through its steps
+	)
+	after := time.Duration(f.rng.Int64N(int64(moment)))
+	sooner := time.Duration(f.rng.Int64N(int64(300 * time.Millisecond)))
+	return harm{fmt.Sprintf("late appends of %s to %s, %s after the first step of a seal", gw.host, cluster, after), most, func() func() {
+		if !f.lateAt.CompareAndSwap(false, true) {
+			return nil // a head waits for one lease at a time
+		}
+		apart := f.net.Partition(gw.host, "ctl*")
+		wait(f.ctx, sooner)
+		arrive := sync.OnceFunc(f.net.Hold(gw.host, cluster+"[0-9]"))
+		armed := time.Now().Add(gatewayLease * 3 / 4)
+		watch := f.kafka[cluster].Fake.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Produce, kmsg.ListOffsets, kmsg.DescribeProducers}, Count: -1, Observe: true,
+			When: func(req kmsg.Request) bool {
+				if time.Now().After(armed) && ofSeal(req) {
+					time.AfterFunc(after, arrive)
+				}
+				return false
+			},
+		})
+		return func() {
+			wait(f.ctx, gatewayLease+2*time.Second)
+			watch.Remove()
+			arrive()
+			apart()
+			f.lateAt.Store(false)
+		}
+	}}
+}
+
+// firstRefused has a cluster refuse the first appends to heads that have just moved
+// there, as if replicas were late.
+func (f *faults) firstRefused(cluster string) harm {
+	n := 1 + f.rng.IntN(3)
+	return harm{fmt.Sprintf("%s: refuses the first %d appends to each new head", cluster, n), 10 * time.Second, func() func() {
+		fresh := make(map[physical]int) // the cluster's goroutine owns it
+		return f.kafka[cluster].Fake.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Produce}, Count: -1, Err: kerr.NotEnoughReplicas,
+			When: func(req kmsg.Request) (refuse bool) {
+				eachBatch(req, func(at physical, h recordbatch.Header) {
+					if mark.IsMark(h.ProducerID) {
+						fresh[at] = n
+					} else if fresh[at] > 0 {
+						fresh[at]--
+						refuse = true
+					}
+				})
+				return refuse
+			},
+		}).Remove
+	}}
+}
+
+// A physical is a partition of a physical topic.
+type physical struct {
+	topic     string
+	partition int32
+}
+
+// eachBatch visits the batches of a Produce request.
+func eachBatch(req kmsg.Request, visit func(at physical, h recordbatch.Header)) {
+	r, ok := req.(*kmsg.ProduceRequest)
+	if !ok {
+		return
+	}
+	for _, t := range r.Topics {
+		for _, p := range t.Partitions {
+			if h, ok := recordbatch.ParseHeader(p.Records); ok {
+				visit(physical{t.Topic, p.Partition}, h)
+			}
+		}
+	}
+}
+
+// ofSeal reports whether a request is one of those of which a seal is made.
+func ofSeal(req kmsg.Request) bool {
+	switch r := req.(type) {
+	case *kmsg.ProduceRequest:
+		marks := false
+		eachBatch(r, func(_ physical, h recordbatch.Header) { marks = marks || mark.IsMark(h.ProducerID) })
+		return marks
+	case *kmsg.ListOffsetsRequest:
+		// Others do not care who answers.
+		return len(r.Topics) > 0 && len(r.Topics[0].Partitions) > 0 && r.Topics[0].Partitions[0].CurrentLeaderEpoch >= 0
+	default:
+		return true
 	}
 }
 

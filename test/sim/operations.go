@@ -184,7 +184,11 @@ func (o *operator) work(ctx, producing context.Context, faulty func()) {
 			return
 		}
 		faulty()
-		switch o.rng.IntN(10) {
+		kind := o.rng.IntN(10)
+		if o.focused() && o.rng.IntN(4) > 0 {
+			kind = 9
+		}
+		switch kind {
 		case 0:
 			name := fmt.Sprintf("%s-%d", o.name, len(o.made))
 			if o.createTopic(ctx, name, 3) {

@@ -51,6 +51,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// focused says that a seed's plan is mostly moves, and what harms a move most.
+func (o *Options) focused() bool { return o.Seed%3 == 0 }
+
 // The size of a world.
 const (
 	gatewayCount    = 3
