@@ -59,6 +59,9 @@ type Config struct {
 	// JournalWait bounds how long a new map waits until one physical cluster has it in its
 	// journal, before gateways see it; 200 ms by default.
 	JournalWait time.Duration
+	// OffsetsBackupInterval is the time between two copies of the offsets that groups have
+	// committed to the physical clusters; 60 s by default.
+	OffsetsBackupInterval time.Duration
 
 	// StepTimeout bounds the retries of one step of an operation; 30 s by default.
 	StepTimeout time.Duration
@@ -118,6 +121,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.SealedInterval, 10*time.Second)
 	setDefault(&c.ProbeTimeout, 5*time.Second)
 	setDefault(&c.JournalWait, 200*time.Millisecond)
+	setDefault(&c.OffsetsBackupInterval, 60*time.Second)
 	setDefault(&c.StepTimeout, 30*time.Second)
 	setDefault(&c.CleanupTimeout, 10*time.Minute)
 	setDefault(&c.RequestWait, 60*time.Second)
@@ -146,7 +150,7 @@ func (c *Config) Validate() error {
 		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
 		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "sealed interval": c.SealedInterval, "probe timeout": c.ProbeTimeout,
 		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait, "producer expiry": c.ProducerExpiry, "direct quiet": c.DirectQuiet,
-		"forward wait": c.ForwardWait, "journal wait": c.JournalWait,
+		"forward wait": c.ForwardWait, "journal wait": c.JournalWait, "offsets backup interval": c.OffsetsBackupInterval,
 	} {
 		if d <= 0 {
 			return fmt.Errorf("controller: %s is %s: want more than 0", name, d)

@@ -60,10 +60,18 @@ func Recover(ctx context.Context, cfg RecoverConfig, store *redisstore.Store) er
 	if err := r.decide(); err != nil {
 		return err
 	}
-	if err := r.writeMap(ctx); err != nil {
+	have, err := store.LoadMap(ctx, cfg.LogicalCluster)
+	if err != nil {
 		return err
 	}
+	if _, err := r.standing(have); err != nil { // before anything is written
+		return err
+	}
+	// Offsets come first: a leader that finds the map takes it that its groups are there.
 	if err := r.offsets(ctx); err != nil {
+		return err
+	}
+	if err := r.writeMap(ctx); err != nil {
 		return err
 	}
 	r.say("lost with Redis: which members were in which group (they join again, one rebalance), operations and their history, and what clients of the Connect API know as their producer identity (they ask for a new one)")
@@ -227,6 +235,9 @@ func (r *recovery) writeMap(ctx context.Context) error {
 		return err
 	}
 	if done, err := r.standing(have); done || err != nil {
+		if done {
+			r.say("Redis has map version %d: it stays", have.Version)
+		}
 		return err
 	}
 	if r.cfg.DryRun {
@@ -272,7 +283,6 @@ func (r *recovery) standing(have *federation.Map) (bool, error) {
 	case have.Version == 0:
 		return false, nil
 	case have.ClusterID == r.m.ClusterID && have.Version >= r.m.Version:
-		r.say("Redis has map version %d: it stays", have.Version)
 		return true, nil
 	case have.ClusterID != r.m.ClusterID && len(have.Topics) > 0 && !r.cfg.Force:
 		return false, federation.Errorf(federation.Conflict, "Redis has another map of logical cluster %q (version %d, %d topics), which began after the loss; it would be replaced: delete those topics, or use --force", r.cfg.LogicalCluster, have.Version, len(have.Topics))
@@ -293,9 +303,7 @@ func reopened(m *federation.Map, heads []federation.TopicPartition) *federation.
 
 // offsets puts the offsets of the backups back.
 func (r *recovery) offsets(ctx context.Context) error {
-	all := make(map[journal.OffsetKey]journal.Offset)
-	var read []federation.ClusterName
-	last := int64(0)
+	backups := make(map[federation.ClusterName]backup)
 	for _, name := range slices.Sorted(maps.Keys(r.m.Clusters)) {
 		c, err := r.pool.Cluster(name)
 		if err != nil {
@@ -307,50 +315,72 @@ func (r *recovery) offsets(ctx context.Context) error {
 			return federation.Errorf(federation.ClusterUnavailable, "the backup of offsets on cluster %s cannot be read; try again, or go on without it with --force", name).WithCause(err)
 		case err != nil:
 			r.say("cluster %s: its backup of offsets cannot be read: %v", name, err)
-			continue
-		case !b.has:
-			continue
+		case b.has:
+			r.say("cluster %s: backup of %d offsets, the last of %s", name, len(b.offsets), time.UnixMilli(b.copiedMs).UTC().Format(time.RFC3339))
+			backups[name] = b
 		}
-		r.say("cluster %s: backup of %d offsets, the last of %s", name, len(b.offsets), time.UnixMilli(b.copiedMs).UTC().Format(time.RFC3339))
-		read, last = append(read, name), max(last, b.copiedMs)
+	}
+	did, err := putBack(ctx, r.store, r.m, backups, r.cfg.DryRun)
+	if err != nil {
+		return err
+	}
+	if len(backups) == 0 {
+		r.say("there is no backup of offsets: groups begin at their auto.offset.reset")
+		return nil
+	}
+	r.say("offsets of %d groups: %d written into Redis, %d are of topics that do not exist any more, the others are there already", did.groups, did.offsets, did.unknown)
+	r.say("lost: what groups have committed after %s, if anything; they read those records again", time.UnixMilli(did.lastMs).UTC().Format(time.RFC3339))
+	return nil
+}
+
+// A restored is what putBack did.
+type restored struct {
+	groups, unknown int
+	offsets         int64
+	lastMs          int64 // when the newest backup was brought up to date
+}
+
+// putBack writes the newest offsets of all backups into a store that has lost them,
+// none below what it has. From then on groups are served.
+func putBack(ctx context.Context, store *redisstore.Store, m *federation.Map, backups map[federation.ClusterName]backup, dryRun bool) (restored, error) {
+	var did restored
+	all := make(map[journal.OffsetKey]journal.Offset)
+	for _, b := range backups {
+		did.lastMs = max(did.lastMs, b.copiedMs)
 		for k, o := range b.offsets {
 			if have, ok := all[k]; !ok || have.CommittedMs < o.CommittedMs {
 				all[k] = o
 			}
 		}
 	}
-	if len(read) == 0 {
-		r.say("there is no backup of offsets: groups begin at their auto.offset.reset")
-		return nil
-	}
-	groups, unknown := make(map[string][]redisstore.GroupOffset), 0
+	groups := make(map[string][]redisstore.GroupOffset)
 	for k, o := range all {
-		if r.m.TopicByID(k.Topic) == nil {
-			unknown++
+		if m.TopicByID(k.Topic) == nil {
+			did.unknown++
 			continue
 		}
 		groups[k.Group] = append(groups[k.Group], redisstore.GroupOffset{
 			OffsetKey: redisstore.OffsetKey{Topic: k.Topic, Partition: k.Partition}, Offset: o.Offset, Epoch: o.Epoch, Metadata: o.Metadata, CommittedMs: o.CommittedMs,
 		})
 	}
-	restored, now := int64(0), time.Now()
-	if !r.cfg.DryRun {
-		for _, group := range slices.Sorted(maps.Keys(groups)) {
-			n, err := r.store.RestoreOffsets(ctx, r.cfg.LogicalCluster, group, groups[group], now.UnixMilli(), now.Unix())
-			if err != nil {
-				return err
-			}
-			restored += n
+	did.groups = len(groups)
+	if dryRun {
+		return did, nil
+	}
+	now := time.Now()
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
+		n, err := store.RestoreOffsets(ctx, m.LogicalCluster, group, groups[group], now.UnixMilli(), now.Unix())
+		if err != nil {
+			return did, err
 		}
-		for _, name := range read { // what is committed from now on is copied again
-			if err := r.store.SetOffsetsBackup(ctx, r.cfg.LogicalCluster, name, 0); err != nil {
-				return err
-			}
+		did.offsets += n
+	}
+	for name := range backups { // what was committed since is copied anew
+		if err := store.SetOffsetsBackup(ctx, m.LogicalCluster, name, 0); err != nil {
+			return did, err
 		}
 	}
-	r.say("offsets of %d groups: %d written into Redis, %d are of topics that do not exist any more, the others are there already", len(groups), restored, unknown)
-	r.say("lost: what groups have committed after %s, if anything; they read those records again", time.UnixMilli(last).UTC().Format(time.RFC3339))
-	return nil
+	return did, store.SetGroupsLife(ctx, m.LogicalCluster, m.ClusterID)
 }
 
 // A backup is what a cluster has of the offsets of groups.

@@ -46,6 +46,8 @@ type term struct {
 	stamps  stamps        // of publications, for their measurement
 	hints   chan struct{} // asks collect for a look; holds one
 
+	groupsLost bool // the store has lost them; set by load
+
 	foreign atomic.Int64 // sealed physical partitions that somebody wrote to
 }
 
@@ -152,11 +154,12 @@ func (t *term) tryLoad(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	mapRestored := false
 	if last := t.remembered(); last != nil && last.Version > m.Version {
 		if err := t.restore(ctx, m, last); err != nil {
 			return err
 		}
-		m = last
+		m, mapRestored = last, true
 	}
 	if m.Version == 0 {
 		first := *m
@@ -167,6 +170,9 @@ func (t *term) tryLoad(ctx context.Context) error {
 			return err
 		}
 		m = &first
+	}
+	if err := t.knowGroups(ctx, m, mapRestored); err != nil {
+		return err
 	}
 	t.ops.load(ops)
 	now := time.Now() // later than the last moment at which another's lead was confirmed
@@ -183,6 +189,12 @@ func (t *term) run(ctx context.Context) {
 	wg.Go(func() { t.collect(ctx) })
 	wg.Go(func() { t.watchSealed(ctx) })
 	wg.Go(func() { t.watchDirect(ctx) })
+	wg.Go(func() {
+		if t.groupsLost {
+			t.restoreGroups(ctx)
+		}
+		t.backUp(ctx)
+	})
 	wg.Go(func() { t.sweep(ctx) })
 	wg.Go(func() { t.ops.run(ctx) })
 	wg.Wait()

@@ -90,6 +90,8 @@ func (w *world) groups(t *testing.T) {
 	t.Cleanup(redis.Close)
 	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + redis.Addr() + "/0"})
 	require.NoError(t, err)
+	m := w.Current()
+	require.NoError(t, store.SetGroupsLife(t.Context(), m.LogicalCluster, m.ClusterID))
 	w.engine, err = groups.NewEngine(groups.Config{Gateway: "gw-0", Maps: w, Store: store})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -16,6 +16,8 @@ func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
 	w.t.Helper()
 	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + w.redis.Addr() + "/0"})
 	require.NoError(w.t, err)
+	m := w.Current()
+	require.NoError(w.t, store.SetGroupsLife(context.Background(), m.LogicalCluster, m.ClusterID))
 	e, err := groups.NewEngine(groups.Config{
 		Gateway: id, Maps: w, Store: store,
 		SessionTimeoutMin: 100 * time.Millisecond, InitialRebalanceDelay: 20 * time.Millisecond,

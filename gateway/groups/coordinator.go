@@ -64,7 +64,7 @@ func (e *Engine) Committed(ctx context.Context, group string, tps []federation.T
 		return got, nil
 	}
 	m := e.cfg.Maps.Current()
-	stored, err := e.cfg.Store.GroupOffsets(ctx, m.LogicalCluster, group, nil)
+	stored, err := e.cfg.Store.KnownOffsets(ctx, m.LogicalCluster, m.ClusterID, group, nil)
 	if err != nil {
 		return nil, errStoreAway(group, err)
 	}
@@ -88,7 +88,7 @@ func (e *Engine) committed(ctx context.Context, group string, tps []federation.T
 			keys[i].Topic = t.ID
 		}
 	}
-	stored, err := e.cfg.Store.GroupOffsets(ctx, m.LogicalCluster, group, keys)
+	stored, err := e.cfg.Store.KnownOffsets(ctx, m.LogicalCluster, m.ClusterID, group, keys)
 	if err != nil {
 		return nil, err
 	}

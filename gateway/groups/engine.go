@@ -240,7 +240,7 @@ func (e *Engine) entry(group string) (*entry, bool, error) {
 func (e *Engine) load(ctx context.Context, group string, en *entry, create bool) {
 	m := e.cfg.Maps.Current()
 	store, cancel := context.WithTimeout(ctx, e.cfg.StoreTimeout)
-	epoch, fields, err := e.cfg.Store.ClaimGroup(store, m.LogicalCluster, group, create)
+	epoch, fields, err := e.cfg.Store.ClaimGroup(store, m.LogicalCluster, m.ClusterID, group, create)
 	cancel()
 	if err != nil {
 		e.counted.storeFailures.Add(1)

@@ -222,7 +222,7 @@ func TestZombieFindsOut(t *testing.T) {
 		m, err := a.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "r", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second})
 		require.NoError(w.t, err)
 		<-m.Events()
-		_, _, err = a.store.ClaimGroup(w.t.Context(), "default", "g", true)
+		_, _, err = a.store.ClaimGroup(w.t.Context(), "default", "", "g", true)
 		require.NoError(w.t, err)
 		_, open := <-m.Events()
 		require.False(w.t, open)

@@ -15,6 +15,7 @@ import (
 // The keys of the backup of offsets.
 const (
 	keyOffsetsDeleted = "group-offsets-deleted" // a sorted set of "topic id/partition/group", by ms
+	keyGroupsLife     = "groups-life"           // the cluster id of the logical cluster whose groups the store holds
 	keyOffsetsBackup  = "group-offsets-backup"  // a hash from physical cluster to the ms up to which it has copies
 )
 
@@ -135,6 +136,18 @@ func (s *Store) OffsetsBackup(ctx context.Context, logicalCluster string, cluste
 	return ms, err == nil, unavailable(err)
 }
 
+// KEYS backups; ARGV cluster, ms.
+var raiseBackup = redis.NewScript(`
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+return 1
+`)
+
+// RaiseOffsetsBackup is SetOffsetsBackup for a cluster that the store knows; in a
+// store that has lost its data it does nothing.
+func (s *Store) RaiseOffsetsBackup(ctx context.Context, logicalCluster string, cluster federation.ClusterName, ms int64) error {
+	return unavailable(raiseBackup.Run(ctx, s.rdb, []string{s.key(logicalCluster, keyOffsetsBackup)}, string(cluster), ms).Err())
+}
+
 // SetOffsetsBackup notes up to when a physical cluster has copies of all offsets.
 func (s *Store) SetOffsetsBackup(ctx context.Context, logicalCluster string, cluster federation.ClusterName, ms int64) error {
 	return unavailable(s.rdb.HSet(ctx, s.key(logicalCluster, keyOffsetsBackup), string(cluster), ms).Err())
@@ -181,4 +194,41 @@ func (s *Store) RestoreOffsets(ctx context.Context, logicalCluster, group string
 		total += n
 	}
 	return total, nil
+}
+
+// GroupsLost is what the store says of its groups (GroupsLife) when it has lost them.
+const GroupsLost = "lost"
+
+// GroupsLife returns the cluster id of the logical cluster whose groups the store
+// holds; empty if the store does not know, GroupsLost if they are to be restored.
+func (s *Store) GroupsLife(ctx context.Context, logicalCluster string) (string, error) {
+	life, err := s.rdb.Get(ctx, s.key(logicalCluster, keyGroupsLife)).Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return life, unavailable(err)
+}
+
+// SetGroupsLife says that the store holds the groups of a logical cluster, all of
+// those that there are.
+func (s *Store) SetGroupsLife(ctx context.Context, logicalCluster, life string) error {
+	return unavailable(s.rdb.Set(ctx, s.key(logicalCluster, keyGroupsLife), life, 0).Err())
+}
+
+// KnownOffsets is GroupOffsets of a store that has the groups of a life, as GroupsLife
+// tells; one that has lost them does not know that there is no offset.
+func (s *Store) KnownOffsets(ctx context.Context, logicalCluster, life, group string, keys []OffsetKey) ([]GroupOffset, error) {
+	offsets, err := s.GroupOffsets(ctx, logicalCluster, group, keys)
+	if err != nil || life == "" {
+		return offsets, err
+	}
+	have, err := s.GroupsLife(ctx, logicalCluster) // after the offsets: it has not been lost before
+	if err == nil && have != life {
+		err = errGroupsLost(group)
+	}
+	return offsets, err
+}
+
+func errGroupsLost(group string) error {
+	return federation.Errorf(federation.StoreUnavailable, "group %q: the store has lost its groups; they wait until their offsets are restored", group)
 }

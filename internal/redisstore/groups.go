@@ -47,7 +47,7 @@ type GroupWrite struct {
 	DeleteOffsets   []OffsetKey
 }
 
-type groupKeys struct{ owner, state, offsets, index, counter, deleted string }
+type groupKeys struct{ owner, state, offsets, index, counter, deleted, life string }
 
 func (s *Store) groupKeys(logicalCluster, group string) groupKeys {
 	return groupKeys{
@@ -57,15 +57,17 @@ func (s *Store) groupKeys(logicalCluster, group string) groupKeys {
 		index:   s.key(logicalCluster, "groups"),
 		counter: s.key(logicalCluster, "group-epoch"),
 		deleted: s.key(logicalCluster, keyOffsetsDeleted),
+		life:    s.key(logicalCluster, keyGroupsLife),
 	}
 }
 
 // Ownership epochs come from one counter per logical cluster, so none is given
 // twice, not even to a group that was deleted and created again.
 //
-//	KEYS owner, state, offsets, counter
-//	ARGV create (0 or 1)
+//	KEYS owner, state, offsets, counter, life
+//	ARGV create (0 or 1), life
 var groupClaim = redis.NewScript(`
+if ARGV[2] ~= '' and redis.call('GET', KEYS[5]) ~= ARGV[2] then return {-1, {}} end
 if ARGV[1] == '0' and redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 then return {0, {}} end
 local epoch = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', 0)
@@ -111,9 +113,11 @@ return 1
 // ClaimGroup takes a group over: all writes of its former owner fail from now
 // on. It returns the ownership epoch and the state as it was stored. A group of
 // which nothing is stored is claimed only if create is set; else the epoch is 0.
-func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, group string, create bool) (int64, map[string][]byte, error) {
+// If life is not empty, nothing is claimed in a store that holds the groups of
+// another one (GroupsLife).
+func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, life, group string, create bool) (int64, map[string][]byte, error) {
 	k := s.groupKeys(logicalCluster, group)
-	got, err := groupClaim.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.counter}, flag(create)).Slice()
+	got, err := groupClaim.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.counter, k.life}, flag(create), life).Slice()
 	if err != nil {
 		return 0, nil, unavailable(err)
 	}
@@ -121,6 +125,9 @@ func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, group string, cr
 		return 0, nil, federation.Errorf(federation.Internal, "group %q: the store answered a claim with %d values", group, len(got))
 	}
 	epoch, _ := got[0].(int64)
+	if epoch < 0 {
+		return 0, nil, errGroupsLost(group)
+	}
 	fields, _ := got[1].([]any)
 	state := make(map[string][]byte, len(fields)/2)
 	for i := 0; i+1 < len(fields); i += 2 {
