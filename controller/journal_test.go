@@ -147,7 +147,7 @@ func TestJournalIsWrittenAnewAfterItsTopicIsGone(t *testing.T) {
 	_, err := a.create(t.Context(), "orders", 2)
 	require.NoError(t, err)
 	w.awaitJournal(t, "a")
-	w.kafka["a"].DeleteTopic(mapTopic)
+	require.NoError(t, w.kafka["a"].DeleteTopic(mapTopic))
 	_, err = a.create(t.Context(), "bills", 2)
 	require.NoError(t, err)
 	require.NotNil(t, w.awaitJournal(t, "a").Topic("orders"))

@@ -64,6 +64,9 @@ func (c *Controller) moveTopic(ctx context.Context, call moveCall, spec moveSpec
 	spec.Topic, spec.TopicID = topic.Name, topic.ID
 	var out moveAnswer
 	if t.ops.byRequest(call.requestID) == nil {
+		if err := t.ops.idle(c.topicName(topic.Name)); err != nil && !call.validate {
+			return moveAnswer{}, err
+		}
 		// What does not fit is told at once, not in an operation that fails.
 		plan, err := t.planMove(ctx, spec, topic)
 		if err != nil {

@@ -190,13 +190,8 @@ func (o *operations) reserve(kind, target, requestID string) (release func(*oper
 			return nil, op, nil
 		}
 	}
-	if op, busy := o.targets[target]; busy {
-		what := "another change"
-		if op != nil {
-			rec, _ := op.record()
-			what = "operation " + rec.ID
-		}
-		return nil, nil, federation.Errorf(federation.Conflict, "%s: %s is at work on it; wait for its end", target, what)
+	if err := o.idleLocked(target); err != nil {
+		return nil, nil, err
 	}
 	if len(o.targets) >= o.t.cfg.OperationsMax {
 		return nil, nil, federation.Errorf(federation.Throttled, "%d operations run, which is the maximum; wait until some have ended", len(o.targets))
@@ -212,6 +207,26 @@ func (o *operations) reserve(kind, target, requestID string) (release func(*oper
 		rec, _ := op.record()
 		o.targets[target], o.all[rec.ID] = op, op
 	}, nil, nil
+}
+
+// idle returns an error of kind Conflict if an operation works on a target.
+func (o *operations) idle(target string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.idleLocked(target)
+}
+
+func (o *operations) idleLocked(target string) error {
+	op, busy := o.targets[target]
+	if !busy {
+		return nil
+	}
+	what := "another change"
+	if op != nil {
+		rec, _ := op.record()
+		what = "operation " + rec.ID
+	}
+	return federation.Errorf(federation.Conflict, "%s: %s is at work on it; wait for its end", target, what)
 }
 
 // free gives a target back before its operation has ended: what is left to do

@@ -194,7 +194,7 @@ func TestRecoverOpensHeadsThatWereHeld(t *testing.T) {
 	var moves []planner.Move
 	for _, i := range []int{1, 2} {
 		h := m.Topic("orders").Partitions[i].Head()
-		moves = append(moves, planner.Move{TopicPartition: federation.TopicPartition{Topic: "orders", Partition: federation.LogicalPartition(i)}, Extent: h.Number, From: h.PhysicalAddress})
+		moves = append(moves, planner.Move{TopicPartition: federation.TopicPartition{Topic: "orders", Partition: federation.LogicalPartition(i)}, Extent: h.Number, From: h.PhysicalAddress, To: federation.PhysicalAddress{Cluster: "b", Topic: "unused"}})
 	}
 	sealing, err := planner.WithSealing(m, moves)
 	require.NoError(t, err)

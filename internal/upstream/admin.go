@@ -150,6 +150,15 @@ func (c *Cluster) PlannedConfig(ctx context.Context, name string, partitions int
 	}
 	planned := make(map[string]string)
 	for _, rt := range resp.Topics {
+		if rt.ErrorCode == kerr.TopicAlreadyExists.Code { // created meanwhile: it has what it has
+			values, err := c.TopicConfig(ctx, name)
+			for k, v := range values {
+				if !v.Sensitive {
+					planned[k] = v.Value
+				}
+			}
+			return planned, err
+		}
 		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
 			return nil, err
 		}
