@@ -412,7 +412,7 @@ func (t *term) lookAtAdopted(ctx context.Context, watch directWatch, alarms map[
 		var which []int
 		var grown []upstream.Partition
 		for j, e := range c.LogEnds(ctx, parts) {
-			if last, known := watch[heads[at[j]].extent.PhysicalAddress]; e.Err == nil && !(known && last.end == e.LogEnd) {
+			if last, known := watch[heads[at[j]].extent.PhysicalAddress]; e.Err == nil && (!known || last.end != e.LogEnd) {
 				looks[at[j]].end = e.LogEnd
 				which, grown = append(which, at[j]), append(grown, parts[j])
 			}

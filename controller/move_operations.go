@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -49,12 +48,19 @@ type moveState struct {
 	undoing
 }
 
-// moves returns the moves that are left.
-func (s *moveState) moves() []planner.Move {
-	if s.Primed {
-		return movesOf(s.Heads)
+// sealingIn returns the sealing heads of a topic, as moves to nowhere.
+func sealingIn(m *federation.Map, topic federation.TopicName) []planner.Move {
+	t := m.Topic(topic)
+	if t == nil {
+		return nil
 	}
-	return s.Plan.Moves
+	var out []planner.Move
+	for _, p := range t.Partitions {
+		if h := p.Head(); h.State == federation.ExtentSealing {
+			out = append(out, planner.Move{TopicPartition: federation.TopicPartition{Topic: topic, Partition: p.Number}, Extent: h.Number, From: h.PhysicalAddress})
+		}
+	}
+	return out
 }
 
 // clusters returns the clusters that the heads move to.
@@ -76,11 +82,15 @@ func (o *operations) moveHeads(ctx context.Context, op *operation) error {
 	rec, _ := op.record()
 	var spec moveSpec
 	var state moveState
-	if err := errors.Join(decode(rec.Spec, &spec), decode(rec.State, &state)); err != nil {
+	if err := decode(rec.Spec, &spec); err != nil {
 		return err
 	}
+	unreadable := decode(rec.State, &state)
 	if state.UndoKind == "" {
-		err := o.moveHeadsOf(ctx, op, spec, &state)
+		err := unreadable
+		if err == nil {
+			err = o.moveHeadsOf(ctx, op, spec, &state)
+		}
 		if err == nil || ctx.Err() != nil || federation.KindOf(err) == federation.NotLeader {
 			return err
 		}
@@ -90,7 +100,11 @@ func (o *operations) moveHeads(ctx context.Context, op *operation) error {
 			return failed
 		}
 	}
-	if failed := o.release(ctx, state.moves()); failed != nil {
+	// Nobody else marks heads of the topic meanwhile.
+	_, failed := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
+		return planner.WithoutSealing(m, sealingIn(m, spec.Topic)), nil
+	})
+	if failed != nil {
 		return failed
 	}
 	return state.undone()

@@ -716,3 +716,35 @@ func TestDrainsAtTheSameTimeLeaveOneCluster(t *testing.T) {
 		return true
 	})
 }
+
+// A move that cannot go on, with its seals written already, gives its heads back.
+func TestMoveThatCannotGoOnLeavesNothingSealing(t *testing.T) {
+	f := newFederated(t, 2)
+	g, _ := stopKafka("b", kmsg.Produce, appendsMark(mark.KindOpening))(f)
+	f.produce(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, 1)
+	op := f.move(t, "b", 0, 1)
+	g.await(t)
+	f.nodes[0].kill()
+	for _, key := range f.redis.Keys() {
+		if !strings.HasSuffix(key, ":operations") {
+			continue
+		}
+		id := strings.TrimPrefix(op.GetName(), "operations/")
+		require.Contains(t, f.redis.HGet(key, id), `"heads":{`)
+		f.redis.HSet(key, id, strings.Replace(f.redis.HGet(key, id), `"heads":{`, `"heads":{"heads":7,`, 1))
+	}
+	close(g.open)
+	next := f.start(t)
+	next.leads(t)
+	f.admin = adminOf(t, next.url)
+	require.NotZero(t, f.admin.await(t, op.GetName()).GetErrorCode())
+	f.noneSealing(t)
+	require.Equal(t, federation.ClusterName("a"), f.head(0).Cluster)
+
+	// The next seal is another one, behind what was written meanwhile.
+	f.produce(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 1}, 1)
+	f.admin.awaitMove(t, "orders", "b", 0, 1)
+	p := f.partition(t, 0, "b")
+	require.EqualValues(t, 3, p.Extents[0].End, "two records, and the seal that was given up")
+	require.EqualValues(t, 1, f.carried(t, p.Head())[pid].LastSequence)
+}
