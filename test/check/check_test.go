@@ -39,3 +39,33 @@ func TestAudit(t *testing.T) {
 		})
 	}
 }
+
+func TestSeen(t *testing.T) {
+	v := func(n int) check.Value { return check.Value{Producer: "p", Key: "k", Number: n} }
+	s := check.NewSeen()
+	require.Empty(t, s.Next("a", record(0, 5, v(1))))
+	require.Empty(t, s.Next("a", record(0, 6, v(2))))
+	require.Empty(t, s.Read("b", record(0, 5, v(1))), "it may read what it likes")
+	require.Empty(t, s.Next("c", record(0, 6, v(2))), "it may begin anywhere")
+	require.Empty(t, s.Next("a", record(1, 9, v(3))), "partitions are apart")
+	require.EqualValues(t, 7, s.Highest(0))
+	require.Contains(t, s.Next("a", record(0, 8, v(4))), "a saw partition 0 offset 8")
+	require.Contains(t, s.Read("b", record(0, 6, v(9))), `b saw "p/k/9" at partition 0 offset 6, where a saw "p/k/2"`)
+}
+
+func TestGrowing(t *testing.T) {
+	g := make(check.Growing)
+	require.Empty(t, g.See("x", 3))
+	require.Empty(t, g.See("x", 3))
+	require.Empty(t, g.See("y", 1))
+	require.Equal(t, "x went back from 3 to 2", g.See("x", 2))
+}
+
+func TestPlacedAndContiguous(t *testing.T) {
+	v := func(n int) check.Value { return check.Value{Producer: "p", Key: "k", Number: n} }
+	log := []check.Record{record(0, 1, v(1)), record(0, 2, v(2)), record(1, 7, v(3))}
+	require.Empty(t, check.Placed(log, []check.Acknowledged{{Value: v(2), Offset: 2}, {Value: v(1), Offset: -1}, {Value: v(3), Partition: 1, Offset: 7}}))
+	require.Len(t, check.Placed(log, []check.Acknowledged{{Value: v(1), Offset: 2}, {Value: v(2), Offset: 9}}), 2)
+	require.Empty(t, check.Contiguous(log))
+	require.Equal(t, []string{"partition 0 has offset 4 after 2"}, check.Contiguous(append(log, record(0, 4, v(5)))))
+}

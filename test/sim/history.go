@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/braidmq/braid/test/check"
@@ -27,7 +28,20 @@ type history struct {
 }
 
 func newHistory() *history {
-	return &history{begin: time.Now(), reads: make(map[string]*check.Seen), counts: make(map[string]int)}
+	h := &history{begin: time.Now(), reads: make(map[string]*check.Seen), counts: make(map[string]int)}
+	newest.Store(h)
+	return h
+}
+
+// newest is the history of the world that was made last.
+var newest atomic.Pointer[history]
+
+// Trace is what has been done to the newest world so far, for one that does not end.
+func Trace() []string {
+	if h := newest.Load(); h != nil {
+		return h.sortedTrace()
+	}
+	return nil
 }
 
 // problemsMax bounds the problems that are kept.

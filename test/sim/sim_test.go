@@ -86,7 +86,8 @@ func simulate(t *testing.T, o sim.Options) (result *sim.Result) {
 }
 
 // frozen says which goroutines stop the clock of a bubble: those that wait for
-// something else than the bubble itself, such as a mutex.
+// something else than the bubble itself, such as a mutex. If there is none, the world
+// does not come to its end: all stacks are in a file.
 func frozen(seed uint64) {
 	const enough = 64 << 20
 	stacks := make([]byte, enough)
@@ -98,7 +99,10 @@ func frozen(seed uint64) {
 			culprits = append(culprits, g)
 		}
 	}
-	_, _ = fmt.Fprintf(os.Stderr, "seed %d is frozen: %d goroutines of the bubble wait for something that is not durable:\n\n%s\n", seed, len(culprits), strings.Join(culprits, "\n\n"))
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("braid-sim-%d.stacks", seed))
+	_ = os.WriteFile(path, stacks, 0o600)
+	_, _ = fmt.Fprintf(os.Stderr, "%s\nseed %d is frozen: %d goroutines of the bubble wait for something that is not durable; all are in %s:\n\n%s\n",
+		strings.Join(sim.Trace(), "\n"), seed, len(culprits), path, strings.Join(culprits, "\n\n"))
 	os.Exit(1)
 }
 

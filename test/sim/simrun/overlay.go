@@ -19,21 +19,32 @@ type edit struct{ file, old, new string }
 var determinism = []edit{
 	{"runtime/rand.go", "func rand() uint64 {\n", `func rand() uint64 {
 	if gp := getg(); gp.bubble != nil {
-		return bubbleRand(gp)
+		gp.bubbleDrawn++ // by the program, and not by maps and selects
+		return bubbleRand(gp, 1<<40+gp.bubbleDrawn)
+	}
+`},
+	{"runtime/rand.go", "func maps_rand() uint64 {\n", `func maps_rand() uint64 {
+	if gp := getg(); gp.bubble != nil {
+		return bubbleChoice(gp)
 	}
 `},
 	{"runtime/rand.go", "func cheaprand() uint32 {\n", `func cheaprand() uint32 {
 	if gp := getg(); gp.bubble != nil {
-		return uint32(bubbleRand(gp) >> 32)
+		return uint32(bubbleChoice(gp) >> 32)
 	}
 `},
 	{"runtime/rand.go", "func rand32() uint32 {\n", `//go:nosplit
-func bubbleRand(gp *g) uint64 {
+func bubbleChoice(gp *g) uint64 {
 	if now := gp.bubble.now; now != gp.bubbleNow {
-		gp.bubbleNow, gp.bubbleCount = now, 0
+		gp.bubbleNow, gp.bubbleChosen = now, 0
 	}
-	gp.bubbleCount++
-	z := gp.bubbleSeed + uint64(gp.bubbleNow)*0x9E3779B97F4A7C15 + gp.bubbleCount*0xD1B54A32D192ED03
+	gp.bubbleChosen++
+	return bubbleRand(gp, uint64(gp.bubbleNow)*0x9E3779B97F4A7C15+gp.bubbleChosen)
+}
+
+//go:nosplit
+func bubbleRand(gp *g, n uint64) uint64 {
+	z := gp.bubbleSeed + n*0xD1B54A32D192ED03
 	z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
 	z = (z ^ (z >> 27)) * 0x94D049BB133111EB
 	return z ^ (z >> 31)
@@ -43,11 +54,12 @@ func rand32() uint32 {
 `},
 	// Hashes of maps, and where the heap begins.
 	{"runtime/rand.go", "	if len(startupRand) >= 16 &&\n", "	if startupRand = nil; true {\n		seed[0] = 1\n	} else if len(startupRand) >= 16 &&\n"},
-	{"runtime/runtime2.go", "	bubble  *synctestBubble\n", "	bubble  *synctestBubble\n	bubbleSeed, bubbleCount uint64\n	bubbleNow int64\n"},
+	{"runtime/runtime2.go", "	bubble  *synctestBubble\n", "	bubble  *synctestBubble\n	bubbleSeed, bubbleDrawn, bubbleChosen, bubbleKids uint64\n	bubbleNow int64\n"},
 	{"runtime/proc.go", "		newg.bubble = callergp.bubble\n", `		newg.bubble = callergp.bubble
-		newg.bubbleSeed, newg.bubbleCount, newg.bubbleNow = 0, 0, 0
+		newg.bubbleSeed, newg.bubbleDrawn, newg.bubbleChosen, newg.bubbleKids, newg.bubbleNow = 0, 0, 0, 0, 0
 		if newg.bubble != nil {
-			newg.bubbleSeed = bubbleRand(callergp)
+			callergp.bubbleKids++
+			newg.bubbleSeed = bubbleRand(callergp, 1<<41+callergp.bubbleKids)
 		}
 `},
 	{"runtime/proc.go", "const forcePreemptNS = 10 * 1000 * 1000 // 10ms", "const forcePreemptNS = 3600 * 1000 * 1000 * 1000"},
