@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,6 +31,23 @@ func (r *Redis) URL() string { return "redis://" + r.Address + "/0" }
 
 // Kill ends the server as its death would.
 func (r *Redis) Kill() { r.proc.Kill() }
+
+// Wipe removes the data of a server that was killed.
+func (r *Redis) Wipe(t TB) {
+	t.Helper()
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".log") {
+			continue // the server's own
+		}
+		if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+}
 
 // Restart starts the server, again if it was killed, on its data and its port.
 // Every write is on disk before it is acknowledged.

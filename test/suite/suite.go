@@ -30,7 +30,7 @@ const (
 
 // Options is the world that Run needs.
 func Options() world.Options {
-	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true}
+	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true, OffsetsBackup: 500 * time.Millisecond}
 }
 
 // A suite is one run over a world.
@@ -58,6 +58,7 @@ func Run(t *testing.T, w *world.World) {
 		{"moves", s.moves()},
 		{"adopt", s.adopt()},
 		{"faults", s.faults()},
+		{"recovery", s.recovery()},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.tests {

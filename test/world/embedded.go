@@ -100,6 +100,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 		c.BootstrapListen = n.Kafka
 	case process.Controller:
 		c.Controller.GatewayLease, c.Controller.SealHeadsMax = e.options.GatewayLease, e.options.SealHeadsMax
+		c.Controller.OffsetsBackupInterval = e.options.OffsetsBackup
 	}
 }
 
@@ -129,6 +130,7 @@ type embeddedRedis struct{ *embedded.Redis }
 
 func (r embeddedRedis) Down() { r.Mini.SetError("LOADING Redis is loading the dataset in memory") }
 func (r embeddedRedis) Up()   { r.Mini.SetError("") }
+func (r embeddedRedis) Wipe() { r.Mini.FlushAll() }
 
 // logger writes to a file, whose end is logged if the test fails; it is kept if
 // BRAID_TEST_LOG names it.

@@ -85,6 +85,9 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		if r.options.SealHeadsMax > 0 {
 			command = append(command, "--seal-heads", strconv.Itoa(r.options.SealHeadsMax))
 		}
+		if r.options.OffsetsBackup > 0 {
+			command = append(command, "--offsets-backup-interval", r.options.OffsetsBackup.String())
+		}
 	case "gateway":
 		command = append(command, "--kafka-listen", n.Kafka)
 		if r.options.AutoCreateTopics {
@@ -134,3 +137,11 @@ type realRedis struct {
 
 func (r realRedis) Down() { r.redis.Kill() }
 func (r realRedis) Up()   { r.redis.Restart(r.t) }
+
+func (r realRedis) URL() string { return r.redis.URL() }
+
+func (r realRedis) Wipe() {
+	r.redis.Kill()
+	r.redis.Wipe(r.t)
+	r.redis.Restart(r.t)
+}

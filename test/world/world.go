@@ -45,6 +45,8 @@ type Options struct {
 	GatewayLease time.Duration
 	// SealHeadsMax is the controllers' setting; the product's default if it is zero.
 	SealHeadsMax int
+	// OffsetsBackup is the controllers' interval; the product's default if it is zero.
+	OffsetsBackup time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -125,6 +127,10 @@ type Redis interface {
 	Down()
 	// Up brings it back with all data.
 	Up()
+	// Wipe makes it lose all data; it serves on, empty.
+	Wipe()
+	// URL is where it is.
+	URL() string
 }
 
 // A Node is a process of a federation.
