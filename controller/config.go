@@ -63,6 +63,10 @@ type Config struct {
 	// committed to the physical clusters; 60 s by default.
 	OffsetsBackupInterval time.Duration
 
+	// OrphanGrace is how long a new leader waits before it goes on with the moves of heads
+	// whose operations the store has lost; 10 s by default.
+	OrphanGrace time.Duration
+
 	// StepTimeout bounds the retries of one step of an operation; 30 s by default.
 	StepTimeout time.Duration
 	// CleanupTimeout bounds the retries of deletes on physical clusters; 10 min by default.
@@ -122,6 +126,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.ProbeTimeout, 5*time.Second)
 	setDefault(&c.JournalWait, 200*time.Millisecond)
 	setDefault(&c.OffsetsBackupInterval, 60*time.Second)
+	setDefault(&c.OrphanGrace, 10*time.Second) // longer than a request of a former leader is under way
 	setDefault(&c.StepTimeout, 30*time.Second)
 	setDefault(&c.CleanupTimeout, 10*time.Minute)
 	setDefault(&c.RequestWait, 60*time.Second)
@@ -150,7 +155,7 @@ func (c *Config) Validate() error {
 		"beat timeout": c.BeatTimeout, "register timeout": c.RegisterTimeout, "gateway grace": c.GatewayGrace, "takeover grace": c.TakeoverGrace,
 		"collect interval": c.CollectInterval, "collect min interval": c.CollectMinInterval, "sealed interval": c.SealedInterval, "probe timeout": c.ProbeTimeout,
 		"step timeout": c.StepTimeout, "cleanup timeout": c.CleanupTimeout, "request wait": c.RequestWait, "apply wait": c.ApplyWait, "seal wait": c.SealWait, "producer expiry": c.ProducerExpiry, "direct quiet": c.DirectQuiet,
-		"forward wait": c.ForwardWait, "journal wait": c.JournalWait, "offsets backup interval": c.OffsetsBackupInterval,
+		"forward wait": c.ForwardWait, "journal wait": c.JournalWait, "orphan grace": c.OrphanGrace, "offsets backup interval": c.OffsetsBackupInterval,
 	} {
 		if d <= 0 {
 			return fmt.Errorf("controller: %s is %s: want more than 0", name, d)

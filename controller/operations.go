@@ -133,16 +133,27 @@ func (o *operations) running() []*operation {
 // known returns the operation that it began. Errors: Conflict if another
 // operation works on the target, Throttled if too many run.
 func (o *operations) start(ctx context.Context, kind, target, requestID string, spec any) (*operation, error) {
+	return o.startFrom(ctx, kind, target, requestID, spec, nil)
+}
+
+// startFrom is start of an operation that is some way already; a nil state is none.
+func (o *operations) startFrom(ctx context.Context, kind, target, requestID string, spec, state any) (*operation, error) {
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
+	}
+	var progress json.RawMessage
+	if state != nil {
+		if progress, err = json.Marshal(state); err != nil {
+			return nil, err
+		}
 	}
 	release, known, err := o.reserve(kind, target, requestID)
 	if err != nil || known != nil {
 		return known, err
 	}
 	rec, fresh, err := o.t.parts.Store.CreateOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, redisstore.Operation{
-		Kind: kind, Target: target, RequestID: requestID, Spec: b, StartedMs: time.Now().UnixMilli(),
+		Kind: kind, Target: target, RequestID: requestID, Spec: b, State: progress, StartedMs: time.Now().UnixMilli(),
 	})
 	if err != nil {
 		release(nil)
@@ -228,6 +239,9 @@ func (o *operations) idleLocked(target string) error {
 	}
 	return federation.Errorf(federation.Conflict, "%s: %s is at work on it; wait for its end", target, what)
 }
+
+// worksOn reports whether an operation works on a target.
+func (o *operations) worksOn(target string) bool { return o.idle(target) != nil }
 
 // free gives a target back before its operation has ended: what is left to do
 // does not touch the logical topic any more.

@@ -206,31 +206,38 @@ func (r *recovery) lookAtUnused(ctx context.Context, c *upstream.Cluster, topics
 			if used[at] {
 				continue
 			}
-			s, ok, err := primerOf(ctx, c, physical(at))
+			p, err := primerOf(ctx, c, physical(at))
 			switch {
 			case err != nil:
 				doubts = append(doubts, at.String()+": "+err.Error())
-			case ok && s.MapVersion > r.m.Version:
-				doubts = append(doubts, string(s.Topic)+": "+at.String()+" was opened for its partition by a newer map")
+			case p.subject.MapVersion > r.m.Version:
+				doubts = append(doubts, string(p.subject.Topic)+": "+at.String()+" was opened for its partition by a newer map")
 			}
 		}
 	}
 	return doubts, notes
 }
 
-// primerOf returns what the primer at the beginning of a partition is about; false
-// if there is none.
-func primerOf(ctx context.Context, c *upstream.Cluster, at upstream.Partition) (s mark.Subject, ok bool, err error) {
+// A primer is the mark at the beginning of a partition; of producer 0 if there is none.
+type primer struct {
+	subject  mark.Subject
+	offset   federation.PhysicalOffset
+	producer int64
+}
+
+// primerOf returns the primer of a partition.
+func primerOf(ctx context.Context, c *upstream.Cluster, at upstream.Partition) (p primer, err error) {
 	ends := c.Ends(ctx, []upstream.Partition{at})[0]
 	if ends.Err != nil || ends.LogStart >= ends.HighWatermark {
-		return s, false, ends.Err
+		return p, ends.Err
 	}
 	err = c.ReadBatches(ctx, at, ends.LogStart, ends.LogStart+1, func(h recordbatch.Header, batch []byte) bool {
 		if mark.IsMark(h.ProducerID) {
-			kind, subject, _, err := mark.Parse(batch)
-			s, ok = subject, err == nil && kind == mark.KindPrimer
+			if kind, subject, _, err := mark.Parse(batch); err == nil && kind == mark.KindPrimer {
+				p = primer{subject: subject, offset: federation.PhysicalOffset(h.BaseOffset), producer: h.ProducerID}
+			}
 		}
 		return false
 	})
-	return s, ok, err
+	return p, err
 }

@@ -197,6 +197,7 @@ func (t *term) run(ctx context.Context) {
 	})
 	wg.Go(func() { t.sweep(ctx) })
 	wg.Go(func() { t.ops.run(ctx) })
+	wg.Go(func() { t.adoptOrphans(ctx) })
 	wg.Wait()
 }
 
