@@ -69,7 +69,7 @@ func TestAdoptAndMove(t *testing.T) {
 			}
 		}
 	}()
-	f.awaitAlarm(t, "orders", "producers 7 write", "without braid")
+	f.awaitAlarm(t, "orders", "producer ids 7", "without braid")
 	failed := f.admin.await(t, f.move(t, "b", 0).GetName())
 	require.NotZero(t, failed.GetErrorCode())
 	require.Contains(t, failed.GetErrorMessage(), "without braid")

@@ -128,12 +128,24 @@ func (t *term) adoptOrphansOf(ctx context.Context, name federation.TopicName, pa
 			return err
 		}
 	}
+	s := &sealer{term: t, topic: topic}
 	for _, producer := range slices.Sorted(maps.Keys(byProducer)) {
 		heads := byProducer[producer]
+		var targets []planner.PhysicalTopic
+		for _, h := range heads {
+			if pt := (planner.PhysicalTopic{Cluster: h.To.Cluster, Name: h.To.Topic, Exists: true}); !slices.Contains(targets, pt) {
+				targets = append(targets, pt)
+			}
+		}
+		bytes, err := s.largestBatch(ctx, targets)
+		if err != nil {
+			return err
+		}
 		t.log.Warn("the move of heads was lost; it goes on from what the logs say", "topic", name, "heads", len(heads))
 		state := moveState{
-			Planned: true, Plan: planner.MovePlan{Topic: name, TopicID: topic.ID, Generation: topic.Generation, Moves: movesOf(heads)},
-			Producer: producer, Primed: true, Heads: heads, Ending: ending[producer], SealingMs: time.Now().UnixMilli(),
+			Planned: true, Plan: planner.MovePlan{Topic: name, TopicID: topic.ID, Generation: topic.Generation, Topics: targets},
+			Producer: producer, Primed: true, Heads: heads, Total: len(heads), BatchBytes: bytes,
+			Ending: ending[producer], SealingMs: time.Now().UnixMilli(),
 			Acknowledged: make([]federation.PhysicalOffset, ending[producer]),
 		}
 		op, err := t.ops.startFrom(ctx, kindMoveHeads, t.topicName(name), "lost-"+strconv.FormatInt(producer, 36)+"-"+strconv.FormatInt(t.fencing, 10), moveSpec{Topic: name, TopicID: topic.ID}, state)
