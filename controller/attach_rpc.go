@@ -55,10 +55,13 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 		return federation.Errorf(federation.Throttled, "the controller has %d streams, which is its maximum", c.cfg.StreamsMax)
 	}
 	defer t.fleet.dismiss()
-	if v := federation.MapVersion(reg.GetMapVersion()); v > t.current().Version {
-		if t.unconfirmed() > 0 {
-			return c.sendNotLeader(stream) // more likely, another one leads by now
-		}
+	v := federation.MapVersion(reg.GetMapVersion())
+	if v != t.current().Version && t.unconfirmed() > 0 {
+		// Another one may lead by now. Who has a newer map must not get this one, nor who
+		// has none: its clients may have seen a newer one before it came.
+		return c.sendNotLeader(stream)
+	}
+	if v > t.current().Version {
 		t.health.alarm("ahead/"+reg.GetGatewayId(), "gateway %q holds map version %d, above the controller's %d: the store has lost writes", reg.GetGatewayId(), v, t.current().Version)
 		return federation.Errorf(federation.Conflict, "gateway %q holds map version %d, above the controller's %d; a map never goes back", reg.GetGatewayId(), v, t.current().Version)
 	}

@@ -360,6 +360,10 @@ func TestLeaderWithoutTheStoreGivesNoFinalErrors(t *testing.T) {
 	status, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(status.GetAlarms(), "\n"), "may be old")
+	// Its map may be old, too: a gateway that has just started must not show it to clients.
+	g := w.gateway(t, "new", []string{c1.url})
+	require.Never(t, func() bool { return g.Current().Version > 0 }, 500*time.Millisecond, 10*time.Millisecond)
 	w.redis.SetError("")
 	require.Eventually(t, func() bool { return connect.CodeOf(ask()) == connect.CodeInvalidArgument }, patience, 10*time.Millisecond)
+	g.awaitRegistered(t)
 }
