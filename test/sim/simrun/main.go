@@ -44,7 +44,7 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long clients write and faults come, in virtual time")
 	flag.IntVar(&o.parallel, "parallel", 2, "worlds at a time, each in a process of its own")
 	flag.BoolVar(&o.trace, "trace", false, "print the trace of good seeds too")
-	flag.BoolVar(&o.exact, "exact", false, "build with a Go runtime that draws nothing at random in a bubble; takes minutes the first time")
+	flag.BoolVar(&o.exact, "exact", true, "build with a Go runtime that draws nothing at random in a bubble; takes minutes the first time")
 	flag.StringVar(&o.log, "log", "", "write the processes' log to this file; for one seed")
 	flag.StringVar(&breakName, "break", "", "leave this rule of the design out, or all of them, one after the other")
 	flag.Parse()
