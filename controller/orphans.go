@@ -128,35 +128,43 @@ func (t *term) adoptOrphansOf(ctx context.Context, name federation.TopicName, pa
 			return err
 		}
 	}
-	s := &sealer{term: t, topic: topic}
 	for _, producer := range slices.Sorted(maps.Keys(byProducer)) {
-		heads := byProducer[producer]
-		var targets []planner.PhysicalTopic
-		for _, h := range heads {
-			if pt := (planner.PhysicalTopic{Cluster: h.To.Cluster, Name: h.To.Topic, Exists: true}); !slices.Contains(targets, pt) {
-				targets = append(targets, pt)
-			}
-		}
-		bytes, err := s.largestBatch(ctx, targets)
-		if err != nil {
+		if err := t.resumeMove(ctx, topic, producer, byProducer[producer], ending[producer]); err != nil {
 			return err
 		}
-		t.log.Warn("the move of heads was lost; it goes on from what the logs say", "topic", name, "heads", len(heads))
-		state := moveState{
-			Planned: true, Plan: planner.MovePlan{Topic: name, TopicID: topic.ID, Generation: topic.Generation, Topics: targets},
-			Producer: producer, Primed: true, Heads: heads, Total: len(heads), BatchBytes: bytes,
-			Ending: ending[producer], SealingMs: time.Now().UnixMilli(),
-			Acknowledged: make([]federation.PhysicalOffset, ending[producer]),
+	}
+	return nil
+}
+
+// resumeMove moves heads that are primed, of which the first ones have no way back,
+// and waits for the end.
+func (t *term) resumeMove(ctx context.Context, topic *federation.Topic, producer int64, heads []primedHead, ending int) error {
+	t.log.Warn("the move of heads was lost; it goes on from what the logs say", "topic", topic.Name, "heads", len(heads))
+	var targets []planner.PhysicalTopic
+	for _, h := range heads {
+		if pt := (planner.PhysicalTopic{Cluster: h.To.Cluster, Name: h.To.Topic, Exists: true}); !slices.Contains(targets, pt) {
+			targets = append(targets, pt)
 		}
-		op, err := t.ops.startFrom(ctx, kindMoveHeads, t.topicName(name), "lost-"+strconv.FormatInt(producer, 36)+"-"+strconv.FormatInt(t.fencing, 10), moveSpec{Topic: name, TopicID: topic.ID}, state)
-		if err != nil {
-			return err
-		}
-		select {
-		case <-op.ended:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	}
+	s := &sealer{term: t, topic: topic}
+	bytes, err := s.largestBatch(ctx, targets)
+	if err != nil {
+		return err
+	}
+	state := moveState{
+		Planned: true, Plan: planner.MovePlan{Topic: topic.Name, TopicID: topic.ID, Generation: topic.Generation, Topics: targets},
+		Producer: producer, Primed: true, Heads: heads, Total: len(heads), BatchBytes: bytes,
+		Ending: ending, SealingMs: time.Now().UnixMilli(), Acknowledged: make([]federation.PhysicalOffset, ending),
+	}
+	request := "lost-" + strconv.FormatInt(producer, 36) + "-" + strconv.FormatInt(t.fencing, 10)
+	op, err := t.ops.startFrom(ctx, kindMoveHeads, t.topicName(topic.Name), request, moveSpec{Topic: topic.Name, TopicID: topic.ID}, state)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-op.ended:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return nil
 }
