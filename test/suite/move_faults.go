@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -520,4 +521,11 @@ func (s *suite) testClusterAwayDuringMove(t *testing.T, away int) {
 	t.Logf("done when the cluster died: %t; the move ended %.1f s after it was back", before.GetOperation().GetDone(), time.Since(back).Seconds())
 	l.more(t, 200)
 	s.auditRead(t, topic, l, r)
+	// The next test finds the cluster in service: the controller looks every 5 s.
+	eventually(t, func() bool {
+		var status struct{ Clusters []struct{ Healthy bool } }
+		out := s.w.MustBraid(t, "", "status", "-o", "json")
+		require.NoError(t, json.Unmarshal([]byte(out), &status), out)
+		return !slices.ContainsFunc(status.Clusters, func(c struct{ Healthy bool }) bool { return !c.Healthy })
+	}, "the controller sees that the cluster is back")
 }
