@@ -297,24 +297,13 @@ func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mar
 		return nil, err
 	}
 	oldest := time.Now().Add(-s.cfg.ProducerExpiry).UnixMilli()
-	var bad error
-	err = c.ReadBatches(ctx, physical(old.PhysicalAddress), old.Opening, old.Start, func(h recordbatch.Header, batch []byte) bool {
-		if !mark.IsMark(h.ProducerID) {
-			return true
+	carried := mark.Collector{Each: func(p mark.Producer) {
+		if have, ok := states[p.ID]; p.KnownMs >= oldest && (!ok || have.Epoch < p.Epoch) {
+			states[p.ID] = p
 		}
-		_, _, producers, err := mark.Parse(batch)
-		if err != nil {
-			bad = err
-			return false
-		}
-		for _, p := range producers {
-			if have, ok := states[p.ID]; p.KnownMs >= oldest && (!ok || have.Epoch < p.Epoch) {
-				states[p.ID] = p
-			}
-		}
-		return true
-	})
-	return states, firstOf(err, bad)
+	}}
+	err = c.ReadBatches(ctx, physical(old.PhysicalAddress), old.Opening, old.Start, carried.Visit)
+	return states, firstOf(err, carried.Err)
 }
 
 // sortedProducers returns the newest first: those that were known last, then those

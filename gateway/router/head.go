@@ -451,24 +451,11 @@ func (r *Router) readOpening(ctx context.Context, e *federation.Extent) (*openin
 		return nil, err
 	}
 	o := &opening{producers: make(map[int64]mark.Producer)}
-	var bad error
+	carried := mark.Collector{Each: func(p mark.Producer) { o.producers[p.ID] = p }}
 	at := upstream.Partition{Topic: e.PhysicalAddress.Topic, Partition: e.PhysicalAddress.Partition}
-	err = cluster.ReadBatches(ctx, at, e.Opening, e.Start, func(h recordbatch.Header, batch []byte) bool {
-		if !mark.IsMark(h.ProducerID) {
-			return true
-		}
-		_, _, producers, err := mark.Parse(batch)
-		if err != nil {
-			bad = err
-			return false
-		}
-		for _, p := range producers {
-			o.producers[p.ID] = p
-		}
-		return true
-	})
+	err = cluster.ReadBatches(ctx, at, e.Opening, e.Start, carried.Visit)
 	if err == nil {
-		err = bad
+		err = carried.Err
 	}
 	return o, err
 }

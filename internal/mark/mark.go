@@ -273,3 +273,26 @@ func carried(messages []*controlv1.CarriedProducer) ([]Producer, error) {
 func invalid(format string, args ...any) error {
 	return federation.Errorf(federation.InvalidRecord, "no mark: "+format, args...)
 }
+
+// A Collector finds the producers that the openings among the batches of a partition
+// carry over. Visit is called with each batch, and returns false at the first mark that
+// cannot be read; Err says why then.
+type Collector struct {
+	Each func(Producer)
+	Err  error
+}
+
+// Visit takes the next batch; what is no opening is passed over.
+func (c *Collector) Visit(h recordbatch.Header, batch []byte) bool {
+	if !IsMark(h.ProducerID) {
+		return true
+	}
+	var producers []Producer
+	if _, _, producers, c.Err = Parse(batch); c.Err != nil {
+		return false
+	}
+	for _, p := range producers {
+		c.Each(p)
+	}
+	return true
+}
