@@ -417,8 +417,10 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		}
 	}
 
-	// Appends that are in flight to the old heads keep these sealing.
-	var primed atomic.Bool
+	// Appends that are in flight to the old heads keep these sealing. The append is
+	// stopped only when the controller has seen that both clusters answer: it does not
+	// begin to seal otherwise.
+	var primed, asked atomic.Bool
 	primedAt := to
 	clusters[primedAt].Fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
 		clusters[primedAt].Fake.KeepControl()
@@ -427,7 +429,12 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		}
 		return nil, nil, false
 	})
-	h := stopAt(clusters[from].Fake, 1, func(r kmsg.Request) bool { return primed.Load() && byClient(r) })
+	h := stopAt(clusters[from].Fake, 1, func(r kmsg.Request) bool {
+		if primed.Load() && r.Key() == int16(kmsg.ListOffsets) {
+			asked.Store(true)
+		}
+		return asked.Load() && byClient(r)
+	})
 	operation := s.beginMove(t, topic, partitions, clusters[to].Name)
 	h.await(t, "an append")
 	eventually(t, func() bool {
