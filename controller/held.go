@@ -31,7 +31,7 @@ func (a *attachment) held(h *controlv1.HeadsHeld) error {
 	r := heldReport{version: federation.MapVersion(h.GetVersion()), heads: make(map[federation.TopicPartition]federation.HeldHead, len(h.GetHeads()))}
 	for _, x := range h.GetHeads() {
 		tp := federation.TopicPartition{Topic: federation.TopicName(x.GetTopic()), Partition: federation.LogicalPartition(x.GetPartition())}
-		r.heads[tp] = federation.HeldHead{TopicPartition: tp, Extent: x.GetExtent(), AcknowledgedEnd: federation.PhysicalOffset(x.GetAcknowledgedEnd())}
+		r.heads[tp] = federation.HeldHead{TopicPartition: tp, Extent: x.GetExtent(), AcknowledgedEnd: federation.PhysicalOffset(x.GetAcknowledgedEnd()), SeenEnd: federation.PhysicalOffset(x.GetSeenEnd())}
 	}
 	a.fleet.update(func() {
 		if r.version >= a.session.held.version {

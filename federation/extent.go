@@ -55,6 +55,31 @@ type Extent struct {
 	// Opening is the physical offset of the first opening mark: from there to Start lie
 	// the producers that the extent before knew at its end. 0 = none were carried over.
 	Opening PhysicalOffset
+
+	// Of an extent whose cluster failed: the physical offset after the last record that a
+	// reader may have been given, and after the last one that was acknowledged.
+	Seen, Acknowledged PhysicalOffset
+	// Seal is the physical offset of the seal if that lies behind End: the cluster failed
+	// and came back, and what lies between was appended again to a later extent.
+	Seal PhysicalOffset
+	// Hidden are ranges below End that are not part of the extent, ascending: their
+	// producers sent them again to a later extent, since the cluster failed before it answered.
+	Hidden []PhysicalRange
+}
+
+// A PhysicalRange holds the offsets from From to below To.
+type PhysicalRange struct{ From, To PhysicalOffset }
+
+// hidesWithin checks the hidden ranges.
+func (e *Extent) hidesWithin() bool {
+	at := e.Start
+	for _, r := range e.Hidden {
+		if !e.Sealed() || r.From < at || r.To <= r.From || r.To > e.End {
+			return false
+		}
+		at = r.To
+	}
+	return true
 }
 
 // Sealed reports whether the end of the extent is known.
@@ -135,6 +160,9 @@ type HeldHead struct {
 	// AcknowledgedEnd is the physical offset after the last record that the gateway
 	// acknowledged to a client; 0 = none was.
 	AcknowledgedEnd PhysicalOffset
+	// SeenEnd is the physical offset after the last record that the gateway gave to a
+	// reader; 0 = none was.
+	SeenEnd PhysicalOffset
 }
 
 // SealingHeads returns the heads that are being sealed, in no order.

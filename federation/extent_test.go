@@ -41,6 +41,27 @@ func TestEpochsNeverRiseAboveTheTable(t *testing.T) {
 	require.False(t, ok)
 }
 
+func TestHiddenRangesLieWithinASealedExtent(t *testing.T) {
+	e := extent(0, 5, 15, federation.ExtentSealed, federation.EpochEntry{Physical: 0, Logical: 1})
+	head := extent(10, 0, 0, federation.ExtentOpen, federation.EpochEntry{Physical: 0, Logical: 2})
+	head.Number = 1
+	p := &federation.Partition{Epoch: 2, Extents: []*federation.Extent{e, head}}
+	for _, ok := range [][]federation.PhysicalRange{nil, {{5, 6}}, {{5, 15}}, {{6, 8}, {8, 9}}} {
+		e.Hidden = ok
+		require.NoError(t, p.Validate(), "%v", ok)
+	}
+	for _, bad := range [][]federation.PhysicalRange{{{4, 6}}, {{6, 6}}, {{14, 16}}, {{8, 9}, {6, 8}}, {{6, 9}, {8, 10}}} {
+		e.Hidden = bad
+		require.Error(t, p.Validate(), "%v", bad)
+	}
+	e.Hidden, e.Seal = nil, 15
+	require.Error(t, p.Validate(), "a seal at the end is not kept apart")
+	e.Seal = 20
+	require.NoError(t, p.Validate())
+	head.Seal = 20
+	require.Error(t, p.Validate(), "only a sealed extent has a seal")
+}
+
 func TestLocate(t *testing.T) {
 	p := &federation.Partition{Extents: []*federation.Extent{
 		extent(0, 1, 4, federation.ExtentSealed),     // 0 to 2

@@ -218,6 +218,12 @@ func (p *Partition) Validate() error {
 			return fail(e, "opening mark at %d is not below the start %d", e.Opening, e.Start)
 		case e.Sealed() && e.End < e.Start:
 			return fail(e, "end %d is below start %d", e.End, e.Start)
+		case e.Seal != 0 && (!e.Sealed() || e.Seal <= e.End):
+			return fail(e, "seal %d is not above the end %d", e.Seal, e.End)
+		case e.Seen < 0 || e.Acknowledged < 0:
+			return fail(e, "negative offset seen %d or acknowledged %d", e.Seen, e.Acknowledged)
+		case !e.hidesWithin():
+			return fail(e, "hidden ranges are not ascending ones below the end of a sealed extent")
 		case len(e.Epochs) == 0:
 			return fail(e, "has no epochs")
 		}

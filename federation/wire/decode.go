@@ -158,6 +158,13 @@ func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error)
 			State:   federation.ExtentState(e.GetState()),
 			Epochs:  epochs,
 			Opening: federation.PhysicalOffset(e.GetOpening()),
+
+			Seen:         federation.PhysicalOffset(e.GetSeen()),
+			Acknowledged: federation.PhysicalOffset(e.GetAcknowledged()),
+			Seal:         federation.PhysicalOffset(e.GetSeal()),
+		}
+		for _, r := range e.GetHidden() {
+			out.Extents[i].Hidden = append(out.Extents[i].Hidden, federation.PhysicalRange{From: federation.PhysicalOffset(r.GetFrom()), To: federation.PhysicalOffset(r.GetTo())})
 		}
 	}
 	if err := out.Validate(); err != nil {

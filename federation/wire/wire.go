@@ -152,6 +152,12 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 			State:             controlv1.ExtentEntry_State(e.State),
 			Epochs:            epochs,
 			Opening:           int64(e.Opening),
+			Seen:              int64(e.Seen),
+			Acknowledged:      int64(e.Acknowledged),
+			Seal:              int64(e.Seal),
+		}
+		for _, r := range e.Hidden {
+			extents[i].Hidden = append(extents[i].Hidden, &controlv1.HiddenEntry{From: int64(r.From), To: int64(r.To)})
 		}
 	}
 	key := PartitionKey(federation.TopicPartition{Topic: p.Topic, Partition: p.Number})

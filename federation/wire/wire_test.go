@@ -56,6 +56,12 @@ func addExtent(r *rand.Rand, t *federation.Topic, p *federation.Partition, numbe
 	if h := p.Head(); h != nil {
 		h.State, h.End = federation.ExtentSealed, h.Start+federation.PhysicalOffset(r.IntN(100))
 		base, _ = h.EndOffset()
+		if r.IntN(2) == 0 { // its cluster failed, and came back
+			h.Seen, h.Acknowledged, h.Seal = h.End, h.End+2, h.End+3
+			if h.End > h.Start {
+				h.Hidden = []federation.PhysicalRange{{From: h.Start, To: h.Start + 1}}
+			}
+		}
 		base += federation.LogicalOffset(r.IntN(2)) // sometimes a gap
 	}
 	p.Epoch++

@@ -305,7 +305,7 @@ func (l *link) holdHeadsOf(ctx context.Context, m *federation.Map, changed <-cha
 	}
 	out := &controlv1.HeadsHeld{Version: int64(m.Version), Heads: make([]*controlv1.HeldHead, len(heads))}
 	for i, h := range heads {
-		out.Heads[i] = &controlv1.HeldHead{Topic: string(h.Topic), Partition: int32(h.Partition), Extent: h.Extent, AcknowledgedEnd: int64(h.AcknowledgedEnd)}
+		out.Heads[i] = &controlv1.HeldHead{Topic: string(h.Topic), Partition: int32(h.Partition), Extent: h.Extent, AcknowledgedEnd: int64(h.AcknowledgedEnd), SeenEnd: int64(h.SeenEnd)}
 	}
 	select {
 	case l.held <- out:

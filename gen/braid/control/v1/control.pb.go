@@ -273,7 +273,9 @@ type Beat struct {
 	BytesOutPerS int64                  `protobuf:"varint,5,opt,name=bytes_out_per_s,json=bytesOutPerS,proto3" json:"bytes_out_per_s,omitempty"`
 	Draining     bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`
 	// Physical leader epochs that the gateway saw and the map does not have yet.
-	Leaders       []*LeaderSeen `protobuf:"bytes,8,rep,name=leaders,proto3" json:"leaders,omitempty"`
+	Leaders []*LeaderSeen `protobuf:"bytes,8,rep,name=leaders,proto3" json:"leaders,omitempty"`
+	// Physical clusters of which no broker has answered this gateway for a while.
+	Away          []string `protobuf:"bytes,9,rep,name=away,proto3" json:"away,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +355,13 @@ func (x *Beat) GetDraining() bool {
 func (x *Beat) GetLeaders() []*LeaderSeen {
 	if x != nil {
 		return x.Leaders
+	}
+	return nil
+}
+
+func (x *Beat) GetAway() []string {
+	if x != nil {
+		return x.Away
 	}
 	return nil
 }
@@ -542,8 +551,11 @@ type HeldHead struct {
 	Extent int32 `protobuf:"varint,3,opt,name=extent,proto3" json:"extent,omitempty"`
 	// The physical offset after the last record that this gateway acknowledged; 0 = none.
 	AcknowledgedEnd int64 `protobuf:"varint,4,opt,name=acknowledged_end,json=acknowledgedEnd,proto3" json:"acknowledged_end,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The physical offset after the last record that this gateway gave to a reader; 0 =
+	// none. It gives out nothing behind it while the head is sealing on a failed cluster.
+	SeenEnd       int64 `protobuf:"varint,5,opt,name=seen_end,json=seenEnd,proto3" json:"seen_end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeldHead) Reset() {
@@ -600,6 +612,13 @@ func (x *HeldHead) GetExtent() int32 {
 func (x *HeldHead) GetAcknowledgedEnd() int64 {
 	if x != nil {
 		return x.AcknowledgedEnd
+	}
+	return 0
+}
+
+func (x *HeldHead) GetSeenEnd() int64 {
+	if x != nil {
+		return x.SeenEnd
 	}
 	return 0
 }
@@ -1184,7 +1203,7 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\x04role\x18\t \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +
 	"watch_only\x18\n" +
-	" \x01(\bR\twatchOnly\"\x82\x02\n" +
+	" \x01(\bR\twatchOnly\"\x96\x02\n" +
 	"\x04Beat\x12\x17\n" +
 	"\asent_ms\x18\x01 \x01(\x03R\x06sentMs\x12\x1f\n" +
 	"\vmap_version\x18\x02 \x01(\x03R\n" +
@@ -1193,7 +1212,8 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\x0ebytes_in_per_s\x18\x04 \x01(\x03R\vbytesInPerS\x12%\n" +
 	"\x0fbytes_out_per_s\x18\x05 \x01(\x03R\fbytesOutPerS\x12\x1a\n" +
 	"\bdraining\x18\a \x01(\bR\bdraining\x126\n" +
-	"\aleaders\x18\b \x03(\v2\x1c.braid.control.v1.LeaderSeenR\aleaders\"\x92\x01\n" +
+	"\aleaders\x18\b \x03(\v2\x1c.braid.control.v1.LeaderSeenR\aleaders\x12\x12\n" +
+	"\x04away\x18\t \x03(\tR\x04away\"\x92\x01\n" +
 	"\n" +
 	"LeaderSeen\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12%\n" +
@@ -1206,12 +1226,13 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\brejected\x18\x02 \x03(\tR\brejected\"W\n" +
 	"\tHeadsHeld\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x120\n" +
-	"\x05heads\x18\x02 \x03(\v2\x1a.braid.control.v1.HeldHeadR\x05heads\"\x81\x01\n" +
+	"\x05heads\x18\x02 \x03(\v2\x1a.braid.control.v1.HeldHeadR\x05heads\"\x9c\x01\n" +
 	"\bHeldHead\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06extent\x18\x03 \x01(\x05R\x06extent\x12)\n" +
-	"\x10acknowledged_end\x18\x04 \x01(\x03R\x0facknowledgedEnd\"4\n" +
+	"\x10acknowledged_end\x18\x04 \x01(\x03R\x0facknowledgedEnd\x12\x19\n" +
+	"\bseen_end\x18\x05 \x01(\x03R\aseenEnd\"4\n" +
 	"\aDrained\x12)\n" +
 	"\x10connections_left\x18\x01 \x01(\x05R\x0fconnectionsLeft\"\x95\x03\n" +
 	"\x0eAttachResponse\x12)\n" +

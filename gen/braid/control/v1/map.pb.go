@@ -757,7 +757,17 @@ type ExtentEntry struct {
 	Epochs []*EpochEntry     `protobuf:"bytes,9,rep,name=epochs,proto3" json:"epochs,omitempty"`
 	// Physical offset of the first opening mark: from there to start lie the producers
 	// that the extent before knew; 0 = none.
-	Opening       int64 `protobuf:"varint,10,opt,name=opening,proto3" json:"opening,omitempty"`
+	Opening int64 `protobuf:"varint,10,opt,name=opening,proto3" json:"opening,omitempty"`
+	// Of an extent whose cluster failed: the physical offset after the last record that a
+	// reader may have been given, and after the last one that was acknowledged.
+	Seen         int64 `protobuf:"varint,11,opt,name=seen,proto3" json:"seen,omitempty"`
+	Acknowledged int64 `protobuf:"varint,12,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// Of an extent whose cluster failed and came back: the physical offset of the seal, if
+	// it is not the end. What lies between was appended again to a later extent.
+	Seal int64 `protobuf:"varint,13,opt,name=seal,proto3" json:"seal,omitempty"`
+	// Below the end, and not part of the extent: its producers have sent it again to a
+	// later one.
+	Hidden        []*HiddenEntry `protobuf:"bytes,14,rep,name=hidden,proto3" json:"hidden,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -862,6 +872,88 @@ func (x *ExtentEntry) GetOpening() int64 {
 	return 0
 }
 
+func (x *ExtentEntry) GetSeen() int64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *ExtentEntry) GetAcknowledged() int64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+func (x *ExtentEntry) GetSeal() int64 {
+	if x != nil {
+		return x.Seal
+	}
+	return 0
+}
+
+func (x *ExtentEntry) GetHidden() []*HiddenEntry {
+	if x != nil {
+		return x.Hidden
+	}
+	return nil
+}
+
+// A range of physical offsets.
+type HiddenEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  int64                  `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Exclusive.
+	To            int64 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HiddenEntry) Reset() {
+	*x = HiddenEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HiddenEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HiddenEntry) ProtoMessage() {}
+
+func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HiddenEntry.ProtoReflect.Descriptor instead.
+func (*HiddenEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HiddenEntry) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *HiddenEntry) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
 // From this physical leader epoch on, batches carry the logical one.
 type EpochEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -873,7 +965,7 @@ type EpochEntry struct {
 
 func (x *EpochEntry) Reset() {
 	*x = EpochEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +977,7 @@ func (x *EpochEntry) String() string {
 func (*EpochEntry) ProtoMessage() {}
 
 func (x *EpochEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +990,7 @@ func (x *EpochEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochEntry.ProtoReflect.Descriptor instead.
 func (*EpochEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EpochEntry) GetPhysical() int32 {
@@ -979,7 +1071,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x127\n" +
-	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xc6\x03\n" +
+	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xc9\x04\n" +
 	"\vExtentEntry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12%\n" +
@@ -991,14 +1083,21 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\x0e2#.braid.control.v1.ExtentEntry.StateR\x05state\x124\n" +
 	"\x06epochs\x18\t \x03(\v2\x1c.braid.control.v1.EpochEntryR\x06epochs\x12\x18\n" +
 	"\aopening\x18\n" +
-	" \x01(\x03R\aopening\"h\n" +
+	" \x01(\x03R\aopening\x12\x12\n" +
+	"\x04seen\x18\v \x01(\x03R\x04seen\x12\"\n" +
+	"\facknowledged\x18\f \x01(\x03R\facknowledged\x12\x12\n" +
+	"\x04seal\x18\r \x01(\x03R\x04seal\x125\n" +
+	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\"h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"STATE_OPEN\x10\x01\x12\x11\n" +
 	"\rSTATE_SEALING\x10\x02\x12\x10\n" +
 	"\fSTATE_SEALED\x10\x03\x12\x13\n" +
-	"\x0fSTATE_SUSPENDED\x10\x04\"B\n" +
+	"\x0fSTATE_SUSPENDED\x10\x04\"1\n" +
+	"\vHiddenEntry\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x03R\x02to\"B\n" +
 	"\n" +
 	"EpochEntry\x12\x1a\n" +
 	"\bphysical\x18\x01 \x01(\x05R\bphysical\x12\x18\n" +
@@ -1018,7 +1117,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
@@ -1030,8 +1129,9 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*TopicEntry)(nil),      // 7: braid.control.v1.TopicEntry
 	(*PartitionEntry)(nil),  // 8: braid.control.v1.PartitionEntry
 	(*ExtentEntry)(nil),     // 9: braid.control.v1.ExtentEntry
-	(*EpochEntry)(nil),      // 10: braid.control.v1.EpochEntry
-	nil,                     // 11: braid.control.v1.TopicEntry.ConfigEntry
+	(*HiddenEntry)(nil),     // 10: braid.control.v1.HiddenEntry
+	(*EpochEntry)(nil),      // 11: braid.control.v1.EpochEntry
+	nil,                     // 12: braid.control.v1.TopicEntry.ConfigEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
@@ -1041,15 +1141,16 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	8,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
 	0,  // 5: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
 	1,  // 6: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	11, // 7: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	12, // 7: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
 	9,  // 8: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
 	2,  // 9: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	10, // 10: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	11, // 10: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	10, // 11: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1070,7 +1171,7 @@ func file_braid_control_v1_map_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
