@@ -105,6 +105,30 @@ func (t *term) collect(ctx context.Context) {
 	}
 }
 
+// lookAgainTimeout bounds the second look at a cluster that was away at the last one.
+const lookAgainTimeout = time.Second
+
+// awayNow returns the clusters that do not answer, after another look at those that
+// did not at the last one: nothing is refused for what was true some seconds ago.
+func (t *term) awayNow(ctx context.Context) map[federation.ClusterName]bool {
+	m := t.current()
+	ctx, cancel := context.WithTimeout(ctx, min(lookAgainTimeout, t.cfg.ProbeTimeout))
+	defer cancel()
+	var wg sync.WaitGroup
+	for name := range t.health.away() {
+		if c := m.Clusters[name]; c == nil || c.State == federation.ClusterFailed {
+			continue
+		}
+		wg.Go(func() {
+			if s := t.lookAt(ctx, name, nil); s.err == nil {
+				t.judge(m, s)
+			}
+		})
+	}
+	wg.Wait()
+	return t.health.away()
+}
+
 // A sighting is what a look at one cluster brought.
 type sighting struct {
 	cluster federation.ClusterName

@@ -202,6 +202,14 @@ func TestClusterAlarms(t *testing.T) {
 	requireKind(t, federation.ClusterUnavailable, err)
 
 	// Another cluster answers at the addresses.
+	kafkaAt(t, addresses, "another")
+	alarm("another Kafka cluster")
+	require.False(t, healthy())
+}
+
+// kafkaAt starts a cluster at the addresses of one that was closed.
+func kafkaAt(t *testing.T, addresses []string, id string) {
+	t.Helper()
 	var ports []int
 	for _, address := range addresses {
 		_, port, err := net.SplitHostPort(address)
@@ -210,11 +218,34 @@ func TestClusterAlarms(t *testing.T) {
 		require.NoError(t, err)
 		ports = append(ports, n)
 	}
-	other, err := kfake.NewCluster(kfake.Ports(ports...), kfake.ClusterID("another"))
+	k, err := kfake.NewCluster(kfake.Ports(ports...), kfake.ClusterID(id))
 	require.NoError(t, err)
-	defer other.Close()
-	alarm("another Kafka cluster")
-	require.False(t, healthy())
+	t.Cleanup(k.Close)
+}
+
+// A cluster that was away takes what it is asked to take as soon as it is back, not
+// only after the next look.
+func TestClusterThatIsBackTakesTopicsAtOnce(t *testing.T) {
+	w := newWorld(t, "a")
+	seldom := func(c *controller.Config) { c.CollectInterval = time.Hour }
+	n := w.controller(t, "c1", seldom)
+	w.addClusters(t, adminOf(t, n.url))
+	addresses := w.kafka["a"].ListenAddrs()
+	n.shutdown()
+	w.kafka["a"].Close()
+
+	n = w.controller(t, "c2", seldom)
+	a := adminOf(t, n.url)
+	require.Eventually(t, func() bool {
+		s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+		return err == nil && len(s.GetAlarms()) == 1
+	}, patience, 10*time.Millisecond, "the first look finds it away")
+	_, err := a.create(t.Context(), "orders", 1)
+	requireKind(t, federation.ClusterUnavailable, err)
+
+	kafkaAt(t, addresses, "kafka-a")
+	_, err = a.create(t.Context(), "orders", 1)
+	require.NoError(t, err)
 }
 
 func TestStatus(t *testing.T) {

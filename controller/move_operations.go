@@ -419,7 +419,7 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 	if err := decode(rec.Spec, &spec); err != nil {
 		return err
 	}
-	away := o.t.health.away()
+	away := o.t.awayNow(ctx)
 	_, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
 		switch c := m.Clusters[spec.Cluster]; {
 		case c == nil:

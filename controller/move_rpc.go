@@ -112,7 +112,8 @@ func moveProtos(plans ...planner.MovePlan) []*adminv1.HeadMove {
 // fit, and changes nothing.
 func (t *term) planMove(ctx context.Context, spec moveSpec, topic *federation.Topic) (planner.MovePlan, error) {
 	m := t.current()
-	existing, err := t.existing(ctx, m, topic)
+	away := t.awayNow(ctx)
+	existing, err := t.existing(ctx, m, away, topic)
 	if err != nil {
 		return planner.MovePlan{}, err
 	}
@@ -122,14 +123,14 @@ func (t *term) planMove(ctx context.Context, spec moveSpec, topic *federation.To
 		var plans []planner.MovePlan
 		plans, err = planner.Drain(m, spec.Drain, func(x *federation.Topic) map[federation.ClusterName]int32 {
 			return existing[x.Name]
-		}, t.health.away())
+		}, away)
 		if i := slices.IndexFunc(plans, func(p planner.MovePlan) bool { return p.Topic == topic.Name }); i >= 0 {
 			plan = plans[i]
 		}
 	case len(spec.Partitions) > 0:
-		plan, err = planner.MoveTo(m, topic.Name, spec.Partitions, spec.Clusters[0], existing[topic.Name], t.health.away())
+		plan, err = planner.MoveTo(m, topic.Name, spec.Partitions, spec.Clusters[0], existing[topic.Name], away)
 	default:
-		plan, err = planner.Expand(m, topic.Name, spec.Clusters, existing[topic.Name], t.health.away())
+		plan, err = planner.Expand(m, topic.Name, spec.Clusters, existing[topic.Name], away)
 	}
 	if err != nil {
 		return planner.MovePlan{}, err
@@ -140,8 +141,7 @@ func (t *term) planMove(ctx context.Context, spec moveSpec, topic *federation.To
 // existing asks the clusters that may take heads how many partitions the physical
 // topics of topics have there: a partition that an earlier move has begun to use is
 // never used again.
-func (t *term) existing(ctx context.Context, m *federation.Map, topics ...*federation.Topic) (map[federation.TopicName]map[federation.ClusterName]int32, error) {
-	away := t.health.away()
+func (t *term) existing(ctx context.Context, m *federation.Map, away map[federation.ClusterName]bool, topics ...*federation.Topic) (map[federation.TopicName]map[federation.ClusterName]int32, error) {
 	var names []federation.ClusterName
 	for n, c := range m.Clusters {
 		if c.State == federation.ClusterActive && !away[n] {
@@ -220,11 +220,12 @@ func (c *Controller) drainCluster(ctx context.Context, req *adminv1.DrainCluster
 func (t *term) planDrain(ctx context.Context, cluster federation.ClusterName) ([]planner.MovePlan, error) {
 	m := t.current()
 	topics, _, _ := topicsWithHeads(m, cluster)
-	existing, err := t.existing(ctx, m, topics...)
+	away := t.awayNow(ctx)
+	existing, err := t.existing(ctx, m, away, topics...)
 	if err != nil {
 		return nil, err
 	}
-	plans, err := planner.Drain(m, cluster, func(x *federation.Topic) map[federation.ClusterName]int32 { return existing[x.Name] }, t.health.away())
+	plans, err := planner.Drain(m, cluster, func(x *federation.Topic) map[federation.ClusterName]int32 { return existing[x.Name] }, away)
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func (t *term) planCreate(ctx context.Context, s createSpec, generation int32) (
 	}
 	plan, err := planner.Create(m, planner.Spec{
 		Name: s.Name, Partitions: s.Partitions, Generation: generation, Clusters: s.Clusters, Weights: s.Weights,
-	}, t.health.away())
+	}, t.awayNow(ctx))
 	if err != nil {
 		return planner.Plan{}, err
 	}
@@ -268,11 +268,12 @@ func (t *term) planGrow(ctx context.Context, s growSpec) (planner.Plan, error) {
 	case int(s.Total) <= len(topic.Partitions):
 		return planner.Plan{}, federation.Errorf(federation.InvalidPartitionCount, "topic %q has %d partitions; %d would not be more", s.Name, len(topic.Partitions), s.Total)
 	}
-	existing, err := t.existing(ctx, m, topic)
+	away := t.awayNow(ctx)
+	existing, err := t.existing(ctx, m, away, topic)
 	if err != nil {
 		return planner.Plan{}, err
 	}
-	plan, err := planner.Grow(m, topic, s.Total, existing[topic.Name], t.health.away())
+	plan, err := planner.Grow(m, topic, s.Total, existing[topic.Name], away)
 	if err != nil {
 		return planner.Plan{}, err
 	}
