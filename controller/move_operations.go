@@ -428,7 +428,7 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 			return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q failed: its heads cannot be sealed", spec.Cluster)
 		case c.State != federation.ClusterDraining:
 			// Another drain can have begun since this one was asked for.
-			if _, err := planner.Drain(m, spec.Cluster, nil, away); err != nil {
+			if _, err := planner.Drain(m, spec.Cluster, nil, away, nil); err != nil {
 				return nil, err
 			}
 		}

@@ -48,8 +48,9 @@ type MovePlan struct {
 // can be reached, whatever lies on those that cannot.
 //
 // existing is how many partitions the topic's PhysicalName has on each cluster
-// right now. Heads go to partitions that never existed before only.
-func Expand(m *federation.Map, topic federation.TopicName, clusters []federation.ClusterName, existing map[federation.ClusterName]int32, away map[federation.ClusterName]bool) (MovePlan, error) {
+// right now. Heads go to partitions that never existed before only. How many heads
+// go where is a matter of the weights alone; which ones do, of their load.
+func Expand(m *federation.Map, topic federation.TopicName, clusters []federation.ClusterName, existing map[federation.ClusterName]int32, away map[federation.ClusterName]bool, load Load) (MovePlan, error) {
 	t := m.Topic(topic)
 	if t == nil {
 		return MovePlan{}, errUnknownTopic(topic)
@@ -70,7 +71,7 @@ func Expand(m *federation.Map, topic federation.TopicName, clusters []federation
 	if len(targets) == 0 {
 		return MovePlan{}, errNoTarget(topic, missing)
 	}
-	b := newBoard(m, targets, t)
+	b := newBoard(m, targets, load, t)
 	b.aim(t, existing)
 
 	// How many heads each cluster may part with.
@@ -86,11 +87,9 @@ func Expand(m *federation.Map, topic federation.TopicName, clusters []federation
 	for _, x := range targets {
 		over[x.name] = max(0, x.had-x.topicHeads)
 	}
-	// Those go that moved the least, so that no chain gets longer than it must.
 	var leaving []*federation.Partition
 	for name, n := range over {
-		slices.SortStableFunc(movable[name], func(a, b *federation.Partition) int { return cmp.Compare(len(a.Extents), len(b.Extents)) })
-		leaving = append(leaving, movable[name][:n]...)
+		leaving = append(leaving, b.leave(name, movable[name], n)...)
 	}
 	slices.SortFunc(leaving, func(a, b *federation.Partition) int { return cmp.Compare(a.Number, b.Number) })
 	// What a cluster lacks is given to it again, head by head.
@@ -139,7 +138,7 @@ func MoveTo(m *federation.Map, topic federation.TopicName, partitions []federati
 		return MovePlan{}, federation.Errorf(federation.UnknownPartition, "topic %q has partitions 0 to %d, not %s", topic, len(t.Partitions)-1, handful(unknown))
 	}
 	targets := []*target{{name: cluster, weight: 1, room: int64(len(leaving))}}
-	b := newBoard(m, targets, t)
+	b := newBoard(m, targets, nil, t)
 	b.aim(t, existing)
 	return b.plan(t, leaving, targets), nil
 }
@@ -148,7 +147,7 @@ func MoveTo(m *federation.Map, topic federation.TopicName, partitions []federati
 // topic that has some there, by name. They go to the other clusters that their
 // topic may use, where the topic, then all topics, have the fewest for the
 // weight. existing is asked about these topics only.
-func Drain(m *federation.Map, cluster federation.ClusterName, existing func(topic *federation.Topic) map[federation.ClusterName]int32, away map[federation.ClusterName]bool) ([]MovePlan, error) {
+func Drain(m *federation.Map, cluster federation.ClusterName, existing func(topic *federation.Topic) map[federation.ClusterName]int32, away map[federation.ClusterName]bool, load Load) ([]MovePlan, error) {
 	c := m.Clusters[cluster]
 	switch {
 	case c == nil:
@@ -186,7 +185,7 @@ func Drain(m *federation.Map, cluster federation.ClusterName, existing func(topi
 	if err := stuck.err(cluster); err != nil {
 		return nil, err
 	}
-	b := newBoard(m, targets, drained...)
+	b := newBoard(m, targets, load, drained...)
 	plans := make([]MovePlan, 0, len(drained))
 	for _, t := range drained {
 		var has map[federation.ClusterName]int32
@@ -244,6 +243,7 @@ type board struct {
 	// foreign is 1 + the highest partition of a physical topic that another logical
 	// topic than its own uses; hardly ever is there one.
 	foreign map[physicalName]int32
+	load    Load
 }
 
 type physicalName struct {
@@ -251,8 +251,9 @@ type physicalName struct {
 	topic   string
 }
 
-func newBoard(m *federation.Map, targets []*target, topics ...*federation.Topic) *board {
-	b := &board{m: m, targets: targets, byName: countHeads(m, targets), foreign: make(map[physicalName]int32)}
+func newBoard(m *federation.Map, targets []*target, load Load, topics ...*federation.Topic) *board {
+	b := &board{m: m, targets: targets, byName: countHeads(m, targets), foreign: make(map[physicalName]int32), load: load}
+	b.countLoad()
 	names := make(map[string]bool, len(topics))
 	for _, t := range topics {
 		names[PhysicalName(m.LogicalCluster, t.Name, t.Generation)] = true
@@ -313,6 +314,7 @@ func (b *board) plan(t *federation.Topic, leaving []*federation.Partition, targe
 			targets = slices.DeleteFunc(slices.Clone(targets), func(x *target) bool { return x == best })
 		}
 	}
+	b.spreadLoad(plan.Moves)
 	plan.Topics = physicalTopics(b.targets, name)
 	return plan
 }

@@ -68,6 +68,16 @@ func (w *world) runMoves(t *testing.T, d *datadriven.TestData) (string, error) {
 			}},
 		}}})
 		return "", nil
+	case "load": // bytes/s of the partitions, in their order
+		w.load = planner.Load{}
+		for i, v := range names(d, "bytes") {
+			n, err := strconv.ParseInt(string(v), 10, 64)
+			require.NoError(t, err)
+			w.load[federation.TopicPartition{Topic: federation.TopicName(d.CmdArgs[0].Key), Partition: federation.LogicalPartition(i)}] = n
+		}
+		return "", nil
+	case "loads":
+		return w.loads(), nil
 	case "suspend":
 		topic, p := w.partition(t, d)
 		w.m = withHead(w.m, federation.TopicPartition{Topic: topic, Partition: p}, federation.ExtentSuspended)
@@ -137,7 +147,7 @@ func (w *world) planMoves(t *testing.T, d *datadriven.TestData) (string, error) 
 	plans, err := []planner.MovePlan(nil), error(nil)
 	switch d.Cmd {
 	case "expand":
-		plan, err = planner.Expand(w.m, topic, names(d, "clusters"), w.existing(w.m.Topic(topic)), w.away)
+		plan, err = planner.Expand(w.m, topic, names(d, "clusters"), w.existing(w.m.Topic(topic)), w.away, w.load)
 	case "move":
 		var to string
 		d.ScanArgs(t, "to", &to)
@@ -149,7 +159,7 @@ func (w *world) planMoves(t *testing.T, d *datadriven.TestData) (string, error) 
 		}
 		plan, err = planner.MoveTo(w.m, topic, partitions, federation.ClusterName(to), w.existing(w.m.Topic(topic)), w.away)
 	case "drain":
-		plans, err = planner.Drain(w.m, federation.ClusterName(name), w.existing, w.away)
+		plans, err = planner.Drain(w.m, federation.ClusterName(name), w.existing, w.away, w.load)
 	}
 	if err != nil {
 		return "", err
@@ -236,6 +246,17 @@ func (w *world) heads(topic federation.TopicName) string {
 		count[p.Head().Cluster]++
 	}
 	return fmt.Sprintln(count)
+}
+
+// loads sums up the load of each cluster.
+func (w *world) loads() string {
+	sum := make(map[federation.ClusterName]int64)
+	for _, topic := range w.m.Topics {
+		for _, p := range topic.Partitions {
+			sum[p.Head().Cluster] += w.load[federation.TopicPartition{Topic: topic.Name, Partition: p.Number}]
+		}
+	}
+	return fmt.Sprintln(sum)
 }
 
 func names(d *datadriven.TestData, key string) (out []federation.ClusterName) {

@@ -98,6 +98,7 @@ type target struct {
 	next       int32 // next free partition of the physical topic
 	exists     bool
 	used       bool
+	load       int64 // of all heads, in bytes/s
 }
 
 // eligible returns the targets of new heads. Clusters that the topic names must be able to take some.

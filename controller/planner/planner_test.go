@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 type world struct {
 	m    *federation.Map
 	away map[federation.ClusterName]bool
+	load planner.Load
 	// physical is how many partitions the physical topics have.
 	physical map[federation.ClusterName]map[string]int32
 	plans    []planner.MovePlan // the last ones made

@@ -126,8 +126,25 @@ func (w *randomWorld) step(t *testing.T) {
 	default:
 		w.expand(t)
 	}
+	w.changeLoad()
 	require.JSONEq(t, before, snapshot(t, old), "a map stays as it was")
 	w.check(t)
+}
+
+// changeLoad has plans look at other loads, or at none.
+func (w *randomWorld) changeLoad() {
+	w.load = nil
+	if w.rng.Intn(3) == 0 {
+		return
+	}
+	w.load = planner.Load{}
+	for _, topic := range w.m.Topics {
+		for i := range topic.Partitions {
+			if w.rng.Intn(2) == 0 {
+				w.load[federation.TopicPartition{Topic: topic.Name, Partition: federation.LogicalPartition(i)}] = w.rng.Int63n(1 << 30)
+			}
+		}
+	}
 }
 
 // suspendHeads is what a failover begins with; some heads are left as if the
@@ -234,7 +251,7 @@ func (w *randomWorld) moveTo(t *testing.T) {
 func (w *randomWorld) drain(t *testing.T) {
 	t.Helper()
 	name := w.someClusters(1)[0]
-	plans, err := planner.Drain(w.m, name, w.existing, w.away)
+	plans, err := planner.Drain(w.m, name, w.existing, w.away, w.load)
 	nowhere := w.m.Clusters[name].State == federation.ClusterFailed || w.away[name]
 	for _, topic := range w.m.Topics {
 		fit := slices.DeleteFunc(w.targets(topic.Clusters), func(n federation.ClusterName) bool { return n == name })
@@ -271,7 +288,7 @@ func (w *randomWorld) expand(t *testing.T) {
 			limit = append(slices.Clone(limit), more...)
 		}
 	}
-	plan, err := planner.Expand(w.m, topic.Name, more, w.existing(topic), w.away)
+	plan, err := planner.Expand(w.m, topic.Name, more, w.existing(topic), w.away, w.load)
 	fit := w.targets(limit)
 	if err != nil {
 		bad := len(fit) == 0
@@ -310,7 +327,7 @@ func (w *randomWorld) expand(t *testing.T) {
 		next, err := planner.WithTopicClusters(w.m, topic.Name, more)
 		require.NoError(t, err)
 		w.m = next
-		again, err := planner.Expand(w.m, topic.Name, more, w.existing(topic), w.away)
+		again, err := planner.Expand(w.m, topic.Name, more, w.existing(topic), w.away, w.load)
 		require.NoError(t, err)
 		require.Empty(t, again.Moves)
 		require.Empty(t, again.Topics)
@@ -578,7 +595,7 @@ func BenchmarkExpand(b *testing.B) {
 		m = planner.WithCluster(m, &federation.Cluster{Name: federation.ClusterName(fmt.Sprint("new-", i)), Weight: 100, State: federation.ClusterActive})
 	}
 	for b.Loop() {
-		plan, err := planner.Expand(m, "t0", nil, nil, nil)
+		plan, err := planner.Expand(m, "t0", nil, nil, nil, nil)
 		if err != nil || len(plan.Moves) != 3000 {
 			b.Fatal(err, len(plan.Moves))
 		}
@@ -589,7 +606,7 @@ func BenchmarkExpand(b *testing.B) {
 func BenchmarkDrain(b *testing.B) {
 	m := bigMap(60, 60, 1, 5000)
 	for b.Loop() {
-		plans, err := planner.Drain(m, "cluster-07", nil, nil)
+		plans, err := planner.Drain(m, "cluster-07", nil, nil, nil)
 		if err != nil || len(plans) != 5000 {
 			b.Fatal(err, len(plans))
 		}
