@@ -353,6 +353,8 @@ func (a *attachment) handle(ctx context.Context, frame *controlv1.AttachRequest)
 		}
 	case *controlv1.AttachRequest_HeadsHeld:
 		return a.held(f.HeadsHeld)
+	case *controlv1.AttachRequest_Loads:
+		return a.loads(f.Loads)
 	case *controlv1.AttachRequest_Drained:
 		return a.drainedNow(ctx)
 	case *controlv1.AttachRequest_Register:

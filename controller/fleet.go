@@ -46,6 +46,7 @@ type session struct {
 	version     federation.MapVersion // applied
 	held        heldReport
 	connections int32
+	loads       planner.Load
 	drained     bool
 	over        bool // ended is closed
 }

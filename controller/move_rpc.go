@@ -123,14 +123,14 @@ func (t *term) planMove(ctx context.Context, spec moveSpec, topic *federation.To
 		var plans []planner.MovePlan
 		plans, err = planner.Drain(m, spec.Drain, func(x *federation.Topic) map[federation.ClusterName]int32 {
 			return existing[x.Name]
-		}, away)
+		}, away, t.fleet.load())
 		if i := slices.IndexFunc(plans, func(p planner.MovePlan) bool { return p.Topic == topic.Name }); i >= 0 {
 			plan = plans[i]
 		}
 	case len(spec.Partitions) > 0:
 		plan, err = planner.MoveTo(m, topic.Name, spec.Partitions, spec.Clusters[0], existing[topic.Name], away)
 	default:
-		plan, err = planner.Expand(m, topic.Name, spec.Clusters, existing[topic.Name], away)
+		plan, err = planner.Expand(m, topic.Name, spec.Clusters, existing[topic.Name], away, t.fleet.load())
 	}
 	if err != nil {
 		return planner.MovePlan{}, err
@@ -225,7 +225,7 @@ func (t *term) planDrain(ctx context.Context, cluster federation.ClusterName) ([
 	if err != nil {
 		return nil, err
 	}
-	plans, err := planner.Drain(m, cluster, func(x *federation.Topic) map[federation.ClusterName]int32 { return existing[x.Name] }, away)
+	plans, err := planner.Drain(m, cluster, func(x *federation.Topic) map[federation.ClusterName]int32 { return existing[x.Name] }, away, t.fleet.load())
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,13 @@ type Config struct {
 
 	// Load is asked at each beat for what the gateway carries; nil = nothing is told.
 	Load func() Load
+	// LoadInterval is how often the controller is told of the load of partitions; 10 s
+	// by default. LoadsMax bounds how many it is told of, the busiest ones; 10,000 by default.
+	LoadInterval time.Duration
+	LoadsMax     int
+	// Loads is asked for what was appended to partitions since it was asked last, in
+	// bytes; nil = nothing is told. It fails only with ctx.
+	Loads func(ctx context.Context) (map[federation.TopicPartition]int64, error)
 	// Hold is called with each map that has sealing heads: it returns when nothing is in
 	// flight to them. It fails only with ctx. nil = there are no appends.
 	Hold func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error)
@@ -75,6 +82,8 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.BeatMinInterval, 20*time.Millisecond)
 	setDefault(&c.LeadersMax, 10_000)
 	setDefault(&c.ColdStartRetry, 500*time.Millisecond)
+	setDefault(&c.LoadInterval, 10*time.Second)
+	setDefault(&c.LoadsMax, 10_000)
 }
 
 // Validate returns the first field that makes no sense.
@@ -91,6 +100,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("map watch: backoff of %s to %s makes no sense", c.BackoffMin, c.BackoffMax)
 	case c.AttachTimeout <= 0 || c.LeaseMargin <= 0 || c.BeatMinInterval <= 0 || c.ColdStartRetry <= 0:
 		return errors.New("map watch: attach timeout, lease margin, beat interval and cold start retry need to be above 0")
+	case c.LoadInterval <= 0 || c.LoadsMax < 1:
+		return errors.New("map watch: want a load interval above 0 and room for at least one load")
 	case c.SilenceFactor < 2 || c.LeadersMax < 1:
 		return errors.New("map watch: want a silence factor of at least 2 and room for at least one leader")
 	}

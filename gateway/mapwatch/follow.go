@@ -112,6 +112,7 @@ type link struct {
 	beat    time.Duration // the interval
 	partial wire.Assembler
 	held    chan *controlv1.HeadsHeld
+	loads   chan *controlv1.PartitionLoads
 	unacked bool // the current map was not acknowledged on this stream
 	giveUp  context.CancelFunc
 }
@@ -139,7 +140,7 @@ func (w *Watch) attach(ctx context.Context, url string) error {
 		_ = stream.CloseResponse()
 		reader.Wait()
 	}()
-	l := &link{Watch: w, stream: stream, held: make(chan *controlv1.HeadsHeld), giveUp: cancel, beat: beatIntervalDefault, began: time.Since(w.start)}
+	l := &link{Watch: w, stream: stream, held: make(chan *controlv1.HeadsHeld), loads: make(chan *controlv1.PartitionLoads), giveUp: cancel, beat: beatIntervalDefault, began: time.Since(w.start)}
 	// A controller that takes the connection but no data must not hold us.
 	watchdog := time.AfterFunc(w.cfg.AttachTimeout, cancel)
 	defer watchdog.Stop()
@@ -162,6 +163,7 @@ func (w *Watch) attach(ctx context.Context, url string) error {
 	})
 	reader.Go(func() { l.watchLeader(ctx) })
 	reader.Go(func() { l.holdHeads(ctx) })
+	reader.Go(func() { l.tellLoads(ctx) })
 	err = l.serve(ctx, in, watchdog)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return fmt.Errorf("the controller is silent: %w", err)
@@ -225,6 +227,11 @@ func (l *link) serve(ctx context.Context, in <-chan received, watchdog *time.Tim
 			continue
 		case h := <-l.held:
 			if err := l.stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_HeadsHeld{HeadsHeld: h}}); err != nil {
+				return err
+			}
+			continue
+		case p := <-l.loads:
+			if err := l.stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Loads{Loads: p}}); err != nil {
 				return err
 			}
 			continue

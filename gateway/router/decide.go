@@ -80,6 +80,7 @@ func (l *lane) doubted(p *partQueue, op *appendOp, err error) {
 // appended acknowledges an op.
 func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
 	p.attempts = 0
+	p.head.bytes += int64(len(op.batch))
 	if a.baseOffset >= 0 && op.acks == AcksAll {
 		p.head.acknowledged = max(p.head.acknowledged, federation.PhysicalOffset(a.baseOffset)+federation.PhysicalOffset(op.seq.count))
 	}

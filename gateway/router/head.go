@@ -61,6 +61,7 @@ type headState struct {
 	extent int32
 	// acknowledged is the physical offset after the last record that was acknowledged.
 	acknowledged federation.PhysicalOffset
+	bytes        int64 // acknowledged since the router was asked for its loads
 	known        map[int64]knownProducer
 	gone         bool      // another one is in its place
 	opening      *opening  // what was carried over; nil until it is loaded

@@ -117,6 +117,7 @@ func (w *wiring) watch(g *gatewayParts) error {
 	cfg.Hold = func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error) {
 		return g.router.Hold(ctx, m)
 	}
+	cfg.Loads = func(ctx context.Context) (map[federation.TopicPartition]int64, error) { return g.router.Loads(ctx) }
 	cfg.OnDrain = func(_ time.Duration, cause string) {
 		w.log.Info("the controller asks to drain", "cause", cause)
 		w.stop()

@@ -30,6 +30,7 @@ type AttachRequest struct {
 	//	*AttachRequest_MapApplied
 	//	*AttachRequest_HeadsHeld
 	//	*AttachRequest_Drained
+	//	*AttachRequest_Loads
 	Frame         isAttachRequest_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -117,6 +118,15 @@ func (x *AttachRequest) GetDrained() *Drained {
 	return nil
 }
 
+func (x *AttachRequest) GetLoads() *PartitionLoads {
+	if x != nil {
+		if x, ok := x.Frame.(*AttachRequest_Loads); ok {
+			return x.Loads
+		}
+	}
+	return nil
+}
+
 type isAttachRequest_Frame interface {
 	isAttachRequest_Frame()
 }
@@ -142,6 +152,10 @@ type AttachRequest_Drained struct {
 	Drained *Drained `protobuf:"bytes,6,opt,name=drained,proto3,oneof"`
 }
 
+type AttachRequest_Loads struct {
+	Loads *PartitionLoads `protobuf:"bytes,7,opt,name=loads,proto3,oneof"`
+}
+
 func (*AttachRequest_Register) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Beat) isAttachRequest_Frame() {}
@@ -151,6 +165,8 @@ func (*AttachRequest_MapApplied) isAttachRequest_Frame() {}
 func (*AttachRequest_HeadsHeld) isAttachRequest_Frame() {}
 
 func (*AttachRequest_Drained) isAttachRequest_Frame() {}
+
+func (*AttachRequest_Loads) isAttachRequest_Frame() {}
 
 type Register struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -623,6 +639,112 @@ func (x *HeldHead) GetSeenEnd() int64 {
 	return 0
 }
 
+// What was appended through the gateway of late; replaces what the frame before said.
+// Partitions with nothing are left out.
+type PartitionLoads struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partitions    []*PartitionLoad       `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionLoads) Reset() {
+	*x = PartitionLoads{}
+	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionLoads) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionLoads) ProtoMessage() {}
+
+func (x *PartitionLoads) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionLoads.ProtoReflect.Descriptor instead.
+func (*PartitionLoads) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PartitionLoads) GetPartitions() []*PartitionLoad {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type PartitionLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	BytesPerS     int64                  `protobuf:"varint,3,opt,name=bytes_per_s,json=bytesPerS,proto3" json:"bytes_per_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionLoad) Reset() {
+	*x = PartitionLoad{}
+	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionLoad) ProtoMessage() {}
+
+func (x *PartitionLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionLoad.ProtoReflect.Descriptor instead.
+func (*PartitionLoad) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PartitionLoad) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *PartitionLoad) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *PartitionLoad) GetBytesPerS() int64 {
+	if x != nil {
+		return x.BytesPerS
+	}
+	return 0
+}
+
 type Drained struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ConnectionsLeft int32                  `protobuf:"varint,1,opt,name=connections_left,json=connectionsLeft,proto3" json:"connections_left,omitempty"`
@@ -632,7 +754,7 @@ type Drained struct {
 
 func (x *Drained) Reset() {
 	*x = Drained{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	mi := &file_braid_control_v1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +766,7 @@ func (x *Drained) String() string {
 func (*Drained) ProtoMessage() {}
 
 func (x *Drained) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[7]
+	mi := &file_braid_control_v1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +779,7 @@ func (x *Drained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drained.ProtoReflect.Descriptor instead.
 func (*Drained) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Drained) GetConnectionsLeft() int32 {
@@ -686,7 +808,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	mi := &file_braid_control_v1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +820,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[8]
+	mi := &file_braid_control_v1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +833,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{8}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttachResponse) GetControllerEpoch() int64 {
@@ -836,7 +958,7 @@ type Registered struct {
 
 func (x *Registered) Reset() {
 	*x = Registered{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[9]
+	mi := &file_braid_control_v1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +970,7 @@ func (x *Registered) String() string {
 func (*Registered) ProtoMessage() {}
 
 func (x *Registered) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[9]
+	mi := &file_braid_control_v1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +983,7 @@ func (x *Registered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registered.ProtoReflect.Descriptor instead.
 func (*Registered) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{9}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Registered) GetBeatIntervalMs() int64 {
@@ -899,7 +1021,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[10]
+	mi := &file_braid_control_v1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1033,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[10]
+	mi := &file_braid_control_v1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1046,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{10}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Lease) GetAnswersSentMs() int64 {
@@ -954,7 +1076,7 @@ type MapSnapshot struct {
 
 func (x *MapSnapshot) Reset() {
 	*x = MapSnapshot{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[11]
+	mi := &file_braid_control_v1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1088,7 @@ func (x *MapSnapshot) String() string {
 func (*MapSnapshot) ProtoMessage() {}
 
 func (x *MapSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[11]
+	mi := &file_braid_control_v1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1101,7 @@ func (x *MapSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapSnapshot.ProtoReflect.Descriptor instead.
 func (*MapSnapshot) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{11}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MapSnapshot) GetVersion() int64 {
@@ -1022,7 +1144,7 @@ type MapDelta struct {
 
 func (x *MapDelta) Reset() {
 	*x = MapDelta{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[12]
+	mi := &file_braid_control_v1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1156,7 @@ func (x *MapDelta) String() string {
 func (*MapDelta) ProtoMessage() {}
 
 func (x *MapDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[12]
+	mi := &file_braid_control_v1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1169,7 @@ func (x *MapDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapDelta.ProtoReflect.Descriptor instead.
 func (*MapDelta) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{12}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MapDelta) GetFromVersion() int64 {
@@ -1089,7 +1211,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[13]
+	mi := &file_braid_control_v1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1223,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[13]
+	mi := &file_braid_control_v1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1236,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{13}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Drain) GetDeadlineMs() int64 {
@@ -1141,7 +1263,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_braid_control_v1_control_proto_msgTypes[14]
+	mi := &file_braid_control_v1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1275,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_control_proto_msgTypes[14]
+	mi := &file_braid_control_v1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1288,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{14}
+	return file_braid_control_v1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NotLeader) GetLeader() string {
@@ -1180,7 +1302,7 @@ var File_braid_control_v1_control_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1ebraid/control/v1/control.proto\x12\x10braid.control.v1\x1a\x1abraid/control/v1/map.proto\"\xb6\x02\n" +
+	"\x1ebraid/control/v1/control.proto\x12\x10braid.control.v1\x1a\x1abraid/control/v1/map.proto\"\xf0\x02\n" +
 	"\rAttachRequest\x128\n" +
 	"\bregister\x18\x01 \x01(\v2\x1a.braid.control.v1.RegisterH\x00R\bregister\x12,\n" +
 	"\x04beat\x18\x02 \x01(\v2\x16.braid.control.v1.BeatH\x00R\x04beat\x12?\n" +
@@ -1188,7 +1310,8 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"mapApplied\x12<\n" +
 	"\n" +
 	"heads_held\x18\x04 \x01(\v2\x1b.braid.control.v1.HeadsHeldH\x00R\theadsHeld\x125\n" +
-	"\adrained\x18\x06 \x01(\v2\x19.braid.control.v1.DrainedH\x00R\adrainedB\a\n" +
+	"\adrained\x18\x06 \x01(\v2\x19.braid.control.v1.DrainedH\x00R\adrained\x128\n" +
+	"\x05loads\x18\a \x01(\v2 .braid.control.v1.PartitionLoadsH\x00R\x05loadsB\a\n" +
 	"\x05frame\"\x97\x02\n" +
 	"\bRegister\x12\x1d\n" +
 	"\n" +
@@ -1232,7 +1355,15 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06extent\x18\x03 \x01(\x05R\x06extent\x12)\n" +
 	"\x10acknowledged_end\x18\x04 \x01(\x03R\x0facknowledgedEnd\x12\x19\n" +
-	"\bseen_end\x18\x05 \x01(\x03R\aseenEnd\"4\n" +
+	"\bseen_end\x18\x05 \x01(\x03R\aseenEnd\"Q\n" +
+	"\x0ePartitionLoads\x12?\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1f.braid.control.v1.PartitionLoadR\n" +
+	"partitions\"c\n" +
+	"\rPartitionLoad\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x1e\n" +
+	"\vbytes_per_s\x18\x03 \x01(\x03R\tbytesPerS\"4\n" +
 	"\aDrained\x12)\n" +
 	"\x10connections_left\x18\x01 \x01(\x05R\x0fconnectionsLeft\"\x95\x03\n" +
 	"\x0eAttachResponse\x12)\n" +
@@ -1289,7 +1420,7 @@ func file_braid_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_braid_control_v1_control_proto_rawDescData
 }
 
-var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_braid_control_v1_control_proto_goTypes = []any{
 	(*AttachRequest)(nil),  // 0: braid.control.v1.AttachRequest
 	(*Register)(nil),       // 1: braid.control.v1.Register
@@ -1298,40 +1429,44 @@ var file_braid_control_v1_control_proto_goTypes = []any{
 	(*MapApplied)(nil),     // 4: braid.control.v1.MapApplied
 	(*HeadsHeld)(nil),      // 5: braid.control.v1.HeadsHeld
 	(*HeldHead)(nil),       // 6: braid.control.v1.HeldHead
-	(*Drained)(nil),        // 7: braid.control.v1.Drained
-	(*AttachResponse)(nil), // 8: braid.control.v1.AttachResponse
-	(*Registered)(nil),     // 9: braid.control.v1.Registered
-	(*Lease)(nil),          // 10: braid.control.v1.Lease
-	(*MapSnapshot)(nil),    // 11: braid.control.v1.MapSnapshot
-	(*MapDelta)(nil),       // 12: braid.control.v1.MapDelta
-	(*Drain)(nil),          // 13: braid.control.v1.Drain
-	(*NotLeader)(nil),      // 14: braid.control.v1.NotLeader
-	(*MapEntry)(nil),       // 15: braid.control.v1.MapEntry
+	(*PartitionLoads)(nil), // 7: braid.control.v1.PartitionLoads
+	(*PartitionLoad)(nil),  // 8: braid.control.v1.PartitionLoad
+	(*Drained)(nil),        // 9: braid.control.v1.Drained
+	(*AttachResponse)(nil), // 10: braid.control.v1.AttachResponse
+	(*Registered)(nil),     // 11: braid.control.v1.Registered
+	(*Lease)(nil),          // 12: braid.control.v1.Lease
+	(*MapSnapshot)(nil),    // 13: braid.control.v1.MapSnapshot
+	(*MapDelta)(nil),       // 14: braid.control.v1.MapDelta
+	(*Drain)(nil),          // 15: braid.control.v1.Drain
+	(*NotLeader)(nil),      // 16: braid.control.v1.NotLeader
+	(*MapEntry)(nil),       // 17: braid.control.v1.MapEntry
 }
 var file_braid_control_v1_control_proto_depIdxs = []int32{
 	1,  // 0: braid.control.v1.AttachRequest.register:type_name -> braid.control.v1.Register
 	2,  // 1: braid.control.v1.AttachRequest.beat:type_name -> braid.control.v1.Beat
 	4,  // 2: braid.control.v1.AttachRequest.map_applied:type_name -> braid.control.v1.MapApplied
 	5,  // 3: braid.control.v1.AttachRequest.heads_held:type_name -> braid.control.v1.HeadsHeld
-	7,  // 4: braid.control.v1.AttachRequest.drained:type_name -> braid.control.v1.Drained
-	3,  // 5: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
-	6,  // 6: braid.control.v1.HeadsHeld.heads:type_name -> braid.control.v1.HeldHead
-	9,  // 7: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
-	10, // 8: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
-	11, // 9: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
-	12, // 10: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
-	13, // 11: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
-	14, // 12: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
-	10, // 13: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
-	15, // 14: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
-	15, // 15: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
-	0,  // 16: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
-	8,  // 17: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	9,  // 4: braid.control.v1.AttachRequest.drained:type_name -> braid.control.v1.Drained
+	7,  // 5: braid.control.v1.AttachRequest.loads:type_name -> braid.control.v1.PartitionLoads
+	3,  // 6: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
+	6,  // 7: braid.control.v1.HeadsHeld.heads:type_name -> braid.control.v1.HeldHead
+	8,  // 8: braid.control.v1.PartitionLoads.partitions:type_name -> braid.control.v1.PartitionLoad
+	11, // 9: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
+	12, // 10: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
+	13, // 11: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
+	14, // 12: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
+	15, // 13: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
+	16, // 14: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
+	12, // 15: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
+	17, // 16: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
+	17, // 17: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
+	0,  // 18: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
+	10, // 19: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_control_proto_init() }
@@ -1346,8 +1481,9 @@ func file_braid_control_v1_control_proto_init() {
 		(*AttachRequest_MapApplied)(nil),
 		(*AttachRequest_HeadsHeld)(nil),
 		(*AttachRequest_Drained)(nil),
+		(*AttachRequest_Loads)(nil),
 	}
-	file_braid_control_v1_control_proto_msgTypes[8].OneofWrappers = []any{
+	file_braid_control_v1_control_proto_msgTypes[10].OneofWrappers = []any{
 		(*AttachResponse_Registered)(nil),
 		(*AttachResponse_Lease)(nil),
 		(*AttachResponse_Snapshot)(nil),
@@ -1361,7 +1497,7 @@ func file_braid_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_control_proto_rawDesc), len(file_braid_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
