@@ -33,6 +33,8 @@ func WithSealing(m *federation.Map, moves []Move) (*federation.Map, error) {
 		switch {
 		case m.Clusters[v.To.Cluster] == nil:
 			return nil, federation.Errorf(federation.UnknownCluster, "%s: physical cluster %q was removed meanwhile", v.TopicPartition, v.To.Cluster)
+		case m.Clusters[v.To.Cluster].State == federation.ClusterFailed:
+			return nil, federation.Errorf(federation.ClusterUnavailable, "%s: physical cluster %q, where it was to go, failed meanwhile", v.TopicPartition, v.To.Cluster)
 		case !v.moves(h):
 			return nil, errChanged(v)
 		case h.State == federation.ExtentSuspended:

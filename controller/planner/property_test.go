@@ -36,11 +36,13 @@ type randomWorld struct {
 	rng *rand.Rand
 	// served says which physical partition was meant for which extent, ever.
 	served map[federation.PhysicalAddress]string
+	// failed are the extents that were failed over: behind them is a gap.
+	failed map[federation.PhysicalAddress]bool
 	epochs map[federation.TopicPartition]federation.LogicalEpoch
 }
 
 func newRandomWorld(rng *rand.Rand) *randomWorld {
-	w := &randomWorld{rng: rng, served: map[federation.PhysicalAddress]string{}, epochs: map[federation.TopicPartition]federation.LogicalEpoch{}}
+	w := &randomWorld{rng: rng, served: map[federation.PhysicalAddress]string{}, failed: map[federation.PhysicalAddress]bool{}, epochs: map[federation.TopicPartition]federation.LogicalEpoch{}}
 	w.away = map[federation.ClusterName]bool{}
 	w.physical = map[federation.ClusterName]map[string]int32{}
 	w.m = (&federation.Map{
@@ -98,7 +100,7 @@ func (w *randomWorld) step(t *testing.T) {
 	t.Helper()
 	before := snapshot(t, w.m)
 	old := w.m
-	switch w.rng.Intn(12) {
+	switch w.rng.Intn(15) {
 	case 0:
 		if len(w.m.Clusters) < 6 {
 			w.m = planner.WithCluster(w.m, &federation.Cluster{
@@ -123,6 +125,10 @@ func (w *randomWorld) step(t *testing.T) {
 		w.moveTo(t)
 	case 7:
 		w.drain(t)
+	case 8, 9:
+		w.failOver(t)
+	case 10:
+		w.restore(t)
 	default:
 		w.expand(t)
 	}
@@ -170,7 +176,9 @@ func (w *randomWorld) check(t *testing.T) {
 			w.epochs[tp] = p.Epoch
 			for i, e := range p.Extents {
 				require.Equal(t, fmt.Sprint(tp.Topic, tp.Partition, "/", e.Number), w.served[e.PhysicalAddress], "%s serves one extent, ever", e.PhysicalAddress)
-				if i > 0 {
+				if i > 0 && w.failed[p.Extents[i-1].PhysicalAddress] {
+					w.checkGap(t, tp, p.Extents[i-1], e)
+				} else if i > 0 {
 					end, ok := p.Extents[i-1].EndOffset()
 					require.True(t, ok)
 					require.Equal(t, end, e.Base, "%s: a hole or an overlap before extent %d", tp, e.Number)
@@ -219,7 +227,7 @@ func (w *randomWorld) expire(t *testing.T) {
 		for i, p := range topic.Partitions {
 			require.Same(t, w.m.Topics[name].Partitions[i].Head(), p.Head())
 			number, ok := expired[federation.TopicPartition{Topic: name, Partition: p.Number}]
-			require.True(t, !ok || len(p.Extents) == 1 || p.Extents[0].Number >= number)
+			require.True(t, !ok || len(p.Extents) == 1 || !p.Extents[0].Sealed() || p.Extents[0].Number >= number)
 		}
 	}
 	w.m = next
