@@ -105,7 +105,7 @@ func TestWhoMayStillAppend(t *testing.T) {
 	require.True(t, f.grant(g1, end))
 	tp := federation.TopicPartition{Topic: "orders", Partition: 3}
 	moves := []planner.Move{{TopicPartition: tp, Extent: 2}}
-	missing := func(now time.Time, want ...federation.GatewayID) map[federation.TopicPartition]federation.PhysicalOffset {
+	missing := func(now time.Time, want ...federation.GatewayID) heldEnds {
 		t.Helper()
 		ends, got, _ := f.held(v, moves, now)
 		require.Equal(t, want, sorted(got))
@@ -124,19 +124,19 @@ func TestWhoMayStillAppend(t *testing.T) {
 	f.hold(g2, v, head(1, 99))
 	missing(now, "g2") // another extent
 	f.hold(g2, v+1, head(2, 23))
-	require.EqualValues(t, 23, missing(now)[tp])
+	require.EqualValues(t, 23, missing(now)[tp].AcknowledgedEnd)
 	f.hold(g2, v, head(1, 99))
-	require.EqualValues(t, 23, missing(now)[tp], "an older report changes nothing")
+	require.EqualValues(t, 23, missing(now)[tp].AcknowledgedEnd, "an older report changes nothing")
 
 	// One that is cut off may go on until its lease ends, whatever it has said before:
 	// it can have missed that the heads were opened and sealed again.
 	f.lost(g1, time.Second)
 	missing(now, "g1")
-	require.EqualValues(t, 23, missing(end)[tp])
+	require.EqualValues(t, 23, missing(end)[tp].AcknowledgedEnd)
 
 	// One that comes back tells again.
 	back := f.attach("g1", "x", v)
 	missing(now, "g1")
 	f.hold(back, v+1, head(2, 31))
-	require.EqualValues(t, 31, missing(now)[tp])
+	require.EqualValues(t, 31, missing(now)[tp].AcknowledgedEnd)
 }

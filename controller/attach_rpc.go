@@ -20,6 +20,9 @@ import (
 // leadersMax bounds the leader epochs that are taken from one Beat.
 const leadersMax = 10_000
 
+// awayMax bounds the clusters that are taken from one Beat.
+const awayMax = 1000
+
 // refusalsMax bounds the snapshots that are sent to a peer that cannot apply them.
 const refusalsMax = 3
 
@@ -393,7 +396,11 @@ func (a *attachment) applied(ctx context.Context, v federation.MapVersion) {
 func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	s := a.session
 	if s != nil {
-		a.fleet.update(func() { s.connections = b.GetConnections() })
+		away := make(map[federation.ClusterName]bool)
+		for _, name := range b.GetAway()[:min(len(b.GetAway()), awayMax)] {
+			away[federation.ClusterName(name)] = true
+		}
+		a.fleet.update(func() { s.connections, s.away = b.GetConnections(), away })
 		a.applied(ctx, federation.MapVersion(b.GetMapVersion()))
 	}
 	if err := a.sendLease(b.GetSentMs()); err != nil {

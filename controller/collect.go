@@ -25,6 +25,9 @@ type clusterHealth struct {
 	healthy bool
 	brokers int32
 	detail  string
+	// silent tells that no broker answered, since a moment, without a break.
+	silent bool
+	since  time.Time
 }
 
 func newHealth() *health {
@@ -78,6 +81,12 @@ func (h *health) set(name federation.ClusterName, c clusterHealth) (changed bool
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	old, ok := h.clusters[name]
+	if c.silent {
+		c.since = time.Now()
+		if old.silent {
+			c.since = old.since
+		}
+	}
 	h.clusters[name] = c
 	return !ok || old.healthy != c.healthy
 }
@@ -172,6 +181,7 @@ func (t *term) look(ctx context.Context) {
 		}
 	}
 	t.health.keep(m)
+	t.tellFailed(m)
 	t.applySightings(ctx, seen, ids)
 }
 
@@ -240,7 +250,7 @@ func (t *term) lookAt(ctx context.Context, name federation.ClusterName, topics [
 // cluster that the map means.
 func (t *term) judge(m *federation.Map, s sighting) bool {
 	key := "cluster/" + string(s.cluster)
-	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers))}
+	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers)), silent: s.err != nil}
 	if s.err != nil {
 		c.detail = s.err.Error()
 		t.health.clear(key + "/missing") // not known

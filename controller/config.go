@@ -86,6 +86,13 @@ type Config struct {
 	// producers that do not use braid, while all gateways hold their appends; 200 ms by
 	// default.
 	DirectQuiet time.Duration
+	// FailoverAfter is how long a physical cluster must be away, for this controller and
+	// for most gateways, before it is failed over by itself; 0, the default, is never.
+	FailoverAfter time.Duration
+	// RestoreRecordsMax bounds the records of one suspended extent that are appended again
+	// when its cluster is back; if there are more, all stay where they are. 10,000,000 by
+	// default.
+	RestoreRecordsMax int64
 	// ProducerExpiry is how long a producer is carried from head to head that writes to
 	// none of them; 24 hours by default, as brokers remember producers
 	// (producer.id.expiration.ms).
@@ -134,6 +141,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.SealWait, 2*time.Second)
 	setDefault(&c.SealHeadsMax, 250)
 	setDefault(&c.DirectQuiet, 200*time.Millisecond)
+	setDefault(&c.RestoreRecordsMax, 10_000_000)
 	setDefault(&c.ProducerExpiry, 24*time.Hour)
 	setDefault(&c.OperationsMax, 256)
 	setDefault(&c.OperationsKeep, 500)
@@ -170,6 +178,10 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("controller: gateway lease %s: want more than the lease ttl and two beat intervals", c.GatewayLease)
 	case c.DefaultPartitions < 1 || c.PartitionsMax < c.DefaultPartitions:
 		return fmt.Errorf("controller: default partitions %d: want 1 to the maximum of %d", c.DefaultPartitions, c.PartitionsMax)
+	case c.FailoverAfter < 0:
+		return fmt.Errorf("controller: failover after %s: want 0 (never) or more", c.FailoverAfter)
+	case c.RestoreRecordsMax < 0:
+		return fmt.Errorf("controller: restore records max %d: want 0 or more", c.RestoreRecordsMax)
 	case c.SealHeadsMax < 1:
 		return errors.New("controller: at least one head must be sealed in a step")
 	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:

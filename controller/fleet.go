@@ -47,6 +47,7 @@ type session struct {
 	held        heldReport
 	connections int32
 	loads       planner.Load
+	away        map[federation.ClusterName]bool // as its last beat says
 	drained     bool
 	over        bool // ended is closed
 }

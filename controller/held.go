@@ -51,14 +51,16 @@ func (r *heldReport) holds(v federation.MapVersion, moves []planner.Move) bool {
 	})
 }
 
-// held returns the highest acknowledged offsets of heads that no gateway appends to
-// since map version v, or the gateways that may still append, and a channel that is
-// closed when that may have changed.
-func (f *fleet) held(v federation.MapVersion, moves []planner.Move, now time.Time) (map[federation.TopicPartition]federation.PhysicalOffset, []federation.GatewayID, <-chan struct{}) {
+// heldEnds are the highest ends that any gateway has told of heads.
+type heldEnds map[federation.TopicPartition]federation.HeldHead
+
+// held returns the ends of heads that no gateway appends to since map version v, or the
+// gateways that may still append, and a channel that is closed when that may have changed.
+func (f *fleet) held(v federation.MapVersion, moves []planner.Move, now time.Time) (heldEnds, []federation.GatewayID, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	missing, _ := f.unreachableLocked(now)
-	ends := make(map[federation.TopicPartition]federation.PhysicalOffset, len(moves))
+	ends := make(heldEnds, len(moves))
 	for _, s := range f.sessions {
 		// Also one without a lease: it may be granted one under the map that it has.
 		if !s.held.holds(v, moves) {
@@ -66,7 +68,9 @@ func (f *fleet) held(v federation.MapVersion, moves []planner.Move, now time.Tim
 			continue
 		}
 		for _, m := range moves {
-			ends[m.TopicPartition] = max(ends[m.TopicPartition], s.held.heads[m.TopicPartition].AcknowledgedEnd)
+			all, one := ends[m.TopicPartition], s.held.heads[m.TopicPartition]
+			all.AcknowledgedEnd, all.SeenEnd = max(all.AcknowledgedEnd, one.AcknowledgedEnd), max(all.SeenEnd, one.SeenEnd)
+			ends[m.TopicPartition] = all
 		}
 	}
 	return ends, missing, f.applied
@@ -117,6 +121,16 @@ func (t *term) awaitReachable(ctx context.Context, op *operation) error {
 // version, at most for SealWait, and returns what they have acknowledged, or the
 // gateways that are missing.
 func (t *term) awaitHeld(ctx context.Context, v federation.MapVersion, moves []planner.Move) (map[federation.TopicPartition]federation.PhysicalOffset, []federation.GatewayID) {
+	ends, missing := t.awaitHeldEnds(ctx, v, moves)
+	acknowledged := make(map[federation.TopicPartition]federation.PhysicalOffset, len(ends))
+	for tp, e := range ends {
+		acknowledged[tp] = e.AcknowledgedEnd
+	}
+	return acknowledged, missing
+}
+
+// awaitHeldEnds is awaitHeld that returns also what readers have been given.
+func (t *term) awaitHeldEnds(ctx context.Context, v federation.MapVersion, moves []planner.Move) (heldEnds, []federation.GatewayID) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.SealWait)
 	defer cancel()
 	for {

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
 )
 
@@ -26,6 +27,8 @@ type Metrics struct {
 	operations metric.Int64ObservableGauge
 	alarms     metric.Int64ObservableGauge
 	foreign    metric.Int64ObservableGauge
+	failed     metric.Int64ObservableGauge
+	suspended  metric.Int64ObservableGauge
 	applied    metric.Float64Histogram
 	sealed     metric.Float64Histogram
 }
@@ -47,11 +50,13 @@ const (
 //	braid.controller.operations          state: running, done, failed, cancelled
 //	braid.controller.alarms
 //	braid.controller.foreign.partitions
+//	braid.controller.failed.clusters
+//	braid.controller.suspended.extents
 //	braid.controller.seal.duration
 //	braid.controller.map.apply.duration
 func NewMetrics(meter metric.Meter, id string) (*Metrics, error) {
 	m := &Metrics{id: metric.WithAttributes(attributeID.String(id))}
-	var errs [11]error
+	var errs [13]error
 	gauge := func(i int, name, unit, description string) (g metric.Int64ObservableGauge) {
 		g, errs[i] = meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
 		return g
@@ -64,6 +69,8 @@ func NewMetrics(meter metric.Meter, id string) (*Metrics, error) {
 	m.operations = gauge(5, "braid.controller.operations", "{operation}", "Operations that are remembered, by state.")
 	m.alarms = gauge(6, "braid.controller.alarms", "{alarm}", "Alarms that are raised.")
 	m.foreign = gauge(9, "braid.controller.foreign.partitions", "{partition}", "Sealed physical partitions that somebody wrote to without braid.")
+	m.failed = gauge(11, "braid.controller.failed.clusters", "{cluster}", "Physical clusters that were failed over and are not restored.")
+	m.suspended = gauge(12, "braid.controller.suspended.extents", "{extent}", "Extents of failed clusters, whose records cannot be read until their cluster is restored.")
 	m.sealed, errs[10] = meter.Float64Histogram("braid.controller.seal.duration", metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 		metric.WithDescription("Time from the map that seals heads to the one that opens them elsewhere, for each step of a move: appends are held for so long."))
@@ -71,7 +78,7 @@ func NewMetrics(meter metric.Meter, id string) (*Metrics, error) {
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 		metric.WithDescription("Time from the publishing of a map to a gateway's word that it has applied it."))
 	m.registration, errs[8] = meter.RegisterCallback(m.observe,
-		m.leader, m.epoch, m.mapVersion, m.gateways, m.clusters, m.operations, m.alarms, m.foreign)
+		m.leader, m.epoch, m.mapVersion, m.gateways, m.clusters, m.operations, m.alarms, m.foreign, m.failed, m.suspended)
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("controller metrics: %w", err)
@@ -122,6 +129,9 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	o.ObserveInt64(m.mapVersion, int64(t.current().Version), m.id)
 	o.ObserveInt64(m.alarms, int64(len(t.health.listAlarms())), m.id)
 	o.ObserveInt64(m.foreign, t.foreign.Load(), m.id)
+	clusters, extents := failedClusters(t.current())
+	o.ObserveInt64(m.failed, clusters, m.id)
+	o.ObserveInt64(m.suspended, extents, m.id)
 	for g, states := range map[metric.Int64ObservableGauge]map[string]int64{
 		m.gateways: t.gatewayStates(), m.clusters: t.clusterStates(), m.operations: t.ops.states(),
 	} {
@@ -159,6 +169,18 @@ func (t *term) clusterStates() map[string]int64 {
 		}
 	}
 	return out
+}
+
+// failedClusters counts the clusters that failed, and the suspended extents.
+func failedClusters(m *federation.Map) (clusters, extents int64) {
+	for name, c := range m.Clusters {
+		if c.State == federation.ClusterFailed {
+			clusters++
+		}
+		n, _ := planner.Suspended(m, name)
+		extents += int64(n)
+	}
+	return clusters, extents
 }
 
 func (o *operations) states() map[string]int64 {

@@ -81,6 +81,8 @@ func TestMetricsSayHowTheFleetIs(t *testing.T) {
 		"braid.controller.operations c1 cancelled": 0,
 		"braid.controller.alarms c1":               1,
 		"braid.controller.foreign.partitions c1":   0,
+		"braid.controller.failed.clusters c1":      0,
+		"braid.controller.suspended.extents c1":    0,
 	}
 	require.Eventually(t, func() bool {
 		got := collected(t, reader)

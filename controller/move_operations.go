@@ -160,8 +160,13 @@ func (o *operations) planMove(ctx context.Context, spec moveSpec, topic *federat
 	if err != nil {
 		return err
 	}
-	*state = moveState{Planned: true, Plan: plan, Producer: mark.ProducerID(id), Total: len(plan.Moves)}
+	*state = newMoveState(plan, id)
 	return nil
+}
+
+// newMoveState is the state of what has just been planned; id is for its marks.
+func newMoveState(plan planner.MovePlan, id int64) moveState {
+	return moveState{Planned: true, Plan: plan, Producer: mark.ProducerID(id), Total: len(plan.Moves)}
 }
 
 // producerID takes a producer id for marks.
@@ -342,11 +347,17 @@ func (o *operations) endHeads(ctx context.Context, op *operation, s *sealer, sta
 		if err := o.dropMoved(s, state); err != nil {
 			return err
 		}
+		if failure := o.passFailed(ctx, op, s, state); failure != nil {
+			if final := o.heldUp(ctx, alarm, s, state, attempt, failure); final != nil {
+				return final
+			}
+			continue
+		}
 		acknowledged := make(map[federation.TopicPartition]federation.PhysicalOffset)
 		for i, h := range state.Heads[:state.Ending] {
 			acknowledged[h.TopicPartition] = state.Acknowledged[i]
 		}
-		call, cancel := context.WithTimeout(ctx, o.t.cfg.StepTimeout)
+		call, cancel := o.t.untilFailed(ctx, clustersOf(state.Heads[:state.Ending]))
 		moved, failure := s.end(call, state.Heads[:state.Ending], acknowledged)
 		cancel()
 		if ctx.Err() != nil {
@@ -369,11 +380,23 @@ func (o *operations) endHeads(ctx context.Context, op *operation, s *sealer, sta
 			}
 		}
 		if failure != nil {
-			o.t.health.alarm(alarm, "topic %q: %d heads are held and can be neither moved nor opened again until their physical clusters answer: %v", s.topic.Name, state.Ending, failure)
-			o.t.log.Warn("heads could not be moved yet; it is tried again", "heads", state.Ending, "err", failure)
-			sleep(ctx, backoff(attempt))
+			if final := o.heldUp(ctx, alarm, s, state, attempt, failure); final != nil {
+				return final
+			}
 		}
 	}
+	return nil
+}
+
+// heldUp tells that heads which have no way back cannot move now, and waits a moment.
+// It returns an error only if this leader cannot go on at all.
+func (o *operations) heldUp(ctx context.Context, alarm string, s *sealer, state *moveState, attempt int, failure error) error {
+	if k := federation.KindOf(failure); ctx.Err() != nil || k == federation.NotLeader || k == federation.UnknownTopic {
+		return firstOf(ctx.Err(), failure)
+	}
+	o.t.health.alarm(alarm, "topic %q: %d heads are held and can be neither moved nor opened again until their physical clusters answer, or are given up (`braid cluster fail`): %v", s.topic.Name, state.Ending, failure)
+	o.t.log.Warn("heads could not be moved yet; it is tried again", "heads", state.Ending, "err", failure)
+	sleep(ctx, backoff(attempt))
 	return nil
 }
 
@@ -442,6 +465,9 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 			// An earlier leader may have begun some.
 			return firstOf(o.cancelChildren(ctx, rec.ID), err)
 		}
+		if o.t.failed(spec.Cluster) {
+			return errDrainFailed(spec.Cluster)
+		}
 		topics, heads, extents := topicsWithHeads(o.t.current(), spec.Cluster)
 		op.step("move", 0, int64(heads), fmt.Sprintf("%d topics have heads on %s", len(topics), spec.Cluster))
 		if len(topics) == 0 && (!spec.WaitEmpty || extents == 0) {
@@ -469,8 +495,8 @@ func (o *operations) drainCluster(ctx context.Context, op *operation) error {
 	}
 }
 
-// childPrefix is what the request ids of the operations begin with that a drain has
-// begun: after a change of leaders they are found again.
+// childPrefix is what the request ids of the operations begin with that an operation on a
+// cluster has begun: after a change of leaders they are found again.
 func childPrefix(id string) string { return "drain-" + id + "-" }
 
 // cancelChildren cancels the operations that a drain has begun, and waits for their end.

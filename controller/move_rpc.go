@@ -197,7 +197,7 @@ func (c *Controller) drainCluster(ctx context.Context, req *adminv1.DrainCluster
 			return out, nil
 		}
 	}
-	op, err := t.ops.start(ctx, kindDrainCluster, "clusters/"+string(cluster.Name), req.GetRequestId(), drainSpec{Cluster: cluster.Name, WaitEmpty: req.GetWaitEmpty()})
+	op, err := t.ops.start(ctx, kindDrainCluster, clusterTarget(cluster.Name), req.GetRequestId(), drainSpec{Cluster: cluster.Name, WaitEmpty: req.GetWaitEmpty()})
 	if err != nil {
 		return nil, err
 	}
@@ -235,38 +235,4 @@ func (t *term) planDrain(ctx context.Context, cluster federation.ClusterName) ([
 		}
 	}
 	return plans, nil
-}
-
-// RestoreCluster lets a draining cluster take heads again.
-func (s *clusterService) RestoreCluster(ctx context.Context, req *adminv1.RestoreClusterRequest) (*adminv1.RestoreClusterResponse, error) {
-	out, err := s.c.restoreCluster(ctx, req.GetName())
-	if err != nil {
-		return nil, rpcerror.Error(err)
-	}
-	return &adminv1.RestoreClusterResponse{Cluster: out}, nil
-}
-
-func (c *Controller) restoreCluster(ctx context.Context, name string) (*adminv1.Cluster, error) {
-	t, cluster, err := c.findCluster(name)
-	if err != nil {
-		return nil, err
-	}
-	release, _, err := t.ops.reserve("restore-cluster", "clusters/"+string(cluster.Name), "")
-	if err != nil {
-		return nil, err
-	}
-	defer release(nil)
-	m, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
-		switch c := m.Clusters[cluster.Name]; {
-		case c == nil:
-			return nil, errUnknownCluster(cluster.Name)
-		case c.State == federation.ClusterFailed:
-			return nil, federation.Errorf(federation.PolicyViolation, "physical cluster %q failed; it cannot be restored yet", cluster.Name)
-		}
-		return planner.WithClusterState(m, cluster.Name, federation.ClusterActive)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return t.clusterProto(m, m.Clusters[cluster.Name]), nil
 }

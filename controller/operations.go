@@ -23,6 +23,13 @@ const (
 	kindMoveHeads    = "move-heads"
 	kindDrainCluster = "drain-cluster"
 	kindAdoptTopic   = "adopt-topic"
+	// kindFailoverCluster gives a cluster up, with a kindFailoverTopic for each topic that
+	// has heads there; kindRestoreCluster takes it back, with a kindRestoreTopic for each
+	// topic that has suspended extents there.
+	kindFailoverCluster = "failover-cluster"
+	kindFailoverTopic   = "failover-topic"
+	kindRestoreCluster  = "restore-cluster"
+	kindRestoreTopic    = "restore-topic"
 )
 
 // errorCancelled is the name under which a cancelled operation keeps its error;
@@ -44,6 +51,7 @@ type operations struct {
 	mu      sync.Mutex // guards the following
 	all     map[string]*operation
 	targets map[string]*operation // who works on a target; nil while one is being created
+	wants   map[string]int        // targets that failovers wait for
 }
 
 // An operation is one of them. Its record is guarded by the mutex.
@@ -52,6 +60,7 @@ type operation struct {
 	rec     redisstore.Operation
 	changed chan struct{}            // closed at each change of rec
 	cancel  chan struct{}            // closed when somebody asks for its end
+	cause   error                    // why it is to end, if nobody cancelled it; guarded by the mutex
 	ended   chan struct{}            // closed when rec.Done is set
 	needs   []federation.ClusterName // that heads move to; guarded by the mutex
 }
@@ -62,6 +71,7 @@ func newOperations(t *term) *operations {
 		launch:  make(chan *operation, t.cfg.OperationsMax),
 		all:     make(map[string]*operation),
 		targets: make(map[string]*operation),
+		wants:   make(map[string]int),
 	}
 }
 
@@ -88,8 +98,11 @@ func (o *operations) load(recs []redisstore.Operation) {
 		if rec.Done {
 			continue
 		}
+		if rec.Kind == kindRestoreTopic {
+			continue // it takes its topic when that is its turn
+		}
 		o.targets[rec.Target] = op
-		if rec.Kind == kindMoveHeads {
+		if rec.Kind == kindMoveHeads || rec.Kind == kindFailoverTopic {
 			var state moveState
 			if decode(rec.State, &state) == nil { // else the operation tells
 				op.uses(state.clusters())
@@ -254,6 +267,50 @@ func (o *operations) free(op *operation) {
 	}
 }
 
+// take gives an operation its target, when it is idle and no failover waits for it.
+func (o *operations) take(ctx context.Context, op *operation) error {
+	rec, _ := op.record()
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		o.mu.Lock()
+		at, busy := o.targets[rec.Target]
+		free := (!busy || at == op) && o.wants[rec.Target] == 0
+		if free {
+			o.targets[rec.Target] = op
+		} else if at == op {
+			delete(o.targets, rec.Target)
+		}
+		o.mu.Unlock()
+		if free {
+			return nil
+		}
+		sleep(ctx, backoff(attempt))
+	}
+	return ctx.Err()
+}
+
+// want notes that a failover waits for a target, until the function that it returns is
+// called.
+func (o *operations) want(target string) (got func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.wants[target]++
+	return func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.wants[target]--; o.wants[target] == 0 {
+			delete(o.wants, target)
+		}
+	}
+}
+
+// wanted reports whether a failover waits for the target of an operation.
+func (o *operations) wanted(op *operation) bool {
+	rec, _ := op.record()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.wants[rec.Target] > 0
+}
+
 // forget drops the oldest ended operations beyond what is kept.
 func (o *operations) forget() {
 	o.mu.Lock()
@@ -320,6 +377,14 @@ func (o *operations) work(ctx context.Context, op *operation) {
 		err = o.adopt(ctx, op)
 	case kindDrainCluster:
 		err = o.drainCluster(ctx, op)
+	case kindFailoverCluster:
+		err = o.failoverCluster(ctx, op)
+	case kindFailoverTopic:
+		err = o.failoverTopic(ctx, op)
+	case kindRestoreCluster:
+		err = o.restoreCluster(ctx, op)
+	case kindRestoreTopic:
+		err = o.restoreTopic(ctx, op)
 	default:
 		err = federation.Errorf(federation.Unsupported, "operation kind %q is not known to this build", rec.Kind)
 	}
@@ -383,7 +448,8 @@ func (o *operations) requestCancel(ctx context.Context, op *operation) error {
 	op.update(func(rec *redisstore.Operation) {
 		if !rec.Done && !rec.Cancel {
 			rec.Cancel, asked = true, true
-			close(op.cancel)
+			op.cause = nil
+			op.stopLocked()
 		}
 	})
 	if !asked {
@@ -456,10 +522,34 @@ func (op *operation) step(name string, done, total int64, detail string) {
 	})
 }
 
+// giveWay asks an operation to end at its next safe point with an error. Nothing of it is
+// saved: who asks does so again after a change of leaders.
+func (op *operation) giveWay(cause error) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if !op.rec.Done && !op.rec.Cancel && op.cause == nil {
+		op.cause = cause
+		op.stopLocked()
+	}
+}
+
+func (op *operation) stopLocked() {
+	select {
+	case <-op.cancel:
+	default:
+		close(op.cancel)
+	}
+}
+
 // cancelled reports whether somebody asked for the end.
 func (op *operation) cancelled() error {
 	select {
 	case <-op.cancel:
+		op.mu.Lock()
+		defer op.mu.Unlock()
+		if op.cause != nil {
+			return op.cause
+		}
 		return errCancelled
 	default:
 		return nil

@@ -66,7 +66,9 @@ func (t *term) lookAtSealed(ctx context.Context, behind map[federation.PhysicalA
 		at := s.extent.PhysicalAddress
 		known := behind[at]
 		if known == nil {
-			known = &foreignRecords{end: s.extent.End + 1} // the seal itself is the record at the end
+			// The seal itself is the record at the end, or further up if what lies between was
+			// appended again elsewhere.
+			known = &foreignRecords{end: max(s.extent.End, s.extent.Seal) + 1}
 		}
 		if end := ends[i].HighWatermark; ends[i].LogStart >= 0 && end > known.end {
 			behind[at] = known
@@ -193,7 +195,7 @@ func (t *term) tellWriters(ctx context.Context, s sealedExtent, known *foreignRe
 	known.records += records
 	t.health.alarm(foreignKey(at), "%s: %d records lie behind the seal of %s, the last of %s: somebody writes there without braid (%s), or a gateway was cut off while the head moved. They are not part of the topic",
 		s.tp, known.records, at, last.UTC().Format(time.RFC3339), describeWriters(known.writers))
-	t.log.Error("records lie behind a seal; they are not part of the topic", "partition", s.tp, "at", at, "end", s.extent.End, "log_end", end, "producers", slices.Sorted(maps.Keys(known.writers)))
+	t.log.Error("records lie behind a seal; they are not part of the topic", "partition", s.tp, "at", at, "end", max(s.extent.End, s.extent.Seal), "log_end", end, "producers", slices.Sorted(maps.Keys(known.writers)))
 }
 
 func describeWriters(ids map[int64]bool) string {

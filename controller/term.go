@@ -196,6 +196,7 @@ func (t *term) run(ctx context.Context) {
 		t.backUp(ctx)
 	})
 	wg.Go(func() { t.sweep(ctx) })
+	wg.Go(func() { t.watchAway(ctx) })
 	wg.Go(func() { t.ops.run(ctx) })
 	wg.Go(func() { t.adoptOrphans(ctx) })
 	wg.Wait()

@@ -282,11 +282,14 @@ func (t *term) planGrow(ctx context.Context, s growSpec) (planner.Plan, error) {
 	})
 }
 
-// stillThere checks that no cluster of a plan was removed meanwhile.
+// stillThere checks that no cluster of a plan was removed, or failed, meanwhile.
 func stillThere(m *federation.Map, plan planner.Plan) error {
 	for _, pt := range plan.Topics {
-		if m.Clusters[pt.Cluster] == nil {
+		switch c := m.Clusters[pt.Cluster]; {
+		case c == nil:
 			return federation.Errorf(federation.UnknownCluster, "physical cluster %q was removed meanwhile", pt.Cluster)
+		case c.State == federation.ClusterFailed:
+			return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q failed meanwhile; try again", pt.Cluster)
 		}
 	}
 	return nil

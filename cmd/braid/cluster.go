@@ -13,7 +13,7 @@ const clusterPrefix = "physicalClusters/"
 
 func clusterCommand() *cobra.Command {
 	return parent("cluster", "Physical Kafka clusters",
-		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterDrainCommand(), clusterRestoreCommand(), clusterRemoveCommand())
+		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterDrainCommand(), clusterFailCommand(), clusterRestoreCommand(), clusterRemoveCommand())
 }
 
 func clusterAddCommand() *cobra.Command {
@@ -134,14 +134,45 @@ func clusterDrainCommand() *cobra.Command {
 	return cmd
 }
 
-func clusterRestoreCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "restore NAME", Short: "Let a draining cluster take partitions again", Args: cobra.ExactArgs(1)}
+func clusterFailCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fail NAME",
+		Short: "Give up a cluster that does not come back soon: its partitions go on elsewhere",
+		Long: "Give up a cluster that does not come back soon. Partitions whose heads lie there go on on other clusters, behind a gap in\n" +
+			"their offsets; what lies on the cluster cannot be read until `braid cluster restore` has taken it back.\n" +
+			"Whether readers go on behind the gap or wait is the topic's setting braid.failover.read: skip (the default) or wait.",
+		Example: "  braid cluster fail east --validate-only",
+		Args:    cobra.ExactArgs(1),
+	}
+	noWait, validate := noWaitFlag(cmd), validateFlag(cmd)
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
-		if _, err := call(cmd.Context(), a, a.clusters.RestoreCluster, &adminv1.RestoreClusterRequest{Name: clusterPrefix + args[0]}); err != nil {
+		resp, err := call(cmd.Context(), a, a.clusters.FailoverCluster, &adminv1.FailoverClusterRequest{
+			Name: clusterPrefix + args[0], ValidateOnly: *validate, NoWait: true,
+		})
+		if err != nil {
 			return err
 		}
-		cmd.PrintErrf("cluster %s is active\n", args[0])
-		return nil
+		return a.finishMoves(cmd, resp.GetOperation(), resp.GetMoves(), *noWait, *validate)
+	})
+	return cmd
+}
+
+func clusterRestoreCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "restore NAME",
+		Short: "Let a draining cluster take partitions again, or take a failed one back",
+		Long: "Let a draining cluster take partitions again, or take a failed one back that answers again: what lies there is read again,\n" +
+			"and records that no reader had seen are appended again, or stay in their order (the topic's setting braid.failover.read).\n" +
+			"Partitions do not go back by themselves: `braid topic expand` spreads them.",
+		Args: cobra.ExactArgs(1),
+	}
+	noWait := noWaitFlag(cmd)
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		resp, err := call(cmd.Context(), a, a.clusters.RestoreCluster, &adminv1.RestoreClusterRequest{Name: clusterPrefix + args[0], NoWait: true})
+		if err != nil {
+			return err
+		}
+		return a.finish(cmd, resp.GetOperation(), *noWait && resp.GetOperation() != "", fmt.Sprintf("cluster %s is active", args[0]))
 	})
 	return cmd
 }

@@ -130,6 +130,8 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.DurationVar(&c.GatewayLease, "gateway-lease", 60*time.Second, "how long gateways go on acknowledging without Redis or a controller")
 	f.DurationVar(&c.GatewayGrace, "gateway-grace", 2*time.Second, "how long a gateway whose connection was lost stays in the map")
 	f.IntVar(&c.SealHeadsMax, "seal-heads", 250, "how many partitions of a topic move at a time; between them a move can be cancelled")
+	f.DurationVar(&c.FailoverAfter, "failover-after", 0, "fail a physical cluster over by itself when it was away for so long, for the leading controller and for most gateways; 0 = never")
+	f.Int64Var(&c.RestoreRecordsMax, "restore-records", 10_000_000, "how many records of a partition are appended again at most when a failed cluster is restored; if there are more, they stay at their old offsets")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

@@ -90,7 +90,7 @@ func planElsewhere(m *federation.Map, failed federation.ClusterName, t *federati
 		return MovePlan{}, federation.Errorf(federation.PolicyViolation,
 			"topic %q: its partitions on physical cluster %q have nowhere to go: no other active cluster may take them; `braid topic expand --to` lets it use more, then fail the cluster again", t.Name, failed)
 	}
-	b := newBoard(m, targets, t)
+	b := newBoard(m, targets, nil, t)
 	b.aim(t, existing)
 	for _, x := range targets {
 		x.room = int64(len(leaving))

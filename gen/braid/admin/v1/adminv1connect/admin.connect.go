@@ -82,6 +82,9 @@ const (
 	// ClusterServiceDrainClusterProcedure is the fully-qualified name of the ClusterService's
 	// DrainCluster RPC.
 	ClusterServiceDrainClusterProcedure = "/braid.admin.v1.ClusterService/DrainCluster"
+	// ClusterServiceFailoverClusterProcedure is the fully-qualified name of the ClusterService's
+	// FailoverCluster RPC.
+	ClusterServiceFailoverClusterProcedure = "/braid.admin.v1.ClusterService/FailoverCluster"
 	// ClusterServiceRestoreClusterProcedure is the fully-qualified name of the ClusterService's
 	// RestoreCluster RPC.
 	ClusterServiceRestoreClusterProcedure = "/braid.admin.v1.ClusterService/RestoreCluster"
@@ -509,7 +512,11 @@ type ClusterServiceClient interface {
 	// Moves all heads of a cluster to others, while clients go on. It stays readable until
 	// retention has emptied what lies there; then it can be deleted.
 	DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error)
-	// Lets a draining cluster take heads again.
+	// Gives a cluster up that does not come back soon: partitions whose heads lie there go
+	// on on other clusters, behind a gap in their offsets.
+	FailoverCluster(context.Context, *v1.FailoverClusterRequest) (*v1.FailoverClusterResponse, error)
+	// Lets a draining cluster take heads again, or takes a failed one back, with the records
+	// that lie there.
 	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
@@ -558,6 +565,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("DrainCluster")),
 			connect.WithClientOptions(opts...),
 		),
+		failoverCluster: connect.NewClient[v1.FailoverClusterRequest, v1.FailoverClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceFailoverClusterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("FailoverCluster")),
+			connect.WithClientOptions(opts...),
+		),
 		restoreCluster: connect.NewClient[v1.RestoreClusterRequest, v1.RestoreClusterResponse](
 			httpClient,
 			baseURL+ClusterServiceRestoreClusterProcedure,
@@ -575,13 +588,14 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // clusterServiceClient implements ClusterServiceClient.
 type clusterServiceClient struct {
-	createCluster  *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
-	getCluster     *connect.Client[v1.GetClusterRequest, v1.GetClusterResponse]
-	listClusters   *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
-	updateCluster  *connect.Client[v1.UpdateClusterRequest, v1.UpdateClusterResponse]
-	drainCluster   *connect.Client[v1.DrainClusterRequest, v1.DrainClusterResponse]
-	restoreCluster *connect.Client[v1.RestoreClusterRequest, v1.RestoreClusterResponse]
-	deleteCluster  *connect.Client[v1.DeleteClusterRequest, v1.DeleteClusterResponse]
+	createCluster   *connect.Client[v1.CreateClusterRequest, v1.CreateClusterResponse]
+	getCluster      *connect.Client[v1.GetClusterRequest, v1.GetClusterResponse]
+	listClusters    *connect.Client[v1.ListClustersRequest, v1.ListClustersResponse]
+	updateCluster   *connect.Client[v1.UpdateClusterRequest, v1.UpdateClusterResponse]
+	drainCluster    *connect.Client[v1.DrainClusterRequest, v1.DrainClusterResponse]
+	failoverCluster *connect.Client[v1.FailoverClusterRequest, v1.FailoverClusterResponse]
+	restoreCluster  *connect.Client[v1.RestoreClusterRequest, v1.RestoreClusterResponse]
+	deleteCluster   *connect.Client[v1.DeleteClusterRequest, v1.DeleteClusterResponse]
 }
 
 // CreateCluster calls braid.admin.v1.ClusterService.CreateCluster.
@@ -629,6 +643,15 @@ func (c *clusterServiceClient) DrainCluster(ctx context.Context, req *v1.DrainCl
 	return nil, err
 }
 
+// FailoverCluster calls braid.admin.v1.ClusterService.FailoverCluster.
+func (c *clusterServiceClient) FailoverCluster(ctx context.Context, req *v1.FailoverClusterRequest) (*v1.FailoverClusterResponse, error) {
+	response, err := c.failoverCluster.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // RestoreCluster calls braid.admin.v1.ClusterService.RestoreCluster.
 func (c *clusterServiceClient) RestoreCluster(ctx context.Context, req *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error) {
 	response, err := c.restoreCluster.CallUnary(ctx, connect.NewRequest(req))
@@ -660,7 +683,11 @@ type ClusterServiceHandler interface {
 	// Moves all heads of a cluster to others, while clients go on. It stays readable until
 	// retention has emptied what lies there; then it can be deleted.
 	DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error)
-	// Lets a draining cluster take heads again.
+	// Gives a cluster up that does not come back soon: partitions whose heads lie there go
+	// on on other clusters, behind a gap in their offsets.
+	FailoverCluster(context.Context, *v1.FailoverClusterRequest) (*v1.FailoverClusterResponse, error)
+	// Lets a draining cluster take heads again, or takes a failed one back, with the records
+	// that lie there.
 	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
@@ -705,6 +732,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("DrainCluster")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceFailoverClusterHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceFailoverClusterProcedure,
+		svc.FailoverCluster,
+		connect.WithSchema(clusterServiceMethods.ByName("FailoverCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceRestoreClusterHandler := connect.NewUnaryHandlerSimple(
 		ClusterServiceRestoreClusterProcedure,
 		svc.RestoreCluster,
@@ -729,6 +762,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceUpdateClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceDrainClusterProcedure:
 			clusterServiceDrainClusterHandler.ServeHTTP(w, r)
+		case ClusterServiceFailoverClusterProcedure:
+			clusterServiceFailoverClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceRestoreClusterProcedure:
 			clusterServiceRestoreClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceDeleteClusterProcedure:
@@ -760,6 +795,10 @@ func (UnimplementedClusterServiceHandler) UpdateCluster(context.Context, *v1.Upd
 
 func (UnimplementedClusterServiceHandler) DrainCluster(context.Context, *v1.DrainClusterRequest) (*v1.DrainClusterResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.DrainCluster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) FailoverCluster(context.Context, *v1.FailoverClusterRequest) (*v1.FailoverClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.FailoverCluster is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error) {
