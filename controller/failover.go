@@ -57,6 +57,23 @@ func errDrainFailed(cluster federation.ClusterName) error {
 	return federation.Errorf(federation.PolicyViolation, "physical cluster %q failed: its heads cannot be sealed, they are failed over", cluster)
 }
 
+func errMoveFailed(cluster federation.ClusterName) error {
+	return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q failed: the move ended before its time, so that partitions can be failed over; what has moved stays moved. Ask for it again later", cluster)
+}
+
+// givenUp returns an error if heads cannot move, since a cluster that they move from or
+// to failed.
+func (t *term) givenUp(moves []planner.Move) error {
+	for _, v := range moves {
+		for _, name := range []federation.ClusterName{v.From.Cluster, v.To.Cluster} {
+			if t.failed(name) {
+				return errMoveFailed(name)
+			}
+		}
+	}
+	return nil
+}
+
 // checkFailover checks that a cluster can be given up.
 func checkFailover(m *federation.Map, cluster federation.ClusterName, away map[federation.ClusterName]bool) error {
 	if m.Clusters[cluster] == nil {
@@ -111,10 +128,10 @@ func (o *operations) failoverCluster(ctx context.Context, op *operation) error {
 		topics, heads, _ := topicsWithHeads(o.t.current(), spec.Cluster)
 		total = max(total, heads)
 		op.step("fail over", int64(total-heads), int64(total), "")
+		o.makeWay(spec.Cluster, topics)
 		if len(topics) == 0 {
 			break
 		}
-		o.makeWay(spec.Cluster, topics)
 		later, err := o.failoverTopics(ctx, op, childPrefix(rec.ID)+strconv.Itoa(round)+"-", spec.Cluster, topics, groups)
 		if err != nil {
 			o.t.tellSkipping(op, groups)
@@ -144,7 +161,7 @@ func (o *operations) makeWay(cluster federation.ClusterName, topics []*federatio
 		rec, _ := other.record()
 		switch {
 		case rec.Kind == kindMoveHeads && (waiting[rec.Target] || other.needsCluster(cluster)):
-			other.giveWay(federation.Errorf(federation.ClusterUnavailable, "physical cluster %q failed: the move ended before its time, so that partitions can be failed over; what has moved stays moved. Ask for it again later", cluster))
+			other.giveWay(errMoveFailed(cluster))
 		case rec.Kind == kindDrainCluster && rec.Target == clusterTarget(cluster):
 			other.giveWay(errDrainFailed(cluster))
 		}
@@ -380,16 +397,47 @@ func (s *sealer) targetsAnswer(ctx context.Context, moves []planner.Move) error 
 // changes nothing.
 func (t *term) planFailover(ctx context.Context, cluster federation.ClusterName, topic *federation.Topic) (planner.MovePlan, error) {
 	m := t.current()
-	away := t.awayNow(ctx)
-	existing, err := t.existing(ctx, m, away, topic)
-	if err != nil {
-		return planner.MovePlan{}, err
-	}
+	existing, away := t.elsewhere(ctx, m, cluster, topic)
 	plan, err := planner.Failover(m, cluster, topic.Name, existing[topic.Name], away)
 	if err != nil {
 		return planner.MovePlan{}, err
 	}
 	return plan, t.checkFailoverFit(ctx, plan, topic)
+}
+
+// elsewhere is existing for the clusters that heads of a failed one can go to. One that
+// does not answer at this moment counts as away.
+func (t *term) elsewhere(ctx context.Context, m *federation.Map, failed federation.ClusterName, topics ...*federation.Topic) (map[federation.TopicName]map[federation.ClusterName]int32, map[federation.ClusterName]bool) {
+	away := t.health.away()
+	var names []planner.PhysicalTopic
+	for name, c := range m.Clusters {
+		if name != failed && c.State == federation.ClusterActive && !away[name] {
+			names = append(names, planner.PhysicalTopic{Cluster: name})
+		}
+	}
+	out := make(map[federation.TopicName]map[federation.ClusterName]int32, len(topics))
+	physical := make([]string, len(topics))
+	for i, topic := range topics {
+		out[topic.Name] = make(map[federation.ClusterName]int32, len(names))
+		physical[i] = planner.PhysicalName(m.LogicalCluster, topic.Name, topic.Generation)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.ProbeTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	_ = t.each(ctx, names, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
+		found, err := c.Topics(ctx, physical...)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			away[pt.Cluster] = true
+			return nil // the others are asked all the same
+		}
+		for i, topic := range topics {
+			out[topic.Name][pt.Cluster] = int32(len(found[physical[i]].Partitions))
+		}
+		return nil
+	})
+	return out, away
 }
 
 // checkFailoverFit is checkFit without a word of the cluster that failed.

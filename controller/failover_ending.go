@@ -55,11 +55,7 @@ func (o *operations) retarget(ctx context.Context, op *operation, s *sealer, sta
 		}
 	}
 	m := o.t.current()
-	away := o.t.awayNow(ctx)
-	existing, err := o.t.existing(ctx, m, away, s.topic)
-	if err != nil {
-		return err
-	}
+	existing, away := o.t.elsewhere(ctx, m, failed, s.topic)
 	plan, err := planner.Retarget(m, failed, moves, existing[s.topic.Name], away)
 	if err != nil {
 		return err
@@ -156,6 +152,15 @@ func (t *term) untilFailed(ctx context.Context, clusters []federation.ClusterNam
 		}
 	}()
 	return ctx, cancel
+}
+
+// notFailed returns the heads that did not move to a cluster that failed meanwhile: its
+// failover may have looked for heads there already. The others go elsewhere.
+func notFailed(m *federation.Map, moved []planner.MovedHead) []planner.MovedHead {
+	return slices.DeleteFunc(slices.Clone(moved), func(v planner.MovedHead) bool {
+		c := m.Clusters[v.To.Cluster]
+		return c != nil && c.State == federation.ClusterFailed
+	})
 }
 
 // clustersOf returns the clusters that heads move from and to.

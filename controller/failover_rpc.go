@@ -69,11 +69,7 @@ func (c *Controller) failoverCluster(ctx context.Context, req *adminv1.FailoverC
 func (t *term) planFailovers(ctx context.Context, cluster federation.ClusterName, fit bool) ([]planner.MovePlan, error) {
 	m := t.current()
 	topics, _, _ := topicsWithHeads(m, cluster)
-	away := t.awayNow(ctx)
-	existing, err := t.existing(ctx, m, away, topics...)
-	if err != nil {
-		return nil, err
-	}
+	existing, away := t.elsewhere(ctx, m, cluster, topics...)
 	var plans []planner.MovePlan
 	var refused []string
 	var last error

@@ -31,6 +31,7 @@ type holder struct {
 	mu    sync.Mutex
 	deaf  bool // it does not answer
 	acked map[federation.TopicPartition]federation.PhysicalOffset
+	seen  map[federation.TopicPartition]federation.PhysicalOffset
 	holds int // how often it was asked
 }
 
@@ -40,7 +41,7 @@ func (h *holder) config(cfg *mapwatch.Config) {
 		h.holds++
 		deaf, heads := h.deaf, slices.Clone(m.SealingHeads())
 		for i := range heads {
-			heads[i].AcknowledgedEnd = h.acked[heads[i].TopicPartition]
+			heads[i].AcknowledgedEnd, heads[i].SeenEnd = h.acked[heads[i].TopicPartition], h.seen[heads[i].TopicPartition]
 		}
 		h.mu.Unlock()
 		if deaf {
@@ -340,10 +341,13 @@ func (w *world) stopStore(is func(args []string) bool) *storeGate {
 
 // saves reports whether a command saves an operation whose JSON has some parts, and
 // has not others.
-func saves(has, not []string) func(args []string) bool {
+func saves(has, not []string) func(args []string) bool { return savesOf("move-heads", has, not) }
+
+// savesOf is saves for another kind of operation.
+func savesOf(kind string, has, not []string) func(args []string) bool {
 	return func(args []string) bool {
 		return slices.ContainsFunc(args, func(a string) bool {
-			return strings.HasPrefix(a, "{") && containsAll(a, append([]string{`"kind":"move-heads"`}, has...)) &&
+			return strings.HasPrefix(a, "{") && containsAll(a, append([]string{`"kind":"` + kind + `"`}, has...)) &&
 				!slices.ContainsFunc(not, func(n string) bool { return strings.Contains(a, n) })
 		})
 	}

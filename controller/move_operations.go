@@ -273,7 +273,7 @@ func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, mo
 		if err := o.release(ctx, moves); err != nil {
 			return hold{}, err
 		}
-		if err := op.cancelled(); err != nil {
+		if err := firstOf(op.cancelled(), o.t.givenUp(moves)); err != nil {
 			return hold{}, err
 		}
 		if err := o.t.awaitReachable(ctx, op); err != nil {
@@ -364,7 +364,7 @@ func (o *operations) endHeads(ctx context.Context, op *operation, s *sealer, sta
 			return ctx.Err()
 		}
 		if len(moved) > 0 {
-			m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithMoved(m, moved) })
+			m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithMoved(m, notFailed(m, moved)) })
 			if err != nil {
 				return err
 			}
@@ -537,7 +537,7 @@ func (o *operations) drainTopics(ctx context.Context, op *operation, prefix stri
 		select {
 		case <-child.ended:
 		case <-op.cancel:
-			return nil, firstOf(o.cancelChild(ctx, child), errCancelled)
+			return nil, firstOf(o.cancelChild(ctx, child), op.cancelled())
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
