@@ -1,14 +1,9 @@
 package federation
 
-// ConfigFailoverRead is the topic setting that says what readers do at records that
-// they cannot have, since the cluster that holds them failed.
+// ConfigFailoverRead is the topic setting that says what readers do at an extent whose
+// cluster failed: "skip" (the default) has them go on behind it, and what they had not
+// read is appended again when the cluster is back; "wait" has them wait for it.
 const ConfigFailoverRead = "braid.failover.read"
 
-// The values of ConfigFailoverRead.
-const (
-	FailoverSkip = "skip" // they go on behind them; this is the default
-	FailoverWait = "wait" // they wait until the cluster is back, so that the order stays
-)
-
-// FailoverWaits reports whether readers of the topic wait for suspended extents.
-func (t *Topic) FailoverWaits() bool { return t.Config[ConfigFailoverRead] == FailoverWait }
+// FailoverWaits reports whether readers wait at an extent whose cluster failed.
+func (t *Topic) FailoverWaits() bool { return t.Config[ConfigFailoverRead] == "wait" }
