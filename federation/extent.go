@@ -70,6 +70,31 @@ type Extent struct {
 // A PhysicalRange holds the offsets from From to below To.
 type PhysicalRange struct{ From, To PhysicalOffset }
 
+// Hides reports whether an offset lies in a hidden range.
+func (e *Extent) Hides(p PhysicalOffset) bool {
+	_, ok := e.hiddenAt(p)
+	return ok
+}
+
+// PastHidden returns the first offset from p on that is not hidden.
+func (e *Extent) PastHidden(p PhysicalOffset) PhysicalOffset {
+	for {
+		r, ok := e.hiddenAt(p)
+		if !ok {
+			return p
+		}
+		p = r.To
+	}
+}
+
+func (e *Extent) hiddenAt(p PhysicalOffset) (PhysicalRange, bool) {
+	i := sort.Search(len(e.Hidden), func(i int) bool { return e.Hidden[i].To > p })
+	if i == len(e.Hidden) || p < e.Hidden[i].From {
+		return PhysicalRange{}, false
+	}
+	return e.Hidden[i], true
+}
+
 // hidesWithin checks the hidden ranges.
 func (e *Extent) hidesWithin() bool {
 	at := e.Start

@@ -17,7 +17,8 @@ type patched struct {
 
 // patch cuts b to the whole batches of the extent from offset from on, and
 // rewrites base offset and leader epoch of each in place. A cut last batch and
-// what lies behind the end of a sealed extent are left out. A batch of a leader
+// what lies behind the end of a sealed extent are left out, and marks and what is
+// hidden are passed over. A batch of a leader
 // epoch that is newer than the extent's table ends the cut: the map will name it
 // in a moment, and until then its epoch is not known.
 func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patched {
@@ -42,7 +43,8 @@ func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patch
 			begin, end = at+len(batch), at+len(batch)
 			continue
 		}
-		if ok && mark.IsMark(h.ProducerID) {
+		hidden := len(e.Hidden) > 0 && e.Hides(federation.PhysicalOffset(h.BaseOffset))
+		if hidden || ok && mark.IsMark(h.ProducerID) {
 			if end > begin || !e.Sealed() && !beginsExtent(batch) {
 				break
 			}

@@ -95,10 +95,24 @@ func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
 	op.resolve(res)
 }
 
-// opened notes that the head knows the producer of an op; what waited for it goes on.
+// opened notes that the head knows the producer of an op, and how far; what waited
+// for it goes on.
 func (l *lane) opened(p *partQueue, op *appendOp) {
-	if op.idempotent() && l.learn(p.head, op.seq.id, knownProducer{epoch: op.seq.epoch}) {
-		l.unearly(p, op.seq.id)
+	if !op.idempotent() {
+		return
+	}
+	h, s := p.head, &op.seq
+	k, ok := h.known[s.id]
+	if !ok || k.epoch < s.epoch {
+		if l.learn(h, s.id, knownProducer{epoch: s.epoch}) {
+			l.unearly(p, s.id)
+		}
+		k, ok = h.known[s.id]
+	}
+	if ok && k.epoch == s.epoch {
+		if last := h.last[k.index]; last < 0 || notAfter(last, s.last) {
+			h.last[k.index] = s.last
+		}
 	}
 }
 

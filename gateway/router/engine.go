@@ -188,10 +188,20 @@ type partState struct {
 	epochWait time.Time // since when records of the epoch waitingFor are held back; zero = never
 
 	waitingFor federation.PhysicalEpoch
+
+	seenOf int32                     // number of the newest extent that readers were given records of
+	seen   federation.PhysicalOffset // after the last of those
 }
 
 // statesMin is how many states are kept before any are dropped.
 const statesMin = 1000
+
+// peek returns what was seen of a partition; nil if nothing was.
+func (s *partStates) peek(key stateKey) *partState {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.parts[key]
+}
 
 func (s *partStates) of(tp federation.TopicPartition) *partState {
 	m := s.maps.Current()
@@ -199,9 +209,7 @@ func (s *partStates) of(tp federation.TopicPartition) *partState {
 	if t := m.Topic(tp.Topic); t != nil {
 		key.topic = t.ID
 	}
-	s.mu.RLock()
-	p := s.parts[key]
-	s.mu.RUnlock()
+	p := s.peek(key)
 	if p != nil {
 		return p
 	}

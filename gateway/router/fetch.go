@@ -171,6 +171,13 @@ func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]w
 		i := part.Locate(it.at)
 		extent := part.Extents[i]
 		it.at = max(it.at, extent.Base) // a gap between extents has no records
+		if closed(m, extent) {
+			if i == len(part.Extents)-1 || waits(m, it.pos.Topic) {
+				return false // the map tells when it goes on
+			}
+			it.at = part.Extents[i+1].Base
+			continue
+		}
 		next, pending := f.stepExtent(part, i, it, wanted)
 		if !next || !f.open(it) {
 			return pending
@@ -273,11 +280,12 @@ func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *u
 		}
 		return false, true
 	}
-	if f.limit.ReadCommitted && got.txn {
+	unnamed := f.limit.ReadCommitted && got.txn // only a direct read names aborted transactions
+	if unnamed || !f.s.r.give(it.pos.TopicPartition, extent, got.next) {
 		for _, b := range got.bufs {
 			b.Release()
 		}
-		return false, false // only a direct read names aborted transactions
+		return false, !unnamed
 	}
 	for i, d := range got.data {
 		f.s.r.count.tailBytes.Add(int64(len(d)))
@@ -343,6 +351,10 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 			stamped.Epochs = append(append([]federation.EpochEntry(nil), extent.Epochs...), federation.EpochEntry{Physical: 1<<31 - 1, Logical: extent.LastEpoch().Logical})
 			got = patch(&stamped, rd.from, a.records)
 		}
+	}
+	if len(got.data) > 0 && !f.s.r.give(it.pos.TopicPartition, extent, got.next) {
+		a.buf.Release() // a newer map says how it goes on
+		return false, false
 	}
 	if len(got.data) > 0 {
 		f.s.r.count.directBytes.Add(int64(len(got.data)))
@@ -436,8 +448,11 @@ func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again 
 	}
 	first := i == 0
 	for j := 0; j < i && !first; j++ {
-		// Extents that retention has emptied do not count.
+		// Extents that retention has emptied do not count; one on a failed cluster does.
 		e := part.Extents[j]
+		if m := f.s.r.deps.Maps.Current(); closed(m, e) || failed(m, e.Cluster) {
+			break
+		}
 		s, err := f.s.r.physicalOffset(ctx, e, TimestampEarliest)
 		if err != nil {
 			it.resume = time.Now().Add(leaderPause)
@@ -506,7 +521,7 @@ func (f *fetching) readAhead() {
 		at := part.Locate(it.at)
 		extent := part.Extents[at]
 		cluster, err := r.cluster(extent)
-		if err != nil || it.at < extent.Base {
+		if err != nil || it.at < extent.Base || closed(m, extent) {
 			continue
 		}
 		leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)

@@ -63,15 +63,18 @@ type headState struct {
 	acknowledged federation.PhysicalOffset
 	bytes        int64 // acknowledged since the router was asked for its loads
 	known        map[int64]knownProducer
-	gone         bool      // another one is in its place
-	opening      *opening  // what was carried over; nil until it is loaded
-	triedAt      time.Time // when the head was asked last whom it knows
-	askedAt      time.Time // when it answered last
+	last         []int32     // sequences that were acknowledged last, by knownProducer.index; -1 = none was
+	before       *remembered // of heads before it whose cluster failed
+	gone         bool        // another one is in its place
+	opening      *opening    // what was carried over; nil until it is loaded
+	triedAt      time.Time   // when the head was asked last whom it knows
+	askedAt      time.Time   // when it answered last
 	refused      map[int64]opSequence
 }
 
 // A knownProducer is a producer that a head knows.
 type knownProducer struct {
+	index int32 // in headState.last
 	epoch int16
 	// past says that it has written so much since the head was opened that its sequences
 	// will come round to what was carried over: they are no repeats then.
@@ -100,7 +103,13 @@ func (l *lane) learn(h *headState, id int64, next knownProducer) bool {
 			h.known = make(map[int64]knownProducer)
 		}
 		l.known++
+		k.index = int32(len(h.last))
+		h.last = append(h.last, -1)
 	}
+	if k.epoch < next.epoch {
+		h.last[k.index] = -1
+	}
+	next.index = k.index
 	h.known[id] = next
 	delete(h.refused, id)
 	return true
@@ -108,7 +117,7 @@ func (l *lane) learn(h *headState, id int64, next knownProducer) bool {
 
 // learnState is learn with what the head's leader says of the producer.
 func (l *lane) learnState(h *headState, s upstream.ProducerState) {
-	c, ok := h.opening.carried(s.ID)
+	c, _, ok := h.carried(s.ID)
 	past := ok && c.Epoch == s.Epoch && c.LastSequence >= 0 && distance(c.LastSequence, s.LastSequence) >= pastRecords
 	l.learn(h, s.ID, knownProducer{epoch: s.Epoch, past: past})
 }
@@ -116,9 +125,9 @@ func (l *lane) learnState(h *headState, s upstream.ProducerState) {
 // forgetProducers makes room: heads are asked again for those that are forgotten.
 func (l *lane) forgetProducers() {
 	for _, h := range l.heads {
-		if len(h.known) > 0 {
-			l.known -= len(h.known)
-			h.known = nil
+		if n := len(h.known) + h.before.producers(); n > 0 {
+			l.known -= n
+			h.known, h.last, h.before = nil, nil, nil
 			return
 		}
 	}
@@ -133,13 +142,18 @@ func (l *lane) headOf(m *federation.Map, part *federation.Partition) *headState 
 		if len(l.heads) >= l.pruneAt {
 			l.pruneHeads(m)
 		}
-		if h != nil {
-			l.known -= len(h.known)
-			h.gone = true
-		}
+		old := h
 		h = &headState{topic: topic, extent: head.Number}
 		if head.Opening == 0 {
 			h.opening = noOpening
+		}
+		switch {
+		case old == nil:
+		case old.topic == topic:
+			l.succeed(part, old, h)
+		default:
+			old.gone = true
+			l.known -= len(old.known) + old.before.producers()
 		}
 		l.heads[tp] = h
 	}
@@ -150,7 +164,7 @@ func (l *lane) headOf(m *federation.Map, part *federation.Partition) *headState 
 func (l *lane) pruneHeads(m *federation.Map) {
 	for tp, h := range l.heads {
 		if m.TopicByID(h.topic) == nil {
-			l.known -= len(h.known)
+			l.known -= len(h.known) + h.before.producers()
 			h.gone = true
 			delete(l.heads, tp)
 		}
@@ -206,7 +220,7 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 	k, known := h.known[s.id]
 	known = known && k.epoch >= s.epoch // of a newer one, the broker refuses the older
 	next := int32(0)
-	if c, ok := h.opening.carried(s.id); ok && s.epoch <= c.Epoch && (!known || !k.past) {
+	if c, lost, ok := h.carried(s.id); ok && s.epoch <= c.Epoch && (!known || !k.past) {
 		switch {
 		case s.epoch < c.Epoch:
 			op.resolve(failedAppend(federation.Errorf(federation.ProducerFenced, "%s: the producer has a newer epoch", op.tp)))
@@ -217,7 +231,7 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 		case !l.informed(p):
 			return l.early(op) // it can be past this, which only the head tells
 		case notAfter(s.last, c.LastSequence):
-			l.answerRepeat(op)
+			l.answerRepeat(op, lost)
 			return verdictSettled
 		default:
 			op.resolve(failedAppend(federation.Errorf(federation.OutOfOrderSequence, "%s: a record batch repeats a part of what the producer has written", op.tp)))
@@ -263,13 +277,16 @@ func (l *lane) ask(p *partQueue) {
 	h, cluster, at := p.head, p.cluster, p.address
 	h.triedAt = time.Now()
 	p.asking = true
+	p.asks++
 	l.r.count.producerQueries.Add(1)
 	l.r.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(l.r.ctx, l.r.cfg.QueryTimeout)
 		defer cancel()
 		got := producersOf(ctx, cluster, upstream.Partition{Topic: at.Topic, Partition: at.Partition})
 		l.post(func() {
-			p.asking = false
+			if p.asks--; p.head == h {
+				p.asking = false
+			}
 			l.told(p, h, got)
 			l.markReady(p)
 		})
@@ -425,20 +442,20 @@ func (o *opening) carried(id int64) (mark.Producer, bool) {
 
 // loadOpening reads the opening marks of p's head.
 func (l *lane) loadOpening(p *partQueue) {
-	h, e := p.head, p.extent
-	p.waiting = true
+	h, e, tp := p.head, p.extent, p.tp
+	done, o, err := make(chan struct{}), (*opening)(nil), error(nil)
 	l.r.tasks.Go(func() {
-		o, err := l.r.openings.load(l.r.ctx, openingKey{h.topic, p.tp.Partition}, e, l.r.readOpening)
-		l.post(func() {
-			p.waiting = false
-			if err != nil {
-				l.r.cfg.Logger.Warn("what was carried over to a head could not be read; it is tried again", "partition", p.tp, "cluster", e.Cluster, "err", err)
-				l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
-				return
-			}
-			h.opening = o
-			l.markReady(p)
-		})
+		defer close(done)
+		o, err = l.r.openings.load(l.r.ctx, openingKey{h.topic, tp.Partition}, e, l.r.readOpening)
+	})
+	l.waitFor(p, done, func() {
+		if err != nil {
+			l.r.cfg.Logger.Warn("what was carried over to a head could not be read; it is tried again", "partition", tp, "cluster", e.Cluster, "err", err)
+			l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", tp).WithCause(err))
+			return
+		}
+		h.opening = o
+		l.resume(p)
 	})
 }
 
@@ -521,11 +538,12 @@ type repeat struct {
 const findsMax = 8
 
 // answerRepeat answers an op that the log has: with its offset if it is among the
-// last batches of the extents before the head, else without.
-func (l *lane) answerRepeat(op *appendOp) {
+// last batches of the extents before the head, else without; so also if it is in one
+// whose cluster is lost.
+func (l *lane) answerRepeat(op *appendOp, lost bool) {
 	l.r.count.repeats.Add(1)
 	part, err := l.r.deps.Maps.Current().Partition(op.tp)
-	if err != nil {
+	if err != nil || lost {
 		op.resolve(repeatedAppend(-1))
 		return
 	}
@@ -578,7 +596,7 @@ func (r *Router) findBatch(of repeat) federation.LogicalOffset {
 	defer cancel()
 	looked := 0
 	for _, e := range slices.Backward(of.part.Extents) {
-		if !e.Sealed() {
+		if !e.Sealed() || failed(r.deps.Maps.Current(), e.Cluster) {
 			continue
 		}
 		if at := r.findBatchIn(ctx, e, of.op.seq); at >= 0 {

@@ -9,9 +9,10 @@ import (
 )
 
 // Hold waits until no append to the sealing heads of a map is in flight, and
-// returns what was acknowledged of each. Maps.Current must be that map, or a
-// newer one, before the call: from then on appends to these heads are held. It
-// fails only when ctx or the router ends.
+// returns what was acknowledged and given to readers of each. Maps.Current must be
+// that map, or a newer one, before the call: from then on appends to these heads are
+// held, and of those whose cluster failed nothing more is given out. It fails only
+// when ctx or the router ends.
 func (r *Router) Hold(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error) {
 	heads := m.SealingHeads()
 	if len(heads) == 0 {
@@ -24,6 +25,7 @@ func (r *Router) Hold(ctx context.Context, m *federation.Map) ([]federation.Held
 	for _, l := range r.lanes {
 		l.post(func() { l.quiesce(&quiescence{ctx: ctx, m: m, heads: heads, answers: answers}) })
 	}
+	r.cutReads(m, heads)
 	for range r.lanes {
 		select {
 		case ends := <-answers:
@@ -35,6 +37,9 @@ func (r *Router) Hold(ctx context.Context, m *federation.Map) ([]federation.Held
 		case <-r.ctx.Done():
 			return nil, errStopping()
 		}
+	}
+	for i, h := range heads {
+		out[i].SeenEnd = r.seenEnd(m, h)
 	}
 	return out, nil
 }
@@ -53,6 +58,7 @@ func (l *lane) quiesce(q *quiescence) {
 		if p := l.parts[h.TopicPartition]; p != nil {
 			// It may have its place in a connection's queue: it must look at the map again.
 			p.version, p.conn = 0, nil
+			l.cut(q.m, p)
 		}
 	}
 	l.quiescences = append(l.quiescences, q)
@@ -97,10 +103,7 @@ func (l *lane) hold(p *partQueue, seen *federation.Map) {
 	p.version = 0 // look again
 	p.held, p.waiting = true, true
 	l.limitHolds(p, time.Now())
-	release := func() {
-		p.waiting = false
-		l.markReady(p)
-	}
+	release := func() { l.resume(p) }
 	changed := l.r.deps.Maps.Changed()
 	if l.r.deps.Maps.Current() != seen { // it has changed already
 		l.post(release)

@@ -43,6 +43,7 @@ type lane struct {
 	known       int      // producers in all of heads
 	repeated    []repeat // wait to be looked for in sealed extents, oldest first
 	finding     int      // those that are looked for
+	cutAt       federation.MapVersion
 	stopping    bool
 }
 
@@ -94,6 +95,7 @@ type partQueue struct {
 	asking   bool        // the head is being asked whom it knows
 	queued   bool        // in lane.ready or connLane.ready
 	waiting  bool        // for a leader, a connection or a pause: an event ends it
+	asks     int         // questions to heads that have no answer yet
 	attempts int         // failures in a row, for the pause
 
 	version federation.MapVersion // the map that extent and address are of
@@ -101,11 +103,12 @@ type partQueue struct {
 	head    *headState
 	address federation.PhysicalAddress
 	cluster *upstream.Cluster
-	conn    *upstream.Conn // that the ops in flight are on
+	conn    *upstream.Conn // that the next op goes to
+	sentOn  *upstream.Conn // that the ops in flight are on
 }
 
 func (p *partQueue) idle() bool {
-	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early) == 0 && !p.queued && !p.waiting && !p.asking
+	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early)+p.asks == 0 && !p.queued && !p.waiting
 }
 
 // sendable reports whether something of p may be sent: nothing may while a
@@ -306,6 +309,7 @@ func (l *lane) resolve(p *partQueue) bool {
 		}
 		if h := l.headOf(m, part); h != p.head {
 			p.head = h
+			p.asking = false // the one before was asked
 			l.unearly(p, anyProducer)
 			for _, op := range p.queue {
 				if op.waits != nil {
@@ -339,14 +343,38 @@ func errLease(tp federation.TopicPartition) error {
 
 // await has p wait until pending is closed.
 func (l *lane) await(p *partQueue, pending <-chan struct{}) {
+	l.waitFor(p, pending, func() { l.afterRefresh(p) })
+}
+
+// waitFor has p wait until done is closed, and then calls then; or until the map has
+// p's head elsewhere, or closed: a cluster that hangs must not hold up what can go on.
+func (l *lane) waitFor(p *partQueue, done <-chan struct{}, then func()) {
 	p.waiting = true
+	tp, at := p.tp, p.address
 	l.r.tasks.Go(func() {
-		select {
-		case <-pending:
-			l.post(func() { l.afterRefresh(p) })
-		case <-l.r.ctx.Done():
+		for {
+			changed := l.r.deps.Maps.Changed()
+			part, err := l.r.deps.Maps.Current().Partition(tp)
+			if err != nil || part.Head().PhysicalAddress != at || part.Head().State != federation.ExtentOpen {
+				l.post(func() { l.resume(p) })
+				return
+			}
+			select {
+			case <-done:
+				l.post(then)
+				return
+			case <-changed:
+			case <-l.r.ctx.Done():
+				return
+			}
 		}
 	})
+}
+
+// resume ends p's wait.
+func (l *lane) resume(p *partQueue) {
+	p.waiting = false
+	l.markReady(p)
 }
 
 func (l *lane) afterRefresh(p *partQueue) {
@@ -361,21 +389,20 @@ func (l *lane) afterRefresh(p *partQueue) {
 }
 
 func (l *lane) dial(p *partQueue, broker int32) {
-	p.waiting = true
 	cluster, topic := p.cluster, p.address.Topic
+	done, err := make(chan struct{}), error(nil)
 	l.r.tasks.Go(func() {
-		_, err := cluster.Conn(l.r.ctx, broker, upstream.UseAppend, l.index)
-		if err != nil {
+		defer close(done)
+		if _, err = cluster.Conn(l.r.ctx, broker, upstream.UseAppend, l.index); err != nil {
 			cluster.Stale(topic)
 		}
-		l.post(func() {
-			p.waiting = false
-			if err != nil {
-				l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
-				return
-			}
-			l.markReady(p)
-		})
+	})
+	l.waitFor(p, done, func() {
+		if err != nil {
+			l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
+			return
+		}
+		l.resume(p)
 	})
 }
 
@@ -397,10 +424,7 @@ func (l *lane) pause(p *partQueue, err error) {
 		case <-l.r.ctx.Done():
 			return
 		}
-		l.post(func() {
-			p.waiting = false
-			l.markReady(p)
-		})
+		l.post(func() { l.resume(p) })
 	})
 }
 
@@ -441,7 +465,7 @@ func (l *lane) flush(c *connLane) {
 				l.r.count.appendRetries.Add(1)
 			}
 			p.queue = p.queue[1:]
-			p.flying = append(p.flying, op)
+			p.flying, p.sentOn = append(p.flying, op), c.conn
 			if open {
 				p.opening = append(p.opening, op)
 			}
@@ -627,7 +651,9 @@ func (op *appendOp) timedOut() error {
 // expire fails queued ops whose time is up. Those of the same producer behind one
 // that fails fail with it, so that their sender repeats all of them in order.
 func (l *lane) expire(now time.Time) {
-	version := l.r.deps.Maps.Current().Version
+	m := l.r.deps.Maps.Current()
+	version := m.Version
+	l.cutAll(m)
 	l.expireRepeats(now)
 	for tp, p := range l.parts {
 		if p.held {

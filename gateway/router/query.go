@@ -37,7 +37,11 @@ func eachQuery(n int, f func(i int)) {
 // says that it moved.
 func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, req kmsg.Request, code func(R) (int16, bool)) (R, error) {
 	var zero R
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.QueryTimeout)
+	patience := r.cfg.QueryTimeout
+	if failed(r.deps.Maps.Current(), e.Cluster) { // it may answer, but is not expected to
+		patience = min(patience, readFloor)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cluster, err := r.cluster(e)
 	if err != nil {
@@ -63,10 +67,13 @@ func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, 
 		timer := time.NewTimer(leaderPause)
 		select {
 		case <-timer.C:
+			if !failed(r.deps.Maps.Current(), e.Cluster) || patience <= readFloor {
+				continue
+			}
 		case <-ctx.Done():
 			timer.Stop()
-			return zero, federation.Errorf(federation.ClusterUnavailable, "a cluster that holds a part of the partition does not answer; try again").WithCause(err)
 		}
+		return zero, federation.Errorf(federation.ClusterUnavailable, "a cluster that holds a part of the partition does not answer; try again").WithCause(err)
 	}
 }
 
@@ -146,10 +153,19 @@ func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.Topi
 	if err != nil {
 		return Watermarks{}, false
 	}
-	// A partition whose head's cluster is away must not hold up the answer.
+	// A partition of which a cluster is away must not hold up the answer: neither the
+	// head's, nor that of the extent that the log begins with.
+	if failed(m, part.Head().Cluster) {
+		return Watermarks{}, false
+	}
 	ctx, cancel := context.WithTimeout(ctx, readFloor)
 	defer cancel()
-	if _, err := r.watermarks(ctx, part); err != nil {
+	if slices.ContainsFunc(part.Extents, func(e *federation.Extent) bool { return failed(m, e.Cluster) }) {
+		_, err = r.headEnds(ctx, part)
+	} else {
+		_, err = r.watermarks(ctx, part)
+	}
+	if err != nil {
 		return Watermarks{}, false
 	}
 	return st.ends()
@@ -169,9 +185,13 @@ func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f fu
 			return err
 		}
 		if r.isCurrent(tp, part.Head()) {
-			if err := f(m, part); err != nil || r.isCurrent(tp, part.Head()) {
+			err := f(m, part)
+			if err != nil && !r.headClosed(tp) || err == nil && r.isCurrent(tp, part.Head()) {
 				return err
 			}
+		}
+		if part.Head().State == federation.ExtentSuspended {
+			return errHeadClosed(part)
 		}
 		timer := time.NewTimer(leaderPause)
 		select {
@@ -194,34 +214,52 @@ func (s *session) Watermarks(ctx context.Context, tp federation.TopicPartition) 
 	return w, err
 }
 
-func (r *Router) watermarks(ctx context.Context, part *federation.Partition) (Watermarks, error) {
-	head := part.Head()
-	var w Watermarks
-	var errs [3]error
-	eachQuery(3, func(i int) {
+func (r *Router) watermarks(ctx context.Context, part *federation.Partition) (w Watermarks, err error) {
+	var start federation.LogicalOffset
+	var errs [2]error
+	eachQuery(len(errs), func(i int) {
 		switch i {
 		case 0:
-			var p federation.PhysicalOffset
-			p, errs[i] = r.physicalOffset(ctx, head, TimestampLatest)
-			w.HighWatermark = head.Logical(p)
+			w, errs[i] = r.headEnds(ctx, part)
 		case 1:
-			var l listed
-			l, errs[i] = r.listPhysical(ctx, head, TimestampLatest, true)
-			w.LastStable = head.Logical(l.offset)
-		case 2:
-			w.LogStart, errs[i] = r.logStart(ctx, part)
+			start, errs[i] = r.logStart(ctx, part)
 		}
 	})
-	if err := errors.Join(errs[:]...); err != nil {
-		return Watermarks{}, clientError(part, firstError(errs[:]))
+	if err := firstError(errs[:]); err != nil {
+		return Watermarks{}, clientError(part, err)
+	}
+	w.LogStart = start
+	r.noteStart(part, start)
+	return w, nil
+}
+
+// headEnds asks for the ends of a partition's head.
+func (r *Router) headEnds(ctx context.Context, part *federation.Partition) (w Watermarks, err error) {
+	head := part.Head()
+	var errs [2]error
+	eachQuery(len(errs), func(i int) {
+		var l listed
+		l, errs[i] = r.listPhysical(ctx, head, TimestampLatest, i == 1)
+		if i == 0 {
+			w.HighWatermark = head.Logical(l.offset)
+		} else {
+			w.LastStable = head.Logical(l.offset)
+		}
+	})
+	if err := firstError(errs[:]); err != nil {
+		return Watermarks{}, err
 	}
 	tp := federation.TopicPartition{Topic: part.Topic, Partition: part.Number}
 	r.observe(tp, head, int64(head.Physical(w.HighWatermark)), int64(head.Physical(w.LastStable)), -1)
-	st := r.states.of(tp)
-	st.mu.Lock()
-	st.logStart = max(st.logStart, w.LogStart)
-	st.mu.Unlock()
 	return w, nil
+}
+
+// noteStart notes where the log begins.
+func (r *Router) noteStart(part *federation.Partition, start federation.LogicalOffset) {
+	st := r.states.of(federation.TopicPartition{Topic: part.Topic, Partition: part.Number})
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.logStart = max(st.logStart, start)
 }
 
 func firstError(errs []error) error {
@@ -236,15 +274,19 @@ func firstError(errs []error) error {
 // logStart returns the logical offset of the first record there is: the start of
 // the first extent that retention has not emptied.
 func (r *Router) logStart(ctx context.Context, part *federation.Partition) (federation.LogicalOffset, error) {
-	for i, e := range part.Extents {
+	extents, err := r.listable(part)
+	if err != nil {
+		return 0, err
+	}
+	for i, e := range extents {
 		p, err := r.physicalOffset(ctx, e, TimestampEarliest)
 		if err != nil {
 			return 0, err
 		}
-		if e.Sealed() && p >= e.End && i < len(part.Extents)-1 {
+		if e.Sealed() && p >= e.End && i < len(extents)-1 {
 			continue
 		}
-		return e.Logical(p), nil
+		return e.Logical(e.PastHidden(max(p, e.Start))), nil
 	}
 	return 0, nil
 }
@@ -332,7 +374,11 @@ func epochAt(part *federation.Partition, at federation.LogicalOffset) federation
 // listTime finds the first record at or after a time, oldest extent first:
 // clocks of clusters differ, so a later extent can begin with an earlier time.
 func (r *Router) listTime(ctx context.Context, part *federation.Partition, timestamp int64) (OffsetAnswer, error) {
-	for _, e := range part.Extents {
+	extents, err := r.listable(part)
+	if err != nil {
+		return OffsetAnswer{}, err
+	}
+	for _, e := range extents {
 		l, err := r.listPhysical(ctx, e, timestamp, false)
 		if err != nil {
 			return OffsetAnswer{}, err
@@ -343,6 +389,9 @@ func (r *Router) listTime(ctx context.Context, part *federation.Partition, times
 			if l, err = r.firstWithin(ctx, e, l); err != nil {
 				return OffsetAnswer{}, err
 			}
+		}
+		if l.offset >= 0 {
+			l.offset = e.PastHidden(l.offset) // a position: what is as new comes behind it
 		}
 		if l.offset >= 0 && within(e, l.offset) {
 			return OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}, nil
@@ -371,11 +420,15 @@ func within(e *federation.Extent, p federation.PhysicalOffset) bool {
 }
 
 // listMax finds the record with the largest timestamp over all extents; of
-// equal ones the newest. A mark can be the newest of its extent, so where the
-// answer lies outside of the extent, its last record stands in for it.
+// equal ones the newest. A mark, or what is hidden, can be the newest of its extent, so
+// where the answer is no record of the extent, its last record stands in for it.
 func (r *Router) listMax(ctx context.Context, part *federation.Partition) (OffsetAnswer, error) {
 	best := OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}
-	for _, e := range part.Extents {
+	extents, err := r.listable(part)
+	if err != nil {
+		return best, err
+	}
+	for _, e := range extents {
 		l, err := r.listPhysical(ctx, e, TimestampMax, false)
 		if err != nil {
 			return OffsetAnswer{}, err
@@ -383,7 +436,7 @@ func (r *Router) listMax(ctx context.Context, part *federation.Partition) (Offse
 		if l.offset < 0 {
 			continue
 		}
-		if !within(e, l.offset) {
+		if !within(e, l.offset) || e.Hides(l.offset) {
 			if l, err = r.lastWithin(ctx, e); err != nil {
 				return OffsetAnswer{}, err
 			}
@@ -410,6 +463,11 @@ func (r *Router) lastWithin(ctx context.Context, e *federation.Extent) (listed, 
 	}
 	if end <= e.Start {
 		return listed{offset: -1}, nil
+	}
+	for n := len(e.Hidden); n > 0 && e.Hidden[n-1].To >= end; n-- {
+		if end = e.Hidden[n-1].From; end <= e.Start {
+			return listed{offset: -1}, nil
+		}
 	}
 	h, ok, err := r.lastBatch(ctx, e, end)
 	if err != nil || !ok {
@@ -473,10 +531,15 @@ func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochA
 }
 
 func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch federation.LogicalEpoch) (EpochEnd, error) {
-	for _, e := range slices.Backward(part.Extents) {
+	for i, e := range slices.Backward(part.Extents) {
 		entry, ok := e.PhysicalEpochAt(epoch)
 		if !ok {
 			continue
+		}
+		if failedOnce(e) && i+1 < len(part.Extents) && (!e.Sealed() || entry == e.LastEpoch()) {
+			// Behind it there is nothing up to the next extent: no reader is cut back, also
+			// none that was given more than this gateway knows of.
+			return EpochEnd{entry.Logical, part.Extents[i+1].Base}, nil
 		}
 		if entry == e.LastEpoch() {
 			if end, sealed := e.EndOffset(); sealed {
@@ -546,7 +609,7 @@ func (s *session) DeleteRecords(ctx context.Context, d []DeleteBefore) []Deleted
 }
 
 func (r *Router) deleteBefore(ctx context.Context, part *federation.Partition, offset federation.LogicalOffset) (federation.LogicalOffset, error) {
-	w, err := r.watermarks(ctx, part)
+	w, err := r.headEnds(ctx, part)
 	if err != nil {
 		return -1, err
 	}
@@ -555,6 +618,11 @@ func (r *Router) deleteBefore(ctx context.Context, part *federation.Partition, o
 	}
 	if offset < 0 || offset > w.HighWatermark {
 		return -1, federation.Errorf(federation.OffsetOutOfRange, "%s-%d: offset %d is outside of the log, which ends at %d", part.Topic, part.Number, offset, w.HighWatermark)
+	}
+	for _, e := range part.Extents {
+		if e.State == federation.ExtentSuspended && e.Base < offset {
+			return -1, federation.Errorf(federation.PolicyViolation, "%s-%d: nothing is deleted: the records from %d on lie on a physical cluster that failed; delete up to there, or when the cluster is restored", part.Topic, part.Number, e.Base)
+		}
 	}
 	for _, e := range part.Extents {
 		if e.Base >= offset {
@@ -568,14 +636,13 @@ func (r *Router) deleteBefore(ctx context.Context, part *federation.Partition, o
 			return -1, err
 		}
 	}
-	low, err := r.logStart(ctx, part)
-	if err != nil {
-		return -1, err
+	low := offset
+	if _, err := r.listable(part); err == nil {
+		if low, err = r.logStart(ctx, part); err != nil {
+			return -1, err
+		}
 	}
-	st := r.states.of(federation.TopicPartition{Topic: part.Topic, Partition: part.Number})
-	st.mu.Lock()
-	st.logStart = max(st.logStart, low)
-	st.mu.Unlock()
+	r.noteStart(part, low)
 	return low, nil
 }
 

@@ -336,7 +336,7 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		return
 	}
 	part, err := m.Partition(p.tp)
-	if err != nil || part.Head().PhysicalAddress != p.extent.PhysicalAddress {
+	if err != nil || part.Head().PhysicalAddress != p.extent.PhysicalAddress || closed(m, part.Head()) {
 		t.dropLocked(p)
 		return
 	}

@@ -146,12 +146,13 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.contact.ask(time.Now())
 	nc, err := c.cfg.Dialer(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	conn := &Conn{
-		nc: nc, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax,
+		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax,
 		out: make(chan *call, c.cfg.ConnRequestsMax), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
 		done: make(chan struct{}), written: make(chan struct{}),
 	}
@@ -163,6 +164,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 		return nil, err
 	}
 	_ = nc.SetDeadline(time.Time{})
+	c.contact.answered()
 	go conn.writeLoop()
 	go conn.readLoop()
 	return conn, nil
@@ -172,6 +174,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 // in the order of Send and answered in that order.
 type Conn struct {
 	nc       net.Conn
+	contact  *contact
 	clientID string
 	timeout  time.Duration
 	bytesMax int
@@ -262,6 +265,7 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 	bufs := make(net.Buffers, 0, 1+len(body))
 	bufs = append(append(bufs, head), body...)
 	cl := &call{flexible: flex, bufs: bufs, done: done, sent: time.Now()}
+	c.contact.ask(cl.sent)
 
 	c.mu.Lock()
 	if c.err != nil {
@@ -407,6 +411,7 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 		buf.Release()
 		return c.err
 	}
+	c.contact.answered()
 	c.inflight = c.inflight[1:]
 	if len(c.inflight) > 0 {
 		_ = c.nc.SetReadDeadline(c.inflight[0].sent.Add(c.timeout))

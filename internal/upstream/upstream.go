@@ -46,7 +46,10 @@ type Config struct {
 	// broker does not list its producers; 64 MiB by default. A producer whose last
 	// batch lies before that is not found there.
 	ScanBytesMax int
-	Logger       *slog.Logger
+	// AwayAfter is how long no broker of a cluster has answered, although it was asked,
+	// before the gateway tells the controller that the cluster is away; 5 s by default.
+	AwayAfter time.Duration
+	Logger    *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -58,6 +61,7 @@ func (c Config) withDefaults() Config {
 	c.MetadataMaxAge = or(c.MetadataMaxAge, 60*time.Second)
 	c.ConnRequestsMax = or(c.ConnRequestsMax, 16)
 	c.ResponseBytesMax = or(c.ResponseBytesMax, 128<<20)
+	c.AwayAfter = or(c.AwayAfter, 5*time.Second)
 	c.ScanBytesMax = or(c.ScanBytesMax, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -156,7 +160,8 @@ type Cluster struct {
 	seeds []string
 	kgo   *kgo.Client
 
-	meta metadata
+	meta    metadata
+	contact contact
 
 	ctx    context.Context //nolint:containedctx // ends with the cluster; connections and refreshes hang on it
 	cancel context.CancelFunc
@@ -166,7 +171,10 @@ type Cluster struct {
 }
 
 func newCluster(cfg Config, name federation.ClusterName, seeds []string) (*Cluster, error) {
+	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, conns: make(map[connKey]*connSlot)}
+	c.contact.began = time.Now()
 	client, err := kgo.NewClient(
+		kgo.WithHooks(contactHooks{&c.contact}),
 		kgo.SeedBrokers(seeds...),
 		kgo.ClientID(cfg.ClientID),
 		kgo.Dialer(cfg.Dialer),
@@ -177,9 +185,9 @@ func newCluster(cfg Config, name federation.ClusterName, seeds []string) (*Clust
 	if err != nil {
 		return nil, federation.Errorf(federation.InvalidArgument, "cluster %q: %w", name, err)
 	}
+	c.kgo = client
 	//nolint:contextcheck // lives as long as the cluster
-	ctx, cancel := context.WithCancel(client.Context())
-	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, kgo: client, ctx: ctx, cancel: cancel, conns: make(map[connKey]*connSlot)}
+	c.ctx, c.cancel = context.WithCancel(client.Context())
 	c.meta.init(c)
 	return c, nil
 }

@@ -1,0 +1,107 @@
+package upstream
+
+import (
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// A contact tells whether the brokers of a cluster answer. It is noted with every
+// request, so it takes no lock.
+type contact struct {
+	began time.Time    // the times below are after it
+	tried atomic.Int64 // when a broker was asked last, or dialled; 0 = never
+	// since is when a broker was asked, or dialled, first of all that had no answer since
+	// one last came; 0 = none has.
+	since atomic.Int64
+}
+
+// ask notes that a broker is asked, or dialled.
+func (c *contact) ask(now time.Time) {
+	at := max(1, int64(now.Sub(c.began)))
+	c.tried.Store(at)
+	if c.since.Load() == 0 {
+		c.since.CompareAndSwap(0, at)
+	}
+}
+
+// answered notes that a broker of the cluster has answered.
+func (c *contact) answered() {
+	if c.since.Load() != 0 {
+		c.since.Store(0)
+	}
+}
+
+// away reports whether no broker has answered for a while, although one was asked for
+// something all the time. One that nobody has asked for as long as an answer is waited
+// for may be back.
+func (c *contact) away(now time.Time, after, patience time.Duration) bool {
+	since, tried := time.Duration(c.since.Load()), time.Duration(c.tried.Load())
+	at := now.Sub(c.began)
+	return since != 0 && at-since >= after && at-tried < patience+after
+}
+
+// Away returns the clusters of which no broker has answered for AwayAfter, sorted. One
+// that nothing was asked of is none of them.
+func (p *Pool) Away() []federation.ClusterName {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var names []federation.ClusterName
+	now := time.Now()
+	for name, c := range p.clusters {
+		if c.contact.away(now, p.cfg.AwayAfter, p.cfg.RequestTimeout) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// contactHooks note what the general client asks for and gets.
+type contactHooks struct{ c *contact }
+
+var (
+	_ kgo.HookBrokerConnect = contactHooks{}
+	_ kgo.HookBrokerWrite   = contactHooks{}
+	_ kgo.HookBrokerRead    = contactHooks{}
+)
+
+func (h contactHooks) OnBrokerConnect(_ kgo.BrokerMetadata, took time.Duration, _ net.Conn, _ error) {
+	h.c.ask(time.Now().Add(-took))
+}
+
+func (h contactHooks) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duration, time.Duration, error) {
+	h.c.ask(time.Now())
+}
+
+func (h contactHooks) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, n int, _, _ time.Duration, err error) {
+	if err == nil && n > 0 {
+		h.c.answered()
+	}
+}
+
+// Disconnect closes the open connections of some uses: what is in flight on them fails
+// at once. The next request dials again.
+func (c *Cluster) Disconnect(uses ...Use) {
+	var slots []*connSlot
+	c.connMu.Lock()
+	for k, s := range c.conns {
+		if slices.Contains(uses, k.use) {
+			slots = append(slots, s)
+		}
+	}
+	c.connMu.Unlock()
+	for _, s := range slots {
+		s.mu.Lock()
+		conn := s.conn
+		s.mu.Unlock()
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}
