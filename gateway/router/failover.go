@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"slices"
 
 	"github.com/braidmq/braid/federation"
@@ -32,11 +33,32 @@ func failed(m *federation.Map, name federation.ClusterName) bool {
 	return c != nil && c.State == federation.ClusterFailed
 }
 
-// headClosed reports whether the head of a partition is closed at this moment.
-func (r *Router) headClosed(tp federation.TopicPartition) bool {
+// isHead reports whether an extent is the head of a partition, and not closed.
+func (r *Router) isHead(tp federation.TopicPartition, e *federation.Extent) bool {
 	m := r.deps.Maps.Current()
 	part, err := m.Partition(tp)
-	return err == nil && closed(m, part.Head())
+	return err == nil && part.Head().PhysicalAddress == e.PhysicalAddress && !closed(m, part.Head())
+}
+
+// whileHead returns a context that ends with ctx, and when a partition has another head
+// or its head is closed: then the next one has the answers.
+func (r *Router) whileHead(ctx context.Context, tp federation.TopicPartition, head *federation.Extent) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		for {
+			changed := r.deps.Maps.Changed()
+			if !r.isHead(tp, head) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // waits reports whether the readers of a topic wait at suspended extents.

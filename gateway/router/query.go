@@ -174,7 +174,7 @@ func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.Topi
 // settled calls f with a partition whose head takes appends, and again if that
 // changed meanwhile: what is known of the end of a head that is being sealed may lie
 // behind its seal.
-func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f func(m *federation.Map, part *federation.Partition) error) error {
+func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f func(ctx context.Context, m *federation.Map, part *federation.Partition) error) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.QueryTimeout)
 	defer cancel()
 	for {
@@ -185,8 +185,10 @@ func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f fu
 			return err
 		}
 		if r.isCurrent(tp, part.Head()) {
-			err := f(m, part)
-			if err != nil && !r.headClosed(tp) || err == nil && r.isCurrent(tp, part.Head()) {
+			asked, cancel := r.whileHead(ctx, tp, part.Head())
+			err := f(asked, m, part)
+			cancel()
+			if err != nil && r.isHead(tp, part.Head()) || err == nil && r.isCurrent(tp, part.Head()) {
 				return err
 			}
 		}
@@ -207,7 +209,7 @@ func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f fu
 
 // Watermarks implements Session.
 func (s *session) Watermarks(ctx context.Context, tp federation.TopicPartition) (w Watermarks, err error) {
-	err = s.r.settled(ctx, tp, func(_ *federation.Map, part *federation.Partition) error {
+	err = s.r.settled(ctx, tp, func(ctx context.Context, _ *federation.Map, part *federation.Partition) error {
 		w, err = s.r.watermarks(ctx, part)
 		return err
 	})
@@ -313,7 +315,7 @@ func clientError(part *federation.Partition, err error) error {
 func (s *session) ListOffsets(ctx context.Context, q []OffsetQuery) []OffsetAnswer {
 	out := make([]OffsetAnswer, len(q))
 	eachQuery(len(q), func(i int) {
-		err := s.r.settled(ctx, q[i].TopicPartition, func(m *federation.Map, part *federation.Partition) error {
+		err := s.r.settled(ctx, q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
 			err := checkEpoch(m, part, q[i].CurrentEpoch)
 			if err == nil {
 				out[i], err = s.r.listOffset(ctx, part, &q[i])
@@ -519,7 +521,7 @@ func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochA
 	out := make([]EpochAnswer, len(q))
 	eachQuery(len(q), func(i int) {
 		out[i].Epoch, out[i].End = federation.NoEpoch, -1
-		out[i].Err = s.r.settled(ctx, q[i].TopicPartition, func(m *federation.Map, part *federation.Partition) error {
+		out[i].Err = s.r.settled(ctx, q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
 			err := checkEpoch(m, part, q[i].CurrentEpoch)
 			if err == nil && q[i].Epoch <= m.LeaderEpoch(part) {
 				out[i].EpochEnd, err = s.r.epochEnd(ctx, part, q[i].Epoch)
@@ -597,7 +599,7 @@ func (r *Router) physicalEpochEnd(ctx context.Context, e *federation.Extent, epo
 func (s *session) DeleteRecords(ctx context.Context, d []DeleteBefore) []Deleted {
 	out := make([]Deleted, len(d))
 	eachQuery(len(d), func(i int) {
-		err := s.r.settled(ctx, d[i].TopicPartition, func(_ *federation.Map, part *federation.Partition) (err error) {
+		err := s.r.settled(ctx, d[i].TopicPartition, func(ctx context.Context, _ *federation.Map, part *federation.Partition) (err error) {
 			out[i].LowWatermark, err = s.r.deleteBefore(ctx, part, d[i].Offset)
 			return clientError(part, err)
 		})
