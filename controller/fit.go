@@ -79,7 +79,7 @@ func misfit(topic *federation.Topic, cluster federation.ClusterName, what string
 // effectiveConfig returns the settings that a physical topic has, or would have.
 func effectiveConfig(ctx context.Context, c *upstream.Cluster, pt planner.PhysicalTopic, topic *federation.Topic) (map[string]string, error) {
 	if !pt.Exists {
-		return c.PlannedConfig(ctx, pt.Name, pt.Partitions, int16(topic.ReplicationFactor), topic.Config)
+		return c.PlannedConfig(ctx, pt.Name, pt.Partitions, int16(topic.ReplicationFactor), physicalConfig(topic.Config))
 	}
 	values, err := c.TopicConfig(ctx, pt.Name)
 	if err != nil {

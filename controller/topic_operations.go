@@ -114,7 +114,7 @@ func checkPhysical(ctx context.Context, c *upstream.Cluster, pt planner.Physical
 	if err := checkAbsent(ctx, c, pt, topic); err != nil {
 		return err
 	}
-	return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), config, true) // rf is within int16, checked by the caller
+	return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), physicalConfig(config), true) // rf is within int16, checked by the caller
 }
 
 // createTopic: plan ► physical topics ► leaders ► publish; or all of it undone.
@@ -337,7 +337,7 @@ func (o *operations) makePhysical(ctx context.Context, op *operation, state *pla
 // ensureTopic can be called again after a try whose outcome is unknown.
 func ensureTopic(ctx context.Context, c *upstream.Cluster, pt planner.PhysicalTopic, rf int32, config map[string]string) error {
 	if !pt.Exists {
-		return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), config, false)
+		return c.CreateTopic(ctx, pt.Name, pt.Partitions, int16(rf), physicalConfig(config), false)
 	}
 	return c.CreatePartitions(ctx, pt.Name, pt.Partitions)
 }

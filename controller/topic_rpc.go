@@ -19,9 +19,19 @@ import (
 	"github.com/braidmq/braid/internal/upstream"
 )
 
-// configOwn begins the topic settings that are braid's own; there is none yet
-// that a topic can be given.
+// configOwn begins the topic settings that are braid's own. Clusters are told none of them.
 const configOwn = "braid."
+
+// physicalConfig returns the settings of a topic that its clusters are told.
+func physicalConfig(config map[string]string) map[string]string {
+	out := make(map[string]string, len(config))
+	for k, v := range config {
+		if !strings.HasPrefix(k, configOwn) {
+			out[k] = v
+		}
+	}
+	return out
+}
 
 type topicService struct{ c *Controller }
 
@@ -131,7 +141,7 @@ func (c *Controller) checkCount(topic federation.TopicName, n int32) error {
 
 func checkConfig(topic federation.TopicName, config map[string]string) error {
 	for k := range config {
-		if k == "" || strings.HasPrefix(k, configOwn) {
+		if k == "" || strings.HasPrefix(k, configOwn) && k != federation.ConfigFailoverRead {
 			return federation.Errorf(federation.InvalidConfig, "topic %q: there is no setting %q", topic, federation.SettingName(k))
 		}
 	}
@@ -333,6 +343,22 @@ func updatedConfig(topic *federation.Topic, req *adminv1.UpdateTopicRequest) (ma
 	return config, checkConfig(topic.Name, config)
 }
 
+// changedConfig returns the settings that differ.
+func changedConfig(from, to map[string]string) (set map[string]string, unset []string) {
+	set = make(map[string]string)
+	for k, v := range to {
+		if old, ok := from[k]; !ok || old != v {
+			set[k] = v
+		}
+	}
+	for k := range from {
+		if _, ok := to[k]; !ok {
+			unset = append(unset, k)
+		}
+	}
+	return set, unset
+}
+
 // setConfig asks all clusters first, so that none refuses what another has taken.
 func (t *term) setConfig(ctx context.Context, topic *federation.Topic, config map[string]string, validateOnly bool) (*federation.Map, error) {
 	release, _, err := t.ops.reserve("update-topic", t.topicName(topic.Name), "")
@@ -340,21 +366,14 @@ func (t *term) setConfig(ctx context.Context, topic *federation.Topic, config ma
 		return nil, err
 	}
 	defer release(nil)
-	set, unset := make(map[string]string), []string(nil)
-	for k, v := range config {
-		if old, ok := topic.Config[k]; !ok || old != v {
-			set[k] = v
-		}
-	}
-	for k := range topic.Config {
-		if _, ok := config[k]; !ok {
-			unset = append(unset, k)
-		}
-	}
-	if len(set) == 0 && len(unset) == 0 {
+	if maps.Equal(config, topic.Config) {
 		return t.current(), nil
 	}
+	set, unset := changedConfig(physicalConfig(topic.Config), physicalConfig(config))
 	apply := func(validate bool) error {
+		if len(set) == 0 && len(unset) == 0 {
+			return nil // a cluster that is away does not keep a setting of braid's own from being changed
+		}
 		return t.each(ctx, physicalTopics(topic), func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
 			return c.SetTopicConfig(ctx, pt.Name, set, unset, validate)
 		})

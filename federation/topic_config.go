@@ -22,10 +22,13 @@ const (
 	configBool
 	configEnum
 	configEnumList
+	configExact // an enum whose values are compared as they are
 )
 
-// topicConfigRules are the values that Apache Kafka 4.3 takes (LogConfig.java).
+// topicConfigRules are the values that Apache Kafka 4.3 takes (LogConfig.java), and those
+// of braid's own settings.
 var topicConfigRules = map[string]configRule{
+	ConfigFailoverRead:                {kind: configExact, allowed: []string{"skip", "wait"}},
 	"cleanup.policy":                  {kind: configEnumList, allowed: []string{"compact", "delete"}},
 	"compression.gzip.level":          {kind: configInt, min: -1},
 	"compression.lz4.level":           {kind: configInt, min: 1},
@@ -71,7 +74,9 @@ func CheckTopicConfig(topic TopicName, config map[string]string) error {
 
 // refuses returns what the rule wants if value is not that.
 func (r configRule) refuses(value string) (want string) {
-	value = strings.TrimSpace(value)
+	if r.kind != configExact {
+		value = strings.TrimSpace(value)
+	}
 	number := func(bits int) string {
 		n, err := strconv.ParseInt(value, 10, bits)
 		if err != nil || float64(n) < r.min {
@@ -90,7 +95,7 @@ func (r configRule) refuses(value string) (want string) {
 		if v := strings.ToLower(value); v != "true" && v != "false" {
 			return "true or false"
 		}
-	case configEnum:
+	case configEnum, configExact:
 		if !slices.Contains(r.allowed, value) {
 			return "one of " + strings.Join(r.allowed, ", ")
 		}

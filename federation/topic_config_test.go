@@ -26,6 +26,10 @@ func TestCheckTopicConfig(t *testing.T) {
 		{"min.cleanable.dirty.ratio", "0.5"}:    true,
 		{"min.cleanable.dirty.ratio", "1.5"}:    false,
 		{"message.timestamp.type", "Never"}:     false,
+		{"braid.failover.read", "skip"}:         true,
+		{"braid.failover.read", "wait"}:         true,
+		{"braid.failover.read", " wait"}:        false,
+		{"braid.failover.read", ""}:             false,
 		{"a.setting.of.a.newer.kafka", "?"}:     true,
 	} {
 		err := federation.CheckTopicConfig("t", map[string]string{setting[0]: setting[1]})

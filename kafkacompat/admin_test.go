@@ -260,6 +260,9 @@ func TestConfigs(t *testing.T) {
 	}
 	require.Zero(t, alter(change(kmsg.IncrementalAlterConfigOpSet, "retention.ms", "7000")))
 	require.Equal(t, "7000", value("retention.ms"))
+	require.Equal(t, "skip", value("braid.failover.read"))
+	require.Zero(t, alter(change(kmsg.IncrementalAlterConfigOpSet, "braid.failover.read", "wait")))
+	require.Equal(t, "wait", value("braid.failover.read"))
 	require.Zero(t, alter(change(kmsg.IncrementalAlterConfigOpDelete, "retention.ms")))
 	require.Equal(t, "604800000", value("retention.ms"), "Kafka's default")
 	require.Zero(t, alter(change(kmsg.IncrementalAlterConfigOpAppend, "cleanup.policy", "delete")))

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
 )
 
 // A configKey describes a config as DescribeConfigs shows it.
@@ -15,9 +17,10 @@ type configKey struct {
 }
 
 // topicConfigs are the topic configs of Apache Kafka 4.3 with their defaults
-// (TopicConfig.java, LogConfig.java). braid stores what is set and applies it to
-// every cluster that the topic has an extent on.
+// (TopicConfig.java, LogConfig.java), and braid's own. braid stores what is set and
+// applies Kafka's to every cluster that the topic has an extent on.
 var topicConfigs = []configKey{
+	{federation.ConfigFailoverRead, "skip", kmsg.ConfigTypeString, "What readers do at records that lie on a physical cluster that failed: skip them for now, or wait."},
 	{"cleanup.policy", "delete", kmsg.ConfigTypeList, "What happens to old records: delete, compact, or both."},
 	{"compression.gzip.level", "-1", kmsg.ConfigTypeInt, "The level of gzip."},
 	{"compression.lz4.level", "9", kmsg.ConfigTypeInt, "The level of lz4."},

@@ -191,7 +191,8 @@ func topicConfigCommand() *cobra.Command {
 		Use:   "config NAME [KEY=VALUE ...] [KEY- ...]",
 		Short: "Show a topic's config, or set and unset parts of it",
 		Example: "  braid topic config orders\n" +
-			"  braid topic config orders retention.ms=86400000 max.message.bytes-",
+			"  braid topic config orders retention.ms=86400000 max.message.bytes-\n" +
+			"  braid topic config orders braid.failover.read=wait",
 		Args: cobra.MinimumNArgs(1),
 	}
 	outputFlag(cmd)

@@ -59,6 +59,9 @@ type Config struct {
 	// Hold is called with each map that has sealing heads: it returns when nothing is in
 	// flight to them. It fails only with ctx. nil = there are no appends.
 	Hold func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error)
+	// Away is asked at each beat for the physical clusters of which no broker answers; nil =
+	// none is told.
+	Away func() []federation.ClusterName
 	// OnDrain is called when the controller asks this gateway to drain; nil = ignored.
 	// It must not block.
 	OnDrain func(grace time.Duration, cause string)

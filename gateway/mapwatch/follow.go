@@ -330,6 +330,11 @@ func (l *link) sendBeat() error {
 		load := l.cfg.Load()
 		b.Connections, b.BytesInPerS, b.BytesOutPerS = load.Connections, load.BytesInPerS, load.BytesOutPerS
 	}
+	if l.cfg.Away != nil {
+		for _, name := range l.cfg.Away() {
+			b.Away = append(b.Away, string(name))
+		}
+	}
 	for at, e := range l.takeLeaders() {
 		b.Leaders = append(b.Leaders, &controlv1.LeaderSeen{
 			Cluster: string(at.Cluster), PhysicalTopic: at.Topic, PhysicalPartition: int32(at.Partition), Epoch: int32(e),

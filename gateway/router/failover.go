@@ -23,6 +23,7 @@ func closed(m *federation.Map, e *federation.Extent) bool {
 		return true
 	case federation.ExtentSealing:
 		return failed(m, e.Cluster)
+	case federation.ExtentOpen, federation.ExtentSealed:
 	}
 	return false
 }
@@ -69,8 +70,8 @@ func waits(m *federation.Map, topic federation.TopicName) bool {
 
 // extentAt returns the extent of a partition that lies at an address; nil if none does.
 func extentAt(part *federation.Partition, at *federation.PhysicalAddress) *federation.Extent {
-	for i := len(part.Extents) - 1; i >= 0; i-- {
-		if e := part.Extents[i]; e.PhysicalAddress == *at {
+	for _, e := range slices.Backward(part.Extents) {
+		if e.PhysicalAddress == *at {
 			return e
 		}
 	}

@@ -255,7 +255,8 @@ func TestAppendsWaitForNothingOfAFailedCluster(t *testing.T) {
 	for name, before := range map[string]func(t *testing.T, w *world){
 		"leader": func(*testing.T, *world) {},
 		"connection": func(t *testing.T, w *world) {
-			look(t.Context(), session(t, w.r), 0, time.Millisecond, false) // it knows the leader now
+			_, err := look(t.Context(), session(t, w.r), 0, time.Millisecond, false) // it knows the leader now
+			require.NoError(t, err)
 		},
 		"opening": func(t *testing.T, w *world) {
 			added(t, session(t, w.r), one(0, "0"))
