@@ -38,6 +38,9 @@ func RunMoves(t *testing.T, w *world.World) {
 		{"a drain is cancelled, and one waits until the cluster is empty", s.testDrainCancelled},
 		{"the leading controller is killed, step by step", s.testLeaderKilledAtSteps},
 		{"a gateway is killed", s.testGatewayKilledDuringMove},
+		{"a cluster fails, and comes back", s.testFailover},
+		{"the leading controller is killed while a cluster fails and comes back", s.testFailoverKilled},
+		{"a cluster that comes back fails again", s.testFailoverAgain},
 	}
 	if w.Real {
 		tests = append(tests,

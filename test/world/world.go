@@ -15,11 +15,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/test/realparts"
 )
@@ -96,6 +98,28 @@ type Cluster struct {
 	// Fake is an embedded cluster, for faults; nil for a real one.
 	Fake *kfake.Cluster
 }
+
+// Down takes a cluster away, with a kill if it is a real one; up brings it back with all
+// its data.
+func (c Cluster) Down() (up func()) {
+	if c.Fake == nil {
+		c.Kill()
+		return c.Restart
+	}
+	var off atomic.Bool
+	off.Store(true)
+	c.Fake.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
+		if !off.Load() {
+			return nil, nil, false
+		}
+		c.Fake.KeepControl()
+		return nil, errDown, true
+	})
+	return func() { off.Store(false) }
+}
+
+// errDown breaks connections.
+var errDown = errors.New("the cluster is down")
 
 // StartCluster starts one more physical cluster, which is not registered. It ends
 // with the world.
