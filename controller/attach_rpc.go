@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ import (
 // leadersMax bounds the leader epochs that are taken from one Beat.
 const leadersMax = 10_000
 
-// awayMax bounds the clusters that are taken from one Beat.
+// awayMax bounds the clusters that one Beat calls away.
 const awayMax = 1000
 
 // refusalsMax bounds the snapshots that are sent to a peer that cannot apply them.
@@ -396,11 +397,10 @@ func (a *attachment) applied(ctx context.Context, v federation.MapVersion) {
 func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	s := a.session
 	if s != nil {
-		away := make(map[federation.ClusterName]bool)
-		for _, name := range b.GetAway()[:min(len(b.GetAway()), awayMax)] {
-			away[federation.ClusterName(name)] = true
+		a.fleet.update(func() { s.connections = b.GetConnections() })
+		if err := a.away(b); err != nil {
+			return err
 		}
-		a.fleet.update(func() { s.connections, s.away = b.GetConnections(), away })
 		a.applied(ctx, federation.MapVersion(b.GetMapVersion()))
 	}
 	if err := a.sendLease(b.GetSentMs()); err != nil {
@@ -417,6 +417,21 @@ func (a *attachment) beat(ctx context.Context, b *controlv1.Beat) error {
 	}
 	if len(b.GetLeaders()) > 0 {
 		a.leadersSeen(b.GetLeaders())
+	}
+	return nil
+}
+
+// away notes which clusters do not answer the gateway.
+func (a *attachment) away(b *controlv1.Beat) error {
+	if n := len(b.GetAway()); n > awayMax {
+		return federation.Errorf(federation.InvalidArgument, "a beat names %d clusters that are away, at most %d are allowed", n, awayMax)
+	}
+	var away []federation.ClusterName
+	for _, name := range b.GetAway() {
+		away = append(away, federation.ClusterName(name))
+	}
+	if !slices.Equal(away, a.session.away) { // only this stream writes it
+		a.fleet.update(func() { a.session.away = away })
 	}
 	return nil
 }

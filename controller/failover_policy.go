@@ -77,24 +77,11 @@ func (t *term) overdueAway(now time.Time) (federation.ClusterName, time.Time) {
 	if found == "" || now.Sub(since) < t.cfg.FailoverAfter {
 		return "", since
 	}
-	if away, all := t.fleet.findAway(found); away*2 <= all {
+	if away, all := t.fleet.away(found); away*2 <= all {
 		return "", since
 	}
 	if checkFailover(m, found, t.health.away()) != nil {
 		return "", since
 	}
 	return found, since
-}
-
-// findAway counts the gateways that find a cluster away, and all.
-func (f *fleet) findAway(name federation.ClusterName) (away, all int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, s := range f.sessions {
-		all++
-		if s.away[name] {
-			away++
-		}
-	}
-	return away, all
 }

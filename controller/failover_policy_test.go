@@ -35,9 +35,9 @@ func newPolicy(t *testing.T) *policyScript {
 // find has some gateways find some clusters away.
 func (s *policyScript) find(n int, names ...federation.ClusterName) {
 	for i, id := range []federation.GatewayID{"g1", "g2", "g3"} {
-		away := make(map[federation.ClusterName]bool)
-		for _, name := range names {
-			away[name] = i < n
+		var away []federation.ClusterName
+		if i < n {
+			away = names
 		}
 		s.fleet.update(func() { s.fleet.sessions[id].away = away })
 	}

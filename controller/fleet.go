@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +48,7 @@ type session struct {
 	held        heldReport
 	connections int32
 	loads       planner.Load
-	away        map[federation.ClusterName]bool // as its last beat says
+	away        []federation.ClusterName // of which no broker answers the gateway
 	drained     bool
 	over        bool // ended is closed
 }
@@ -174,6 +175,19 @@ func (f *fleet) session(id federation.GatewayID) (session, bool) {
 		return *s, true
 	}
 	return session{}, false
+}
+
+// away returns how many of the attached gateways say that no broker of a cluster answers
+// them, and how many are attached.
+func (f *fleet) away(name federation.ClusterName) (away, attached int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.sessions {
+		if slices.Contains(s.away, name) {
+			away++
+		}
+	}
+	return away, len(f.sessions)
 }
 
 // ask sends a drain request to a gateway; false if it has no stream.

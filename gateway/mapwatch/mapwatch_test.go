@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -343,6 +345,27 @@ func TestLeadersAreToldOnce(t *testing.T) {
 	c.send(t, 1, registered(0))
 	w.SeenLeader(at(0), 5)
 	require.Equal(t, map[int32]int32{0: 5}, told())
+}
+
+func TestAwayClustersAreToldWithEachBeat(t *testing.T) {
+	s := newScript(t)
+	var away atomic.Pointer[[]federation.ClusterName]
+	away.Store(&[]federation.ClusterName{"b", "c"})
+	start(t, []string{s.url}, func(c *mapwatch.Config) { c.Away = func() []federation.ClusterName { return *away.Load() } })
+	c, _ := s.attached(t)
+	c.send(t, 1, registered(0))
+	told := func(want ...string) {
+		t.Helper()
+		until(t, c, func(f *controlv1.AttachRequest) *controlv1.Beat {
+			if b := f.GetBeat(); b != nil && slices.Equal(b.GetAway(), want) {
+				return b
+			}
+			return nil
+		})
+	}
+	told("b", "c")
+	away.Store(&[]federation.ClusterName{})
+	told()
 }
 
 func TestDrain(t *testing.T) {

@@ -30,6 +30,7 @@ type gatewayParts struct {
 	admin       controllerClients
 	peers       *http.Client
 	watch       *mapwatch.Watch
+	pool        *upstream.Pool
 	router      *router.Router
 	groups      *groups.Engine
 	members     *groups.Cluster // all groups, wherever they are coordinated
@@ -53,8 +54,8 @@ func (w *wiring) gateway(ctx context.Context) error {
 	if err := w.watch(g); err != nil {
 		return err
 	}
-	pool := w.clusters(g.watch)
-	w.router(ctx, g, pool)
+	g.pool = w.clusters(g.watch)
+	w.router(ctx, g, g.pool)
 	if err := w.engine(g); err != nil {
 		return err
 	}
@@ -118,6 +119,7 @@ func (w *wiring) watch(g *gatewayParts) error {
 		return g.router.Hold(ctx, m)
 	}
 	cfg.Loads = func(ctx context.Context) (map[federation.TopicPartition]int64, error) { return g.router.Loads(ctx) }
+	cfg.Away = func() []federation.ClusterName { return g.pool.Away() }
 	cfg.OnDrain = func(_ time.Duration, cause string) {
 		w.log.Info("the controller asks to drain", "cause", cause)
 		w.stop()
