@@ -115,3 +115,18 @@ func TestTopicIDsRoundTrip(t *testing.T) {
 	_, err := federation.ParseTopicID("short")
 	require.Error(t, err)
 }
+
+func TestBetweenLeavesGapsOut(t *testing.T) {
+	suspended := extent(1000, 1, 0, federation.ExtentSuspended)
+	suspended.Seen, suspended.Acknowledged = 3, 6 // to 1004
+	p := &federation.Partition{Extents: []*federation.Extent{
+		extent(0, 1, 11, federation.ExtentSealed), // 0 to 9
+		suspended,
+		extent(5000, 1, 0, federation.ExtentOpen),
+	}}
+	for _, c := range []struct{ from, to, want federation.LogicalOffset }{
+		{0, 5007, 22}, {4, 10, 6}, {10, 1000, 0}, {9, 1001, 2}, {1003, 5000, 2}, {1005, 5007, 7}, {1500, 5001, 1}, {5005, 5007, 2}, {5007, 5007, 0}, {5009, 5007, 0},
+	} {
+		require.EqualValues(t, c.want, p.Between(c.from, c.to), "%d to %d", c.from, c.to)
+	}
+}

@@ -97,6 +97,23 @@ func (p *Partition) Locate(offset LogicalOffset) int {
 	return len(p.Extents) - 1
 }
 
+// Between returns how many offsets of the extents lie between two: gaps between extents
+// do not count, nor what lies behind the last record of a suspended extent that is known.
+func (p *Partition) Between(from, to LogicalOffset) (n int64) {
+	for i, e := range p.Extents {
+		end, sealed := e.EndOffset()
+		switch {
+		case sealed:
+		case i == len(p.Extents)-1:
+			end = to
+		default:
+			end = e.Logical(max(e.Seen, e.Acknowledged))
+		}
+		n += max(0, int64(min(end, to)-max(e.Base, from)))
+	}
+	return n
+}
+
 // LeaderEpoch returns the leader epoch that clients see for a partition.
 func (m *Map) LeaderEpoch(p *Partition) LogicalEpoch {
 	return p.Epoch + LogicalEpoch(m.FleetGeneration)

@@ -100,11 +100,15 @@ func lessPartition(a, b federation.TopicPartition) bool {
 // lag sets committed offsets against the ends of the logs; -1 is unknown.
 func (g *Gateway) lag(ctx context.Context, committed []groups.CommittedOffset) []*adminv1.Group_PartitionLag {
 	ends := g.ends(ctx, committed)
+	m := g.deps.Maps.Current()
 	out := make([]*adminv1.Group_PartitionLag, len(committed))
 	for i, c := range committed {
 		out[i] = &adminv1.Group_PartitionLag{Topic: string(c.Topic), Partition: int32(c.Partition), Committed: int64(c.Offset), HighWatermark: ends[i], Lag: -1}
 		if c.Offset >= 0 && ends[i] >= 0 {
 			out[i].Lag = max(ends[i]-int64(c.Offset), 0)
+			if part, err := m.Partition(c.TopicPartition); err == nil {
+				out[i].Lag = part.Between(c.Offset, federation.LogicalOffset(ends[i]))
+			}
 		}
 	}
 	return out

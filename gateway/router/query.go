@@ -177,6 +177,7 @@ func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.Topi
 func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f func(ctx context.Context, m *federation.Map, part *federation.Partition) error) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.QueryTimeout)
 	defer cancel()
+	began := time.Now()
 	for {
 		changed := r.deps.Maps.Changed()
 		m := r.deps.Maps.Current()
@@ -192,8 +193,8 @@ func (r *Router) settled(ctx context.Context, tp federation.TopicPartition, f fu
 				return err
 			}
 		}
-		if part.Head().State == federation.ExtentSuspended {
-			return errHeadClosed(part)
+		if head := part.Head(); head.State == federation.ExtentSuspended || closed(m, head) && time.Since(began) >= readFloor {
+			return errHeadClosed(part) // the next head can take as long as a lease
 		}
 		timer := time.NewTimer(leaderPause)
 		select {
