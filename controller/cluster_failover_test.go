@@ -17,6 +17,7 @@ import (
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/wire"
+	"github.com/braidmq/braid/gateway/mapwatch"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
 	"github.com/braidmq/braid/internal/mark"
@@ -498,4 +499,31 @@ func TestFailoverPlansAnewWhenItsTargetDies(t *testing.T) {
 			require.NotZero(t, head.Start)
 		}
 	}
+}
+
+// The policy fails a cluster over that this controller and the gateway find away, once; it
+// comes back only when somebody restores it.
+func TestFailoverByItself(t *testing.T) {
+	f := &federated{world: newWorld(t, "a", "b", "c"), holder: &holder{}}
+	var away atomic.Pointer[[]federation.ClusterName]
+	away.Store(&[]federation.ClusterName{})
+	f.start(t, func(c *controller.Config) { c.FailoverAfter = 300 * time.Millisecond })
+	other := f.world.gateway(t, "g2", nil, (&holder{}).config, func(c *mapwatch.Config) { c.Away = func() []federation.ClusterName { return *away.Load() } })
+	other.awaitRegistered(t)
+	third := f.world.gateway(t, "g3", nil, (&holder{}).config, func(c *mapwatch.Config) { c.Away = func() []federation.ClusterName { return *away.Load() } })
+	third.awaitRegistered(t)
+	f.makeTopic(t, "orders", 2)
+	up := takeDown(f.kafka["a"])
+	f.awaitAlarm(t, `"a" does not answer`)
+	require.Never(t, func() bool { return f.gateway.Current().Clusters["a"].State == federation.ClusterFailed }, 600*time.Millisecond, 20*time.Millisecond, "the gateways reach it")
+	away.Store(&[]federation.ClusterName{"a"})
+	for i := range int32(2) {
+		f.failedOver(t, i, "a")
+	}
+	up()
+	away.Store(&[]federation.ClusterName{})
+	f.awaitAlarm(t, `"a" is failed`, "it answers again")
+	require.Equal(t, adminv1.Cluster_STATE_FAILED, f.clusterState(t, "a"))
+	f.succeeds(t, f.restore(t, "a"))
+	require.Equal(t, adminv1.Cluster_STATE_ACTIVE, f.clusterState(t, "a"))
 }

@@ -139,8 +139,9 @@ func TestRestoreSkip(t *testing.T) {
 		resp, err := f.admin.clusters.GetCluster(t.Context(), &adminv1.GetClusterRequest{Name: "physicalClusters/a"})
 		return err == nil && resp.GetCluster().GetHealthy()
 	}, patience, 10*time.Millisecond)
-	done := f.succeeds(t, f.restore(t, "a"))
-	require.NotEmpty(t, done.GetSteps())
+	op := f.restore(t, "a")
+	f.succeeds(t, op)
+	require.Contains(t, stepDetail(t, f.admin, op, "topics"), "orders: 2 records appended again, 1 batches hidden")
 	require.Equal(t, adminv1.Cluster_STATE_ACTIVE, f.clusterState(t, "a"))
 	f.gateway.eventually(t, "nothing is suspended", func(m *federation.Map) bool {
 		return m.Topic("orders").Partitions[0].Extents[0].Sealed() && m.Clusters["a"].State == federation.ClusterActive
@@ -174,7 +175,9 @@ func TestRestoreWait(t *testing.T) {
 	f.failedOver(t, 0, "a")
 	f.goOn(t, 0)
 	up()
-	f.succeeds(t, f.restore(t, "a"))
+	op = f.restore(t, "a")
+	f.succeeds(t, op)
+	require.Contains(t, stepDetail(t, f.admin, op, "topics"), "orders: 0 records appended again, 1 batches hidden that their producers had sent again; records stay in place: readers wait")
 	f.gateway.eventually(t, "nothing is suspended", func(m *federation.Map) bool { return m.Topic("orders").Partitions[0].Extents[0].Sealed() })
 	e := f.gateway.Current().Topic("orders").Partitions[0].Extents[0]
 	require.EqualValues(t, 6, e.End)
@@ -338,7 +341,9 @@ func TestHeadFailsWhileItsPartitionIsRestored(t *testing.T) {
 			f.succeeds(t, op)
 			up()
 			f.succeeds(t, f.restore(t, second))
-			f.gateway.eventually(t, "all is back", func(m *federation.Map) bool { return m.Clusters[federation.ClusterName(second)].State == federation.ClusterActive })
+			f.gateway.eventually(t, "all is back", func(m *federation.Map) bool {
+				return m.Clusters[federation.ClusterName(second)].State == federation.ClusterActive
+			})
 			got := values(f.log(t, 0))
 			slices.Sort(got)
 			require.Equal(t, []string{"a", "b", "c", "d", "e", "f", "g", "h"}, got)
@@ -407,6 +412,18 @@ func TestRestoreLeavesRefusedRecordsInPlace(t *testing.T) {
 	f.succeeds(t, f.restore(t, "a"))
 	f.gateway.eventually(t, "the extent is back", func(m *federation.Map) bool { return m.Topic("orders").Partitions[0].Extents[0].Sealed() })
 	require.Equal(t, []string{"a", "b", "c"}, values(f.log(t, 0)))
+}
+
+// The suite has what groups skip; here is that the restore tells it again.
+func TestRestoreTellsWhatGroupsSkipped(t *testing.T) {
+	f := newFederated(t, 1)
+	f.failAndGoOn(t, 0)
+	f.commit(t, "slow", 0, 1)
+	f.succeeds(t, f.fail(t, "a"))
+	f.failedOver(t, 0, "a")
+	op := f.restore(t, "a")
+	f.succeeds(t, op)
+	require.Contains(t, stepDetail(t, f.admin, op, "groups"), "slow: orders-0 1 to 1")
 }
 
 // Two clusters fail, one after the other, and come back in either order.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/upstream"
 )
@@ -236,8 +238,36 @@ func (o *operations) child(ctx context.Context, op *operation, kind, requestID s
 	if rec.ErrorKind == errorCancelled {
 		return errCancelled, nil
 	}
+	if rec.ErrorKind == "" {
+		op.tell(topic, rec)
+	}
 	return failure(rec), nil
 }
+
+// stepResults is the step of a restore that says what became of the topics' records.
+const stepResults = "topics"
+
+// tell takes over what the operation for one topic has to say in the end.
+func (op *operation) tell(topic federation.TopicName, rec redisstore.Operation) {
+	i := slices.IndexFunc(rec.Steps, func(s redisstore.OperationStep) bool { return s.Name == stepResults && s.Detail != "" })
+	if i < 0 {
+		return
+	}
+	mine, _ := op.record()
+	done, detail := int64(1), fmt.Sprintf("%s: %s", topic, rec.Steps[i].Detail)
+	if j := slices.IndexFunc(mine.Steps, func(s redisstore.OperationStep) bool { return s.Name == stepResults }); j >= 0 {
+		before := mine.Steps[j]
+		if done = before.Done + 1; done <= resultsTold {
+			detail = before.Detail + "; " + detail
+		} else {
+			detail = before.Detail // the operations of the topics have theirs
+		}
+	}
+	op.step(stepResults, done, done, detail)
+}
+
+// resultsTold bounds the results of topics that the operation of a cluster repeats.
+const resultsTold = 20
 
 // failoverTopic: plan ► physical partitions ► primers ► rounds of heads that are
 // suspended and opened elsewhere. It ends with an error that can pass when the places

@@ -302,7 +302,8 @@ func (o *operations) restoreExtents(ctx context.Context, op *operation, spec res
 	if err := r.copyAll(ctx); err != nil {
 		return err
 	}
-	op.step("restore", int64(state.Total), int64(state.Total), r.result())
+	op.step("restore", int64(state.Total), int64(state.Total), "")
+	op.step(stepResults, 1, 1, r.result())
 	return nil
 }
 

@@ -180,6 +180,7 @@ func (f *failure) end(t *testing.T) {
 	t.Helper()
 	require.Equal(t, "active", f.s.clusterState(t, failing))
 	f.more(t, 100)
+	f.s.logRestores(t)
 	for _, x := range f.topics() {
 		x.end(t)
 	}
@@ -187,6 +188,21 @@ func (f *failure) end(t *testing.T) {
 		f.s.w.MustBraid(t, "", "topic", "delete", x.topic)
 	}
 	f.s.w.RemoveCluster(failing)
+}
+
+// logRestores tells what the restores did.
+func (s *suite) logRestores(t *testing.T) {
+	t.Helper()
+	list, err := s.operations().ListOperations(call(t), &adminv1.ListOperationsRequest{PageSize: 20})
+	require.NoError(t, err)
+	for _, op := range list.GetOperations() {
+		if op.GetKind() != "restore-cluster" {
+			continue
+		}
+		for _, step := range op.GetSteps() {
+			t.Logf("%s: %s: %s", op.GetName(), step.GetName(), step.GetDetail())
+		}
+	}
 }
 
 func (f *failingTopic) end(t *testing.T) {
@@ -334,7 +350,9 @@ func (s *suite) readAll(t *testing.T, topic string) []*kgo.Record {
 			next[r.Partition] = r.Offset + 1
 		}
 	}
-	slices.SortFunc(all, func(a, b *kgo.Record) int { return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset)) })
+	slices.SortFunc(all, func(a, b *kgo.Record) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
+	})
 	return all
 }
 
@@ -438,4 +456,3 @@ func (s *suite) testFailoverAgain(t *testing.T) {
 	}
 	f.end(t)
 }
-
