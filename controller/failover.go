@@ -120,6 +120,8 @@ func (o *operations) failoverCluster(ctx context.Context, op *operation) error {
 		return err
 	}
 	op.step("declare", 1, 1, fmt.Sprintf("map version %d", m.Version))
+	o.t.tellFailed(m)
+	defer func() { o.t.tellFailed(o.t.current()) }()
 	o.t.log.Warn("physical cluster is failed over", "cluster", spec.Cluster, "why", spec.Why)
 	groups := o.t.committedOn(ctx, spec.Cluster)
 	_, total, _ := topicsWithHeads(m, spec.Cluster)

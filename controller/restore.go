@@ -134,7 +134,7 @@ func (o *operations) restoreCluster(ctx context.Context, op *operation) error {
 // activate sets a cluster active of which no suspended extent is left; false if there is
 // one now.
 func (o *operations) activate(ctx context.Context, cluster federation.ClusterName) (done bool, err error) {
-	_, err = o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
+	m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) {
 		if n, _ := planner.Suspended(m, cluster); n > 0 {
 			done = false
 			return m, nil
@@ -143,6 +143,7 @@ func (o *operations) activate(ctx context.Context, cluster federation.ClusterNam
 		return planner.WithClusterState(m, cluster, federation.ClusterActive)
 	})
 	if err == nil && done {
+		o.t.tellFailed(m)
 		o.t.log.Info("physical cluster is back", "cluster", cluster)
 	}
 	return done, err
