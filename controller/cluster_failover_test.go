@@ -141,7 +141,7 @@ func TestFailoverOfACluster(t *testing.T) {
 		old, head := f.failedOver(t, int32(i), "a")
 		require.Equal(t, want.seen, old.Seen, i)
 		require.Equal(t, want.acknowledged, old.Acknowledged, i)
-		require.EqualValues(t, 2e12, head.Base)
+		require.Equal(t, federation.LogicalOffset(2e12), head.Base)
 		require.EqualValues(t, 1, head.Start, "behind the primer")
 		require.Zero(t, head.Opening)
 		require.Equal(t, []mark.Kind{mark.KindPrimer}, f.marks(t, head.PhysicalAddress))
@@ -466,7 +466,7 @@ func TestMovesWithoutAWayBackPassAFailedCluster(t *testing.T) {
 						if failed == "a" {
 							old, head := f.failedOver(t, i, "a")
 							require.EqualValues(t, 8, old.Acknowledged)
-							require.EqualValues(t, 2e12, head.Base)
+							require.Equal(t, federation.LogicalOffset(2e12), head.Base)
 							if i == 0 {
 								require.EqualValues(t, 7, old.Seen)
 							}

@@ -442,7 +442,7 @@ func TestChainOfSuspendedExtents(t *testing.T) {
 			f.knows(0, 3, 0)
 			f.succeeds(t, f.fail(t, clusters[1]))
 			_, head = f.failedOver(t, 0, federation.ClusterName(clusters[1]))
-			require.EqualValues(t, 4e12, head.Base)
+			require.Equal(t, federation.LogicalOffset(4e12), head.Base)
 			f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 4}, "e")
 			for _, i := range order {
 				f.succeeds(t, f.restore(t, clusters[i]))

@@ -25,12 +25,6 @@ const (
 	recordsBytesMax = 128 << 20
 )
 
-// The headers of records that are appended again: where they lay.
-const (
-	headerCluster = "braid.failover.cluster"
-	headerOffset  = "braid.failover.offset" // logical
-)
-
 // eachPartition calls do for the extents of each partition in turn, several partitions
 // at a time, and returns an error of any.
 func (r *restorer) eachPartition(do func(at []int) error) error {
@@ -422,14 +416,14 @@ func (r *restorer) add(b *recordbatch.Builder, rec *recordbatch.Record, at feder
 		size += len(h.Key) + len(h.Value) + 10
 	}
 	offset := strconv.FormatInt(int64(at), 10)
-	tagged := size + len(headerCluster) + len(r.spec.Cluster) + len(headerOffset) + len(offset) + overhead
+	tagged := size + len(mark.HeaderCluster) + len(r.spec.Cluster) + len(mark.HeaderOffset) + len(offset) + overhead
 	if b.Count() > 0 && b.Len()+tagged > r.state.BatchBytes {
 		return false
 	}
 	// A record that is as large as records may be has no room for more.
 	if recordbatch.HeaderSize+tagged <= r.state.BatchBytes {
 		rec.Headers = append(slices.Clone(rec.Headers),
-			recordbatch.RecordHeader{Key: headerCluster, Value: []byte(r.spec.Cluster)}, recordbatch.RecordHeader{Key: headerOffset, Value: []byte(offset)})
+			recordbatch.RecordHeader{Key: mark.HeaderCluster, Value: []byte(r.spec.Cluster)}, recordbatch.RecordHeader{Key: mark.HeaderOffset, Value: []byte(offset)})
 	}
 	b.Add(rec)
 	return true

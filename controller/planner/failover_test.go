@@ -245,7 +245,7 @@ func TestFailedOverHeads(t *testing.T) {
 		require.NoError(t, err)
 		m, err = planner.WithFailedOver(m, []planner.FailedHead{{Move: second, Start: 2, Seen: 3}})
 		require.NoError(t, err)
-		require.EqualValues(t, 4e12, m.Topics["t0"].Partitions[0].Head().Base)
+		require.Equal(t, federation.LogicalOffset(4e12), m.Topics["t0"].Partitions[0].Head().Base)
 		for _, order := range [][]int{{0, 1}, {1, 0}} {
 			out := m
 			for _, i := range order {

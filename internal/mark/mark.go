@@ -86,6 +86,13 @@ type Producer struct {
 // who look at the physical partition.
 const HeaderKey = "braid.mark"
 
+// The keys of the headers of records that are no marks, but were appended again when a
+// failed cluster was back: where they lay, by the cluster and their logical offset there.
+const (
+	HeaderCluster = "braid.failover.cluster"
+	HeaderOffset  = "braid.failover.offset"
+)
+
 // batchBytesMax bounds the batches of openings, whatever a topic allows.
 const batchBytesMax = 256 << 10
 

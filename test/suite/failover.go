@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -66,7 +67,7 @@ func (s *suite) startFailure(t *testing.T) *failure {
 func (s *suite) startFailingTopic(t *testing.T, kind string, read bool, args ...string) *failingTopic {
 	t.Helper()
 	f := &failingTopic{s: s, topic: kind + "-" + name(t), waits: kind == "wait"}
-	s.w.MustBraid(t, "", append([]string{"topic", "create", f.topic, "--partitions", fmt.Sprint(failingPartitions), "--clusters", failing + "," + s.w.Clusters[1].Name}, args...)...)
+	s.w.MustBraid(t, "", append([]string{"topic", "create", f.topic, "--partitions", strconv.Itoa(failingPartitions), "--clusters", failing + "," + s.w.Clusters[1].Name}, args...)...)
 	for p, c := range s.heads(t, f.topic) {
 		if c == failing {
 			f.gone = append(f.gone, int32(p))
@@ -422,7 +423,7 @@ func (s *suite) testFailoverKilled(t *testing.T) {
 	f.goesOn(t)
 	up()
 	f.backAgain(t)
-	f.killAt(t, f.begin(t, "restore"), "has restored an extent", func(op *adminv1.Operation) bool {
+	f.killAt(t, f.begin(t, "restore"), "has restored an extent", func(*adminv1.Operation) bool {
 		return f.states(t)["STATE_SUSPENDED"] < 3*failingPartitions/2
 	})
 	f.end(t)
