@@ -220,6 +220,11 @@ func (f *fetcher) next(w *window) (event, bool) {
 			f.index++
 			return event{position: p, err: slice.Err}, true
 		}
+		if p.stop != noStop && len(slice.Records) == 0 && int64(slice.Next) >= p.stop {
+			p.done = true // nothing is left before its stop but a gap
+			f.index++
+			continue
+		}
 		if f.cursor == nil {
 			f.cursor = newCursor(f.delivery, f.reader, slice, p.next, p.stop, p.stopTime)
 			p.high = f.cursor.high

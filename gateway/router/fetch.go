@@ -485,7 +485,7 @@ func (f *fetching) answer() {
 		it := &f.items[i]
 		sl := &it.slice
 		sl.TopicPartition = it.pos.TopicPartition
-		sl.HighWatermark, sl.LastStable, sl.LogStart = -1, -1, -1
+		sl.Next, sl.HighWatermark, sl.LastStable, sl.LogStart = it.at, -1, -1, -1
 		if sl.Err == nil {
 			if w, ok := f.s.r.ends(f.ctx, m, it.pos.TopicPartition); ok {
 				sl.HighWatermark, sl.LastStable, sl.LogStart = w.HighWatermark, w.LastStable, w.LogStart

@@ -96,6 +96,8 @@ type Slice struct {
 	// buffers that Fetched.Release gives back. The first batch can begin below the
 	// asked offset, and the last can be cut off: readers skip both, as in Kafka.
 	Records       [][]byte
+	// Next is where the reader goes on: behind the records, and behind a gap that follows.
+	Next          federation.LogicalOffset
 	HighWatermark federation.LogicalOffset
 	LastStable    federation.LogicalOffset
 	LogStart      federation.LogicalOffset
