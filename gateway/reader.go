@@ -124,6 +124,10 @@ func (f *fetcher) drop() {
 // holds reports whether something that was fetched is not delivered yet.
 func (f *fetcher) holds() bool { return f.fetched != nil }
 
+// boundedWait is how long a fetch up to a stop waits: there is something to read, unless
+// nothing is left before the stop but a gap.
+const boundedWait = 250 * time.Millisecond
+
 // prepare chooses what to ask the router for: what follows the positions that
 // are not at rest. It returns how long to wait; false if there is nothing to ask for.
 func (f *fetcher) prepare(positions []*readPosition, wait time.Duration, maxBytes int32, now time.Time) (router.FetchLimit, bool) {
@@ -138,6 +142,9 @@ func (f *fetcher) prepare(positions []*readPosition, wait time.Duration, maxByte
 		if now.Before(p.retryAt) {
 			wait = min(wait, p.retryAt.Sub(now))
 			continue
+		}
+		if p.stop != noStop {
+			wait = min(wait, boundedWait)
 		}
 		f.asked = append(f.asked, p)
 		f.from = append(f.from, router.Position{
