@@ -52,6 +52,15 @@ func (s *Seen) Next(reader string, r Record) (problem string) {
 	return ""
 }
 
+// Ahead is Next for a log with gaps.
+func (s *Seen) Ahead(reader string, r Record) (problem string) {
+	at := reading{reader, r.Partition}
+	if next, begun := s.next[at]; begun && r.Offset > next {
+		s.next[at] = r.Offset
+	}
+	return s.Next(reader, r)
+}
+
 // Highest is the offset after the highest one of a partition.
 func (s *Seen) Highest(partition int32) int64 { return s.highest[partition] }
 

@@ -168,9 +168,9 @@ func (o *operator) await(ctx context.Context, s *started) bool {
 }
 
 // createTopic creates a topic and waits for it.
-func (o *operator) createTopic(ctx context.Context, name string, count int32) bool {
+func (o *operator) createTopic(ctx context.Context, name string, count int32, config map[string]string) bool {
 	return o.await(ctx, o.begin(ctx, "create "+name, func(ctx context.Context, id string) (string, error) {
-		r, err := o.topics().CreateTopic(ctx, &adminv1.CreateTopicRequest{TopicId: name, Topic: &adminv1.Topic{PartitionCount: count}, RequestId: id, NoWait: true})
+		r, err := o.topics().CreateTopic(ctx, &adminv1.CreateTopicRequest{TopicId: name, Topic: &adminv1.Topic{PartitionCount: count, Config: config}, RequestId: id, NoWait: true})
 		return r.GetOperation(), err
 	}))
 }
@@ -184,6 +184,10 @@ func (o *operator) work(ctx, producing context.Context, faulty func()) {
 			return
 		}
 		faulty()
+		if o.failing() && o.rng.IntN(4) == 0 {
+			o.failover(ctx, producing, faulty)
+			continue
+		}
 		kind := o.rng.IntN(10)
 		if o.focused() && o.rng.IntN(4) > 0 {
 			kind = 9
@@ -191,7 +195,7 @@ func (o *operator) work(ctx, producing context.Context, faulty func()) {
 		switch kind {
 		case 0:
 			name := fmt.Sprintf("%s-%d", o.name, len(o.made))
-			if o.createTopic(ctx, name, 3) {
+			if o.createTopic(ctx, name, 3, nil) {
 				o.made = append(o.made, name)
 			}
 		case 1:
@@ -265,7 +269,11 @@ func (o *operator) move(ctx, producing context.Context) {
 
 // drain empties a cluster and restores it.
 func (o *operator) drain(ctx context.Context) {
-	name := "physicalClusters/" + clusterNames[o.rng.IntN(len(clusterNames))]
+	cluster := clusterNames[o.rng.IntN(len(clusterNames))]
+	if o.failedCluster.Load() == cluster {
+		return // its restore is another one's
+	}
+	name := "physicalClusters/" + cluster
 	o.await(ctx, o.begin(ctx, "drain "+name, func(ctx context.Context, id string) (string, error) {
 		r, err := o.clusters().DrainCluster(ctx, &adminv1.DrainClusterRequest{Name: name, RequestId: id, NoWait: true})
 		return r.GetOperation(), err
@@ -356,8 +364,14 @@ func (o *operator) checkChain(name string, p *adminv1.Partition) {
 			o.history.problem("%s partition %d lies in %s twice", name, p.GetPartition(), place)
 		}
 		places = append(places, place)
-		if i > 0 && p.GetExtents()[i-1].GetSealedEnd() != e.GetLogicalBase() {
-			o.history.problem("%s partition %d: extent %d ends at %d and the next begins at %d", name, p.GetPartition(), i-1, p.GetExtents()[i-1].GetSealedEnd(), e.GetLogicalBase())
+		if e.GetState() == adminv1.Extent_STATE_SUSPENDED {
+			o.history.problem("%s partition %d: extent %d is still suspended", name, p.GetPartition(), i)
+		}
+		if i == 0 {
+			continue
+		}
+		if err := o.chainGap(p.GetExtents()[i-1].GetSealedEnd(), e.GetLogicalBase()); err != nil {
+			o.history.problem("%s partition %d: extent %d %v", name, p.GetPartition(), i-1, err)
 		}
 	}
 }

@@ -145,6 +145,9 @@ func (w *world) historian(ctx context.Context, rng *rand.Rand) {
 			continue
 		}
 		at := rng.Int64N(end)
+		if w.failing() { // most of the offsets below the end are in gaps
+			at = end - 1 - rng.Int64N(min(end, 300))
+		}
 		records, failed, err := c.fetch(ctx, topic, map[int32]int64{p: at}, 10*time.Millisecond)
 		if err != nil {
 			continue
@@ -154,7 +157,7 @@ func (w *world) historian(ctx context.Context, rng *rand.Rand) {
 		for _, r := range records {
 			w.history.readAgain(topic, c.name, recordOf(r))
 		}
-		if len(records) > 0 && records[0].Offset != at {
+		if len(records) > 0 && records[0].Offset != at && !(w.failing() && records[0].Offset > at) {
 			w.history.problem("%s asked for partition %d offset %d and got %d", c.name, p, at, records[0].Offset)
 		}
 	}

@@ -73,7 +73,7 @@ func (w *world) run(ctx context.Context) *check.Report {
 		w.history.problem("%v", err)
 		return nil
 	}
-	if !ops.createTopic(setup, topic, partitions) {
+	if !ops.createTopic(setup, topic, partitions, w.topicConfig()) {
 		w.history.problem("the topic could not be created")
 		return nil
 	}
@@ -117,7 +117,9 @@ func (w *world) run(ctx context.Context) *check.Report {
 	w.history.note("producers and operators have ended")
 	w.history.note("%d heads have moved", ops.settle(ctx))
 	log := w.audit(ctx)
-	w.awaitGroup(ctx, len(log))
+	if !w.failing() || w.waiting() {
+		w.awaitGroup(ctx, len(log))
+	}
 	end()
 	readers.Wait()
 	return w.judge(log)
@@ -248,17 +250,20 @@ func (w *world) judge(log []check.Record) *check.Report {
 	h := w.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, r := range log {
+		if problem := h.seenLocked(topic).Read("the audit", r); problem != "" {
+			h.problemLocked("%s", problem)
+		}
+	}
+	if w.failing() {
+		return w.judgeFailing(log)
+	}
 	acked := make([]check.Value, len(h.acked))
 	for i, a := range h.acked {
 		acked[i] = a.Value
 	}
 	for _, problem := range slices.Concat(check.Contiguous(log), check.Placed(log, h.acked)) {
 		h.problemLocked("%s", problem)
-	}
-	for _, r := range log {
-		if problem := h.seenLocked(topic).Read("the audit", r); problem != "" {
-			h.problemLocked("%s", problem)
-		}
 	}
 	return check.Audit(log, acked, h.group)
 }

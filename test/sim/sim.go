@@ -37,6 +37,8 @@ type Options struct {
 	Duration time.Duration
 	// Quiet leaves the faults out, and Still the operations.
 	Quiet, Still bool
+	// Failing has clusters failed over and restored, as some seeds do by themselves.
+	Failing bool
 	// Logger gets what the processes log; nil = nothing.
 	Logger *slog.Logger
 }
@@ -76,6 +78,9 @@ type world struct {
 	begin       time.Time
 	history     *history
 	partitions  atomic.Int32 // of the topic
+
+	failingNow    atomic.Bool // a cluster is being failed over or restored
+	failedCluster atomic.Value
 }
 
 // start starts all parts. It does not wait until they are ready.
@@ -85,6 +90,8 @@ func start(o Options, telemetry *process.Telemetry) (*world, error) {
 		telemetry: telemetry, begin: time.Now(), history: newHistory(),
 	}
 	w.partitions.Store(partitions)
+	w.history.jumps = o.failing()
+	w.failedCluster.Store("")
 	var err error
 	if w.redis, err = embedded.StartRedis(w.net.Host("redis").Listen, ""); err != nil {
 		return nil, err

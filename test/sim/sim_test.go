@@ -31,6 +31,7 @@ var (
 	seedsFlag    = flag.String("seeds", "1-3", "the seeds to run: one, or FROM-TO")
 	durationFlag = flag.Duration("duration", time.Minute, "how long clients write and faults come, in virtual time")
 	quietFlag    = flag.Bool("quiet", false, "no faults")
+	failingFlag  = flag.Bool("failing", false, "fail clusters over and restore them, whatever the seed")
 	stillFlag    = flag.Bool("still", false, "no operations")
 	logFlag      = flag.String("log", "", "write the processes' log to this file")
 	traceFlag    = flag.Bool("trace", false, "print the trace of good seeds too")
@@ -110,7 +111,7 @@ func TestSeeds(t *testing.T) {
 	from, to := seeds(t)
 	for seed := from; seed <= to; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
-			r := simulate(t, sim.Options{Seed: seed, Duration: *durationFlag, Quiet: *quietFlag, Still: *stillFlag})
+			r := simulate(t, sim.Options{Seed: seed, Duration: *durationFlag, Quiet: *quietFlag, Still: *stillFlag, Failing: *failingFlag})
 			if len(r.Problems) > 0 {
 				t.Errorf("seed %d fails; run it again with: go test -tags synctests ./test/sim -run TestSeeds -seeds %d -duration %s\n%s\nproblems:\n%s",
 					seed, seed, *durationFlag, strings.Join(r.Trace, "\n"), strings.Join(r.Problems, "\n"))
