@@ -236,10 +236,10 @@ func (r *restorer) copyAll(ctx context.Context) error {
 		return nil
 	}
 	r.op.step("copy", r.state.Copied, r.state.ToCopy, "")
-	var mu sync.Mutex // guards the state
+	mu := make(stateLock, 1)
 	err := r.eachPartition(func(at []int) error {
 		for _, i := range at {
-			if err := r.copyExtent(ctx, &mu, &r.state.Extents[i]); err != nil {
+			if err := r.copyExtent(ctx, mu, &r.state.Extents[i]); err != nil {
 				return err
 			}
 		}
@@ -252,11 +252,18 @@ func (r *restorer) copyAll(ctx context.Context) error {
 	return err
 }
 
+// A stateLock guards the state of an operation while it is saved, too: a mutex is not
+// for waits of that length.
+type stateLock chan struct{}
+
+func (l stateLock) lock()   { l <- struct{}{} }
+func (l stateLock) unlock() { <-l }
+
 // copyExtent appends again what lies behind the end of an extent.
-func (r *restorer) copyExtent(ctx context.Context, mu *sync.Mutex, x *restoringExtent) error {
+func (r *restorer) copyExtent(ctx context.Context, mu stateLock, x *restoringExtent) error {
 	update := func(change func()) error {
-		mu.Lock()
-		defer mu.Unlock()
+		mu.lock()
+		defer mu.unlock()
 		change()
 		return r.saveUntilDecided(ctx, r.op, *r.state)
 	}
@@ -307,9 +314,9 @@ func (r *restorer) copyExtent(ctx context.Context, mu *sync.Mutex, x *restoringE
 	return nil
 }
 
-func (r *restorer) beganCopy(mu *sync.Mutex) bool {
-	mu.Lock()
-	defer mu.Unlock()
+func (r *restorer) beganCopy(mu stateLock) bool {
+	mu.lock()
+	defer mu.unlock()
 	return r.state.underWay()
 }
 
