@@ -95,6 +95,7 @@ func Audit(log []Record, acknowledged []Value, reads []Record) *Report {
 	})
 	at := make(map[position]string, len(log))
 	times := make(map[Value]int, len(log))
+	first := make(map[Value]position, len(log))
 	// By partition: a key that is in two, because the topic has grown, is in order in each.
 	type series struct {
 		partition     int32
@@ -113,9 +114,10 @@ func Audit(log []Record, acknowledged []Value, reads []Record) *Report {
 			continue
 		}
 		if times[v]++; times[v] > 1 {
-			r.problem(&r.Double, "%s is in the log %d times, again at partition %d offset %d", v, times[v], p.partition, p.offset)
+			r.problem(&r.Double, "%s is in the log %d times: first at partition %d offset %d, again at partition %d offset %d", v, times[v], first[v].partition, first[v].offset, p.partition, p.offset)
 			continue
 		}
+		first[v] = p
 		of := series{record.Partition, v.Producer, v.Key}
 		if before, ok := last[of]; ok && v.Number <= before {
 			r.problem(&r.Disorder, "%s is after number %d at partition %d offset %d", v, before, p.partition, p.offset)

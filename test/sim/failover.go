@@ -22,7 +22,7 @@ func (o *Options) failing() bool { return o.Failing || o.Seed%4 == 1 }
 
 // waiting says that readers wait for a cluster that failed. If not, they go on behind
 // what they have not read, and that is appended again.
-func (o *Options) waiting() bool { return o.Seed%8 == 1 }
+func (o *Options) waiting() bool { return o.Seed%8 == 1 || o.Failing && o.Seed%2 == 1 }
 
 // topicConfig is the config of the topic that is written to.
 func (o *Options) topicConfig() map[string]string {

@@ -30,6 +30,7 @@ type options struct {
 	from, to uint64
 	duration time.Duration
 	parallel int
+	failing  bool
 	trace    bool
 	exact    bool
 	log      string
@@ -43,6 +44,7 @@ func run(ctx context.Context) error {
 	seeds := flag.String("seeds", "1-20", "the seeds to run: one, or FROM-TO")
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long clients write and faults come, in virtual time")
 	flag.IntVar(&o.parallel, "parallel", 2, "worlds at a time, each in a process of its own")
+	flag.BoolVar(&o.failing, "failing", false, "fail clusters over and restore them, whatever the seed")
 	flag.BoolVar(&o.trace, "trace", false, "print the trace of good seeds too")
 	flag.BoolVar(&o.exact, "exact", true, "build with a Go runtime that draws nothing at random in a bubble; takes minutes the first time")
 	flag.StringVar(&o.log, "log", "", "write the processes' log to this file; for one seed")
@@ -107,6 +109,9 @@ func (o *options) one(ctx context.Context, binary string, seed uint64) (string, 
 	args := []string{"-test.run", "^TestSeeds$", "-test.v", "-test.timeout", "30m", "-seeds", strconv.FormatUint(seed, 10), "-duration", o.duration.String()}
 	if o.trace {
 		args = append(args, "-trace")
+	}
+	if o.failing {
+		args = append(args, "-failing")
 	}
 	if o.log != "" {
 		args = append(args, "-log", o.log)
