@@ -55,6 +55,10 @@ type Extent struct {
 	// Opening is the physical offset of the first opening mark: from there to Start lie
 	// the producers that the extent before knew at its end. 0 = none were carried over.
 	Opening PhysicalOffset
+	// Copies are records below Start that are part of the extent all the same: what a move
+	// of a compacted topic has taken along from the extents before, which are gone. The
+	// last of them has the logical offset Base-1. Behind them, up to Start, lie openings.
+	Copies PhysicalRange
 
 	// Of an extent whose cluster failed: the physical offset after the last record that a
 	// reader may have been given, and after the last one that was acknowledged.
@@ -95,6 +99,12 @@ func (e *Extent) hiddenAt(p PhysicalOffset) (PhysicalRange, bool) {
 	return e.Hidden[i], true
 }
 
+// Len returns how many offsets the range holds.
+func (r PhysicalRange) Len() int64 { return int64(r.To - r.From) }
+
+// Holds reports whether the range holds an offset.
+func (r PhysicalRange) Holds(p PhysicalOffset) bool { return p >= r.From && p < r.To }
+
 // hidesWithin checks the hidden ranges.
 func (e *Extent) hidesWithin() bool {
 	at := e.Start
@@ -111,11 +121,12 @@ func (e *Extent) hidesWithin() bool {
 func (e *Extent) Sealed() bool { return e.State == ExtentSealed }
 
 // Logical converts an offset of the physical partition. Offsets below Start
-// convert to Base: what lies there (a primer record) is not part of the extent.
-// Offsets above the end of a sealed extent convert to its logical end.
+// convert to Base: what lies there (a primer record) is not part of the extent,
+// but for the copies. Offsets above the end of a sealed extent convert to its
+// logical end.
 func (e *Extent) Logical(p PhysicalOffset) LogicalOffset {
 	if p < e.Start {
-		p = e.Start
+		return e.Base - LogicalOffset(e.Copies.To-max(e.Copies.From, min(p, e.Copies.To)))
 	}
 	if e.Sealed() && p > e.End {
 		p = e.End
@@ -123,10 +134,31 @@ func (e *Extent) Logical(p PhysicalOffset) LogicalOffset {
 	return e.Base + LogicalOffset(p-e.Start)
 }
 
-// Physical converts a logical offset; offsets below Base convert to Start.
+// At is Logical for the first offset of a batch, which can lie before the first
+// record that is part of the extent.
+func (e *Extent) At(p PhysicalOffset) LogicalOffset {
+	if e.Copies.To > 0 && p <= e.Copies.To {
+		return e.Base - LogicalOffset(e.Copies.To-p)
+	}
+	return e.Base + LogicalOffset(p-e.Start)
+}
+
+// First returns the logical offset of the first record that the extent can have.
+func (e *Extent) First() LogicalOffset { return e.Base - LogicalOffset(e.Copies.Len()) }
+
+// Holds reports whether a record at a physical offset is part of the extent: it is
+// not a primer or an opening before its start, not a seal or a late write behind its end.
+func (e *Extent) Holds(p PhysicalOffset) bool {
+	return e.Copies.Holds(p) || p >= e.Start && (!e.Sealed() || p < e.End)
+}
+
+// Physical converts a logical offset; offsets below the first convert to that one.
 func (e *Extent) Physical(l LogicalOffset) PhysicalOffset {
 	if l < e.Base {
-		l = e.Base
+		if e.Copies.Len() > 0 {
+			return max(e.Copies.From, e.Copies.To-PhysicalOffset(e.Base-l))
+		}
+		return e.Start
 	}
 	return e.Start + PhysicalOffset(l-e.Base)
 }

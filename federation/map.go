@@ -233,6 +233,10 @@ func (p *Partition) Validate() error {
 			return fail(e, "negative base %d or start %d", e.Base, e.Start)
 		case e.Opening != 0 && (e.Opening < 0 || e.Opening >= e.Start):
 			return fail(e, "opening mark at %d is not below the start %d", e.Opening, e.Start)
+		case e.Copies.From < 0 || e.Copies.Len() < 0 || e.Copies.To > e.Start || e.Opening != 0 && e.Copies.To > e.Opening:
+			return fail(e, "copies from %d to %d do not lie before the start %d and the opening mark %d", e.Copies.From, e.Copies.To, e.Start, e.Opening)
+		case e.First() < 0:
+			return fail(e, "%d copies do not fit below the base %d", e.Copies.Len(), e.Base)
 		case e.Sealed() && e.End < e.Start:
 			return fail(e, "end %d is below start %d", e.End, e.Start)
 		case e.Seal != 0 && (!e.Sealed() || e.Seal <= e.End):
@@ -256,8 +260,8 @@ func (p *Partition) Validate() error {
 			continue
 		}
 		prev := p.Extents[i-1]
-		if end, ok := prev.EndOffset(); ok && e.Base < end {
-			return fail(e, "base %d is below the end %d of the extent before", e.Base, end)
+		if end, ok := prev.EndOffset(); ok && e.First() < end {
+			return fail(e, "base %d is below the end %d of the extent before", e.First(), end)
 		}
 		if e.Base < prev.Base || e.Number <= prev.Number {
 			return fail(e, "is not above the extent before")

@@ -163,6 +163,9 @@ func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error)
 			Acknowledged: federation.PhysicalOffset(e.GetAcknowledged()),
 			Seal:         federation.PhysicalOffset(e.GetSeal()),
 		}
+		if c := e.GetCopies(); c != nil {
+			out.Extents[i].Copies = federation.PhysicalRange{From: federation.PhysicalOffset(c.GetFrom()), To: federation.PhysicalOffset(c.GetTo())}
+		}
 		for _, r := range e.GetHidden() {
 			out.Extents[i].Hidden = append(out.Extents[i].Hidden, federation.PhysicalRange{From: federation.PhysicalOffset(r.GetFrom()), To: federation.PhysicalOffset(r.GetTo())})
 		}

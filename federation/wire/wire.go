@@ -156,6 +156,9 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 			Acknowledged:      int64(e.Acknowledged),
 			Seal:              int64(e.Seal),
 		}
+		if e.Copies != (federation.PhysicalRange{}) {
+			extents[i].Copies = &controlv1.HiddenEntry{From: int64(e.Copies.From), To: int64(e.Copies.To)}
+		}
 		for _, r := range e.Hidden {
 			extents[i].Hidden = append(extents[i].Hidden, &controlv1.HiddenEntry{From: int64(r.From), To: int64(r.To)})
 		}

@@ -56,7 +56,7 @@ func patch(e *federation.Extent, from federation.PhysicalOffset, b []byte) patch
 			out.unknownEpoch = federation.PhysicalEpoch(h.LeaderEpoch)
 			break
 		}
-		base := e.Base + federation.LogicalOffset(h.BaseOffset-int64(e.Start))
+		base := e.At(federation.PhysicalOffset(h.BaseOffset))
 		recordbatch.PatchOffsetAndEpoch(batch, base, e.Epoch(federation.PhysicalEpoch(h.LeaderEpoch)))
 		out.txn = out.txn || h.Transactional()
 		out.next = base + federation.LogicalOffset(h.LastOffsetDelta) + 1

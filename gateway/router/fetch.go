@@ -170,12 +170,12 @@ func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]w
 	for range len(part.Extents) + 1 {
 		i := part.Locate(it.at)
 		extent := part.Extents[i]
-		it.at = max(it.at, extent.Base) // a gap between extents has no records
+		it.at = max(it.at, extent.First()) // a gap between extents has no records
 		if closed(m, extent) {
 			if i == len(part.Extents)-1 || waits(m, it.pos.Topic) {
 				return false // the map tells when it goes on
 			}
-			it.at = part.Extents[i+1].Base
+			it.at = part.Extents[i+1].First()
 			continue
 		}
 		next, pending := f.stepExtent(part, i, it, wanted)
@@ -521,7 +521,7 @@ func (f *fetching) readAhead() {
 		at := part.Locate(it.at)
 		extent := part.Extents[at]
 		cluster, err := r.cluster(extent)
-		if err != nil || it.at < extent.Base || closed(m, extent) {
+		if err != nil || it.at < extent.First() || closed(m, extent) {
 			continue
 		}
 		leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)

@@ -386,8 +386,8 @@ func (r *Router) listTime(ctx context.Context, part *federation.Partition, times
 		if err != nil {
 			return OffsetAnswer{}, err
 		}
-		if l.offset >= 0 && l.offset < e.Start {
-			// The primer record is as new. What follows it may be too: the extent's first
+		if l.offset >= 0 && l.offset < e.Start && !e.Copies.Holds(l.offset) {
+			// The primer record, or an opening, is as new. What follows it may be too: the extent's first
 			// record stands in, if there is one.
 			if l, err = r.firstWithin(ctx, e, l); err != nil {
 				return OffsetAnswer{}, err
@@ -396,30 +396,28 @@ func (r *Router) listTime(ctx context.Context, part *federation.Partition, times
 		if l.offset >= 0 {
 			l.offset = e.PastHidden(l.offset) // a position: what is as new comes behind it
 		}
-		if l.offset >= 0 && within(e, l.offset) {
+		if l.offset >= 0 && e.Holds(l.offset) {
 			return OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}, nil
 		}
 	}
 	return OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}, nil
 }
 
-// firstWithin moves an answer that lies before the extent to its first record;
-// offset -1 if the extent has none.
+// firstWithin moves an answer that lies before the extent, or behind its copies, to
+// the first record after it; offset -1 if the extent has none.
 func (r *Router) firstWithin(ctx context.Context, e *federation.Extent, l listed) (listed, error) {
 	end, err := r.physicalOffset(ctx, e, TimestampLatest)
 	if err != nil {
 		return l, err
 	}
+	if e.Copies.Len() > 0 && l.offset < e.Copies.From {
+		l.offset = e.Copies.From
+		return l, nil
+	}
 	if l.offset = e.Start; l.offset >= end {
 		l.offset = -1
 	}
 	return l, nil
-}
-
-// within reports whether a physical offset is part of the extent: not a primer
-// before its start, not a seal record or a late write behind its end.
-func within(e *federation.Extent, p federation.PhysicalOffset) bool {
-	return p >= e.Start && (!e.Sealed() || p < e.End)
 }
 
 // listMax finds the record with the largest timestamp over all extents; of
@@ -439,7 +437,7 @@ func (r *Router) listMax(ctx context.Context, part *federation.Partition) (Offse
 		if l.offset < 0 {
 			continue
 		}
-		if !within(e, l.offset) || e.Hides(l.offset) {
+		if !e.Holds(l.offset) || e.Hides(l.offset) {
 			if l, err = r.lastWithin(ctx, e); err != nil {
 				return OffsetAnswer{}, err
 			}
@@ -465,7 +463,9 @@ func (r *Router) lastWithin(ctx context.Context, e *federation.Extent) (listed, 
 		}
 	}
 	if end <= e.Start {
-		return listed{offset: -1}, nil
+		if end = e.Copies.To; e.Copies.Len() == 0 {
+			return listed{offset: -1}, nil
+		}
 	}
 	for n := len(e.Hidden); n > 0 && e.Hidden[n-1].To >= end; n-- {
 		if end = e.Hidden[n-1].From; end <= e.Start {
@@ -565,7 +565,13 @@ func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch
 		}
 		return EpochEnd{entry.Logical, e.Logical(end)}, nil
 	}
-	return EpochEnd{federation.NoEpoch, -1}, nil
+	if epoch < 0 {
+		return EpochEnd{federation.NoEpoch, -1}, nil
+	}
+	// The extents of that epoch are gone: retention has emptied them, or a move of a
+	// compacted topic has replaced them. They ended at the latest where the first one
+	// begins that is left, as Kafka answers; and its copies are theirs.
+	return EpochEnd{epoch, part.Extents[0].Base}, nil
 }
 
 func (r *Router) physicalEpochEnd(ctx context.Context, e *federation.Extent, epoch federation.PhysicalEpoch) (federation.PhysicalOffset, error) {
@@ -623,12 +629,12 @@ func (r *Router) deleteBefore(ctx context.Context, part *federation.Partition, o
 		return -1, federation.Errorf(federation.OffsetOutOfRange, "%s-%d: offset %d is outside of the log, which ends at %d", part.Topic, part.Number, offset, w.HighWatermark)
 	}
 	for _, e := range part.Extents {
-		if e.State == federation.ExtentSuspended && e.Base < offset {
-			return -1, federation.Errorf(federation.PolicyViolation, "%s-%d: nothing is deleted: the records from %d on lie on a physical cluster that failed; delete up to there, or when the cluster is restored", part.Topic, part.Number, e.Base)
+		if e.State == federation.ExtentSuspended && e.First() < offset {
+			return -1, federation.Errorf(federation.PolicyViolation, "%s-%d: nothing is deleted: the records from %d on lie on a physical cluster that failed; delete up to there, or when the cluster is restored", part.Topic, part.Number, e.First())
 		}
 	}
 	for _, e := range part.Extents {
-		if e.Base >= offset {
+		if e.First() >= offset {
 			break
 		}
 		upTo := e.Physical(offset)

@@ -767,7 +767,10 @@ type ExtentEntry struct {
 	Seal int64 `protobuf:"varint,13,opt,name=seal,proto3" json:"seal,omitempty"`
 	// Below the end, and not part of the extent: its producers have sent it again to a
 	// later one.
-	Hidden        []*HiddenEntry `protobuf:"bytes,14,rep,name=hidden,proto3" json:"hidden,omitempty"`
+	Hidden []*HiddenEntry `protobuf:"bytes,14,rep,name=hidden,proto3" json:"hidden,omitempty"`
+	// Below the start, and part of the extent: what a move of a compacted topic has taken
+	// along from the extents before. They end at the base.
+	Copies        *HiddenEntry `protobuf:"bytes,20,opt,name=copies,proto3" json:"copies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -896,6 +899,13 @@ func (x *ExtentEntry) GetSeal() int64 {
 func (x *ExtentEntry) GetHidden() []*HiddenEntry {
 	if x != nil {
 		return x.Hidden
+	}
+	return nil
+}
+
+func (x *ExtentEntry) GetCopies() *HiddenEntry {
+	if x != nil {
+		return x.Copies
 	}
 	return nil
 }
@@ -1071,7 +1081,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x127\n" +
-	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xc9\x04\n" +
+	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\x80\x05\n" +
 	"\vExtentEntry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12%\n" +
@@ -1087,7 +1097,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x04seen\x18\v \x01(\x03R\x04seen\x12\"\n" +
 	"\facknowledged\x18\f \x01(\x03R\facknowledged\x12\x12\n" +
 	"\x04seal\x18\r \x01(\x03R\x04seal\x125\n" +
-	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\"h\n" +
+	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\x125\n" +
+	"\x06copies\x18\x14 \x01(\v2\x1d.braid.control.v1.HiddenEntryR\x06copies\"h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -1146,11 +1157,12 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	2,  // 9: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
 	11, // 10: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
 	10, // 11: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // 12: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }

@@ -210,7 +210,14 @@ func (*Primer) Descriptor() ([]byte, []int) {
 
 // The end of an extent: its offset is the extent's end.
 type Seal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a move of a compacted topic: the physical offset up to which the extent was
+	// copied, which is its end then, and where the copies lie in the partition that the
+	// head moves to.
+	CopiedEnd  int64 `protobuf:"varint,1,opt,name=copied_end,json=copiedEnd,proto3" json:"copied_end,omitempty"`
+	CopiesFrom int64 `protobuf:"varint,2,opt,name=copies_from,json=copiesFrom,proto3" json:"copies_from,omitempty"`
+	// Exclusive; 0 = nothing was copied.
+	CopiesTo      int64 `protobuf:"varint,3,opt,name=copies_to,json=copiesTo,proto3" json:"copies_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +250,27 @@ func (x *Seal) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Seal.ProtoReflect.Descriptor instead.
 func (*Seal) Descriptor() ([]byte, []int) {
 	return file_braid_control_v1_mark_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Seal) GetCopiedEnd() int64 {
+	if x != nil {
+		return x.CopiedEnd
+	}
+	return 0
+}
+
+func (x *Seal) GetCopiesFrom() int64 {
+	if x != nil {
+		return x.CopiesFrom
+	}
+	return 0
+}
+
+func (x *Seal) GetCopiesTo() int64 {
+	if x != nil {
+		return x.CopiesTo
+	}
+	return 0
 }
 
 // What the extent before knew of its producers at its end.
@@ -378,8 +406,13 @@ const file_braid_control_v1_mark_proto_rawDesc = "" +
 	"\x04seal\x18\b \x01(\v2\x16.braid.control.v1.SealH\x00R\x04seal\x125\n" +
 	"\aopening\x18\t \x01(\v2\x19.braid.control.v1.OpeningH\x00R\aopeningB\x06\n" +
 	"\x04kind\"\b\n" +
-	"\x06Primer\"\x06\n" +
-	"\x04Seal\"J\n" +
+	"\x06Primer\"c\n" +
+	"\x04Seal\x12\x1d\n" +
+	"\n" +
+	"copied_end\x18\x01 \x01(\x03R\tcopiedEnd\x12\x1f\n" +
+	"\vcopies_from\x18\x02 \x01(\x03R\n" +
+	"copiesFrom\x12\x1b\n" +
+	"\tcopies_to\x18\x03 \x01(\x03R\bcopiesTo\"J\n" +
 	"\aOpening\x12?\n" +
 	"\tproducers\x18\x01 \x03(\v2!.braid.control.v1.CarriedProducerR\tproducers\"w\n" +
 	"\x0fCarriedProducer\x12\x0e\n" +
