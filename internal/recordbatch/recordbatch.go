@@ -121,6 +121,9 @@ func Next(b []byte) (batch, rest []byte) {
 	return b[:n], b[n:]
 }
 
+// Magic returns the magic of a batch that Next returned.
+func Magic(batch []byte) int8 { return int8(batch[offMagic]) }
+
 // PatchOffsetAndEpoch sets base offset and partition leader epoch of a batch in
 // place. Batches of magic 0 and 1 have no epoch: only their offset is set.
 func PatchOffsetAndEpoch(batch []byte, base federation.LogicalOffset, epoch federation.LogicalEpoch) {

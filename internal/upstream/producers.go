@@ -252,7 +252,7 @@ func (c *Cluster) recentProducers(ctx context.Context, parts []Partition) (ids [
 		}
 		at := func(it *item) federation.PhysicalOffset { return from[it.index] }
 		want := func(it *item) bool { return from[it.index] < end[it.index] }
-		a.fetch(ctx, tailBytes, at, want, func(it *item, p *kmsg.FetchResponseTopicPartition) {
+		a.fetch(ctx, tailBytes, readUncommitted, at, want, func(it *item, _ *kmsg.FetchResponse, p *kmsg.FetchResponseTopicPartition) {
 			i := it.index
 			from[i], _ = visitChunk(p.RecordBatches, from[i], math.MaxInt64, func(h recordbatch.Header, batch []byte) bool { return take(i, &h, batch) })
 		})

@@ -101,7 +101,7 @@ func visitChunk(chunk []byte, from, to federation.PhysicalOffset, visit func(rec
 func (c *Cluster) readChunk(ctx context.Context, p Partition, from, to federation.PhysicalOffset, size int) (chunk []byte, err error) {
 	errs := c.eachLeader(ctx, "read a partition", []Partition{p}, nil, func(ctx context.Context, a *attempt) {
 		at := func(*item) federation.PhysicalOffset { return from }
-		a.fetch(ctx, size, at, nil, func(it *item, p *kmsg.FetchResponseTopicPartition) {
+		a.fetch(ctx, size, readUncommitted, at, nil, func(it *item, _ *kmsg.FetchResponse, p *kmsg.FetchResponseTopicPartition) {
 			if chunk = p.RecordBatches; len(chunk) == 0 && federation.PhysicalOffset(p.HighWatermark) < to {
 				it.err = kerr.OffsetNotAvailable
 			}
@@ -117,10 +117,16 @@ func (c *Cluster) logStart(ctx context.Context, p Partition) (start federation.P
 	return start, errs[0]
 }
 
+// Isolation levels of a Fetch.
+const (
+	readUncommitted int8 = iota
+	readCommitted
+)
+
 // fetch fetches about size bytes of each partition that want.
-func (a *attempt) fetch(ctx context.Context, size int, from func(*item) federation.PhysicalOffset, want func(*item) bool, got func(*item, *kmsg.FetchResponseTopicPartition)) {
+func (a *attempt) fetch(ctx context.Context, size int, isolation int8, from func(*item) federation.PhysicalOffset, want func(*item) bool, got func(*item, *kmsg.FetchResponse, *kmsg.FetchResponseTopicPartition)) {
 	req := &fetchByName{kmsg.NewPtrFetchRequest()}
-	req.ReplicaID, req.SessionEpoch = -1, -1
+	req.ReplicaID, req.SessionEpoch, req.IsolationLevel = -1, -1, isolation
 	req.MaxBytes, req.MinBytes, req.MaxWaitMillis = 0, 1, int32(min(readWaitMax, a.c.attemptTimeout()/2).Milliseconds())
 	asked := a.ask(want)
 	for _, topic := range asked {
@@ -150,7 +156,7 @@ func (a *attempt) fetch(ctx context.Context, size int, from func(*item) federati
 				code = resp.ErrorCode
 			}
 			if it := a.answered(t.Topic, p.Partition, code); it != nil {
-				got(it, p)
+				got(it, resp, p)
 			}
 		}
 	}
