@@ -82,6 +82,12 @@ type Config struct {
 	SealWait time.Duration
 	// SealHeadsMax bounds the heads that are sealed in one step; 250 by default.
 	SealHeadsMax int
+	// CopyBytesPerSecond bounds what a move of a compacted topic copies in a second while the
+	// topic takes appends; 64 MiB by default.
+	CopyBytesPerSecond int64
+	// CopyHeadsMax bounds the heads of a compacted topic that are copied at one time: each
+	// takes some MiB of memory; 8 by default.
+	CopyHeadsMax int
 	// DirectQuiet is how long the heads of an adopted topic are watched for records of
 	// producers that do not use braid, while all gateways hold their appends; 200 ms by
 	// default.
@@ -140,6 +146,8 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.ApplyWait, 2*time.Second)
 	setDefault(&c.SealWait, 2*time.Second)
 	setDefault(&c.SealHeadsMax, 250)
+	setDefault(&c.CopyBytesPerSecond, 64<<20)
+	setDefault(&c.CopyHeadsMax, 8)
 	setDefault(&c.DirectQuiet, 200*time.Millisecond)
 	setDefault(&c.RestoreRecordsMax, 10_000_000)
 	setDefault(&c.ProducerExpiry, 24*time.Hour)
@@ -184,6 +192,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("controller: restore records max %d: want 0 or more", c.RestoreRecordsMax)
 	case c.SealHeadsMax < 1:
 		return errors.New("controller: at least one head must be sealed in a step")
+	case c.CopyBytesPerSecond < 1 || c.CopyHeadsMax < 1:
+		return errors.New("controller: the copies of compacted topics need at least one byte a second and one head at a time")
 	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:
 		return errors.New("controller: streams, operations and kept operations need room for at least one each")
 	}

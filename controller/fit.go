@@ -39,9 +39,8 @@ func (t *term) checkFit(ctx context.Context, plan planner.MovePlan, topic *feder
 		return err
 	}
 	for i, config := range have {
-		if strings.Contains(config["cleanup.policy"], "compact") {
-			return federation.Errorf(federation.Unsupported,
-				"topic %q is compacted on physical cluster %q: it cannot be moved yet. What a cluster compacts does not take away what lies on another one, so that deleted keys would come back", topic.Name, sources[i].Cluster)
+		if err := checkCopies(topic, sources[i].Cluster, config); err != nil {
+			return err
 		}
 	}
 	return t.each(ctx, plan.Topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {

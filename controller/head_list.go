@@ -8,7 +8,7 @@ import (
 )
 
 // A headList is saved twice in each round of a move, while appends are held: its JSON
-// names each physical topic once, and has eight numbers for a head.
+// names each physical topic once, and has eleven numbers for a head.
 type headList []primedHead
 
 type packedHeads struct {
@@ -18,8 +18,8 @@ type packedHeads struct {
 }
 
 // headNumbers are: partition, extent, place and partition that it moves from, place and
-// partition that it moves to, primer, epoch.
-const headNumbers = 8
+// partition that it moves to, primer, epoch, where its copies begin and end, and up to where it was copied.
+const headNumbers = 11
 
 // MarshalJSON implements json.Marshaler. All heads are of one topic.
 func (l headList) MarshalJSON() ([]byte, error) {
@@ -38,6 +38,7 @@ func (l headList) MarshalJSON() ([]byte, error) {
 		p.Topic = h.Topic
 		p.Heads[i] = [headNumbers]int64{
 			int64(h.Partition), int64(h.Extent), place(h.From), int64(h.From.Partition), place(h.To), int64(h.To.Partition), int64(h.Primer), int64(h.Epoch),
+			int64(h.Copies.From), int64(h.Copies.To), int64(h.CopiedEnd),
 		}
 	}
 	return json.Marshal(p)
@@ -54,6 +55,8 @@ func (l *headList) UnmarshalJSON(b []byte) error {
 		h := &(*l)[i]
 		h.Topic, h.Partition, h.Extent = p.Topic, federation.LogicalPartition(n[0]), int32(n[1])
 		h.Primer, h.Epoch = federation.PhysicalOffset(n[6]), federation.PhysicalEpoch(n[7])
+		h.Copies = federation.PhysicalRange{From: federation.PhysicalOffset(n[8]), To: federation.PhysicalOffset(n[9])}
+		h.CopiedEnd = federation.PhysicalOffset(n[10])
 		for _, x := range []struct {
 			at               *federation.PhysicalAddress
 			place, partition int64

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -38,6 +39,10 @@ type moveState struct {
 	Total  int      `json:"total,omitempty"`
 	// BatchBytes is the largest batch that all partitions take that heads move to.
 	BatchBytes int `json:"batchBytes,omitempty"`
+	// Compacted tells that the records of the heads are copied, and DeleteRetentionMs how
+	// long that may take.
+	Compacted         bool  `json:"compacted,omitempty"`
+	DeleteRetentionMs int64 `json:"deleteRetentionMs,omitempty"`
 	// Ending is how many of Heads, from the first on, have no way back.
 	Ending int `json:"ending,omitempty"`
 	// SealingMs is when the heads were marked sealing, in ms since 1970.
@@ -89,7 +94,7 @@ func (o *operations) moveHeads(ctx context.Context, op *operation) error {
 	if state.UndoKind == "" {
 		err := unreadable
 		if err == nil {
-			err = o.moveHeadsOf(ctx, op, spec, &state)
+			err = o.moveHeadsAgain(ctx, op, spec, &state)
 		}
 		if err == nil || ctx.Err() != nil || federation.KindOf(err) == federation.NotLeader {
 			return err
@@ -115,6 +120,10 @@ func (o *operations) moveHeadsOf(ctx context.Context, op *operation, spec moveSp
 	if topic == nil || topic.ID != spec.TopicID {
 		return errUnknownTopic(spec.Topic)
 	}
+	s := &sealer{term: o.t, topic: topic, producer: state.Producer}
+	if done, err := o.beginCopies(ctx, op, s, state); done || err != nil {
+		return err
+	}
 	if !state.Planned {
 		op.step("plan", 0, 1, "")
 		if err := o.planMove(ctx, spec, topic, state); err != nil {
@@ -130,13 +139,17 @@ func (o *operations) moveHeadsOf(ctx context.Context, op *operation, spec moveSp
 	if total == 0 {
 		return o.allowClusters(ctx, spec)
 	}
-	s := &sealer{term: o.t, topic: topic, producer: state.Producer}
+	s.producer, s.compacted = state.Producer, state.Compacted
 	if !state.Primed {
 		if err := o.primeHeads(ctx, op, s, state); err != nil {
 			return err
 		}
 	}
 	s.batchBytes = state.BatchBytes
+	var err error
+	if s.copier, err = o.newCopier(ctx, op, s, state); err != nil {
+		return err
+	}
 	if err := o.allowClusters(ctx, spec); err != nil {
 		return err
 	}
@@ -160,7 +173,18 @@ func (o *operations) planMove(ctx context.Context, spec moveSpec, topic *federat
 	if err != nil {
 		return err
 	}
+	from := make([]federation.PhysicalAddress, len(plan.Moves))
+	for i, v := range plan.Moves {
+		from[i] = v.From
+	}
+	compaction, err := o.t.compactionOf(ctx, topic, from)
+	if err != nil {
+		return err
+	}
+	total := state.Total
 	*state = newMoveState(plan, id)
+	state.Total += total
+	state.Compacted, state.DeleteRetentionMs = compaction.on, compaction.retention.Milliseconds()
 	return nil
 }
 
@@ -225,10 +249,19 @@ func (o *operations) allowClusters(ctx context.Context, spec moveSpec) error {
 // moveRound moves the first of the heads that are left.
 func (o *operations) moveRound(ctx context.Context, op *operation, s *sealer, state *moveState) error {
 	if state.Ending == 0 {
-		round := movesOf(state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)])
+		heads := state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)]
+		round := movesOf(heads)
+		if s.copier != nil {
+			if err := s.copier.take(heads); err != nil {
+				return err
+			}
+		}
 		held, err := o.holdHeads(ctx, op, s, round)
 		if err != nil {
 			return err
+		}
+		if s.copier != nil {
+			s.copier.give(heads)
 		}
 		state.Ending, state.SealingMs = len(round), held.since.UnixMilli()
 		state.Acknowledged = make([]federation.PhysicalOffset, len(round))
@@ -297,6 +330,12 @@ func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, mo
 // tryHold is one try of holdHeads. later tells why it is worth another one; the heads
 // take appends then. The heads are sealing if there is no error.
 func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Move) (held hold, later, err error) {
+	if s.copier != nil {
+		if err := s.copier.catchUp(ctx, moves); err != nil {
+			later, err = orLater(ctx, err)
+			return held, later, err
+		}
+	}
 	// What has no way back later needs both clusters.
 	if err := s.reachable(ctx, moves); err != nil {
 		later, err = orLater(ctx, err)
@@ -314,6 +353,9 @@ func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Mov
 	} else {
 		err = s.directWriters(ctx, moves)
 	}
+	if err == nil && s.copier != nil {
+		err = s.copier.finish(ctx, moves)
+	}
 	if err == nil {
 		return held, nil, nil
 	}
@@ -326,7 +368,8 @@ func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Mov
 
 // orLater sorts an error: worth another try later, or final.
 func orLater(ctx context.Context, failure error) (later, err error) {
-	if ctx.Err() == nil && passes(federation.KindOf(failure)) {
+	var again errCopyAgain
+	if ctx.Err() == nil && passes(federation.KindOf(failure)) && !errors.As(failure, &again) {
 		return failure, nil
 	}
 	return nil, failure

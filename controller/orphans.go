@@ -91,13 +91,17 @@ func (t *term) adoptOrphansOf(ctx context.Context, name federation.TopicName, pa
 	if err != nil {
 		return err
 	}
+	compaction, err := t.compactionOf(ctx, topic, headsOf(parts))
+	if err != nil {
+		return err
+	}
 	byProducer := make(map[int64][]primedHead)
 	ending := make(map[int64]int) // how many of them, from the first on, are sealed
 	var release []planner.Move
 	for _, p := range parts {
 		h := p.Head()
 		move := planner.Move{TopicPartition: federation.TopicPartition{Topic: name, Partition: p.Number}, Extent: h.Number, From: h.PhysicalAddress}
-		seal, err := t.sealOf(ctx, h)
+		seal, copied, err := t.sealOf(ctx, h)
 		if err != nil {
 			return err
 		}
@@ -108,9 +112,11 @@ func (t *term) adoptOrphansOf(ctx context.Context, name federation.TopicName, pa
 			}
 		}
 		switch {
+		case found != nil && seal == 0 && compaction.on:
+			release = append(release, move) // what was copied is not known, and the next move copies again
 		case found != nil:
 			move.To = found.at
-			head, at := primedHead{Move: move, Primer: found.offset, Epoch: found.epoch}, len(byProducer[found.producer])
+			head, at := primedHead{Move: move, Primer: found.offset, Epoch: found.epoch, Copies: copied.Copies, CopiedEnd: copied.End}, len(byProducer[found.producer])
 			if seal != 0 { // no way back
 				at = ending[found.producer]
 				ending[found.producer]++
@@ -123,7 +129,7 @@ func (t *term) adoptOrphansOf(ctx context.Context, name federation.TopicName, pa
 		}
 	}
 	if len(release) > 0 {
-		t.log.Warn("heads that were held take appends again; their move was lost before it began", "topic", name, "heads", len(release))
+		t.log.Warn("heads that were held take appends again; their move was lost before it was under way", "topic", name, "heads", len(release))
 		if err := t.ops.release(ctx, release); err != nil {
 			return err
 		}
@@ -154,7 +160,8 @@ func (t *term) resumeMove(ctx context.Context, topic *federation.Topic, producer
 	state := moveState{
 		Planned: true, Plan: planner.MovePlan{Topic: topic.Name, TopicID: topic.ID, Generation: topic.Generation, Topics: targets},
 		Producer: producer, Primed: true, Heads: heads, Total: len(heads), BatchBytes: bytes,
-		Ending: ending, SealingMs: time.Now().UnixMilli(), Acknowledged: make([]federation.PhysicalOffset, ending),
+		Compacted: slices.ContainsFunc(heads, func(h primedHead) bool { return h.copied() }),
+		Ending:    ending, SealingMs: time.Now().UnixMilli(), Acknowledged: make([]federation.PhysicalOffset, ending),
 	}
 	request := "lost-" + strconv.FormatInt(producer, 36) + "-" + strconv.FormatInt(t.fencing, 10)
 	op, err := t.ops.startFrom(ctx, kindMoveHeads, t.topicName(topic.Name), request, moveSpec{Topic: topic.Name, TopicID: topic.ID}, state)
@@ -169,27 +176,38 @@ func (t *term) resumeMove(ctx context.Context, topic *federation.Topic, producer
 	return nil
 }
 
-// sealOf returns the producer of the seal behind a head; 0 if there is none.
-func (t *term) sealOf(ctx context.Context, h *federation.Extent) (producer int64, err error) {
+// sealOf returns the producer of the seal behind a head, 0 if there is none, and what
+// the seal says of copies.
+func (t *term) sealOf(ctx context.Context, h *federation.Extent) (producer int64, copied mark.Copied, err error) {
 	c, err := t.parts.Clusters.Cluster(h.Cluster)
 	if err != nil {
-		return 0, err
+		return 0, copied, err
 	}
 	at := physical(h.PhysicalAddress)
 	ends := c.Ends(ctx, []upstream.Partition{at})[0]
 	if ends.Err != nil {
-		return 0, ends.Err
+		return 0, copied, ends.Err
 	}
 	from := max(h.Start, ends.LogStart, ends.HighWatermark-tailRecords)
+	var bad error
 	err = c.ReadBatches(ctx, at, from, ends.HighWatermark, func(b recordbatch.Header, batch []byte) bool {
 		if mark.IsMark(b.ProducerID) {
 			if kind, s, _, err := mark.Parse(batch); err == nil && kind == mark.KindSeal && s.Extent == h.Number {
 				producer = b.ProducerID
+				copied, _, bad = mark.ParseCopied(batch)
 			}
 		}
 		return producer == 0
 	})
-	return producer, err
+	return producer, copied, firstOf(err, bad)
+}
+
+func headsOf(parts []*federation.Partition) []federation.PhysicalAddress {
+	out := make([]federation.PhysicalAddress, len(parts))
+	for i, p := range parts {
+		out[i] = p.Head().PhysicalAddress
+	}
+	return out
 }
 
 // primersOf returns the primers in partitions that were made for a topic and that the

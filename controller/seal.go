@@ -36,7 +36,13 @@ type primedHead struct {
 
 	Primer federation.PhysicalOffset `json:"primer"`
 	Epoch  federation.PhysicalEpoch  `json:"epoch"`
+
+	// Of a head that was copied: where the copies lie, and up to where, which is its end.
+	Copies    federation.PhysicalRange  `json:"copies"`
+	CopiedEnd federation.PhysicalOffset `json:"copiedEnd"`
 }
+
+func (h *primedHead) copied() bool { return h.Copies.To > 0 }
 
 func movesOf(heads []primedHead) []planner.Move {
 	moves := make([]planner.Move, len(heads))
@@ -51,8 +57,10 @@ type sealer struct {
 	*term
 
 	topic      *federation.Topic
-	producer   int64 // of the marks
-	batchBytes int   // the largest batch that the partitions take that heads move to
+	producer   int64   // of the marks
+	batchBytes int     // the largest batch that the partitions take that heads move to
+	compacted  bool    // the topic is
+	copier     *copier // nil if heads move without their records
 }
 
 // subject is what the marks of a move are about: the extent that ends, or the one
@@ -70,12 +78,15 @@ func (s *sealer) subject(v planner.Move, extent int32) mark.Subject {
 // as the first one otherwise (KAFKA-15591).
 func (s *sealer) prime(ctx context.Context, moves []planner.Move, epochs []federation.PhysicalEpoch) ([]primedHead, error) {
 	heads := make([]primedHead, len(moves))
-	now := time.Now()
-	err := s.eachCluster(ctx, len(moves), func(i int) federation.ClusterName { return moves[i].To.Cluster },
+	times, err := s.primerTimes(ctx, moves)
+	if err != nil {
+		return nil, err
+	}
+	err = s.eachCluster(ctx, len(moves), func(i int) federation.ClusterName { return moves[i].To.Cluster },
 		func(ctx context.Context, c *upstream.Cluster, at []int) error {
 			appends := make([]upstream.MarkAppend, len(at))
 			for j, i := range at {
-				appends[j] = upstream.MarkAppend{Partition: physical(moves[i].To), Batch: mark.Primer(s.subject(moves[i], moves[i].Extent+1), s.producer, now)}
+				appends[j] = upstream.MarkAppend{Partition: physical(moves[i].To), Batch: mark.Primer(s.subject(moves[i], moves[i].Extent+1), s.producer, times[i])}
 			}
 			for j, a := range c.AppendMarks(ctx, appends) {
 				if a.Err != nil {
@@ -210,7 +221,7 @@ func (s *sealer) endAt(ctx context.Context, c *upstream.Cluster, heads []primedH
 	now := time.Now()
 	for j, i := range at {
 		parts[j] = physical(heads[i].From)
-		appends[j] = upstream.MarkAppend{Partition: parts[j], Batch: mark.Seal(s.subject(heads[i].Move, heads[i].Extent), s.producer, now)}
+		appends[j] = upstream.MarkAppend{Partition: parts[j], Batch: s.seal(heads[i], now)}
 	}
 	seals := c.AppendMarks(ctx, appends)
 	before := c.LogEnds(ctx, parts)
@@ -224,7 +235,8 @@ func (s *sealer) endAt(ctx context.Context, c *upstream.Cluster, heads []primedH
 		}
 		var states map[int64]mark.Producer
 		if err == nil {
-			states, err = s.statesAt(ctx, c, parts[j], seals[j].Offset, producers[j].States, ends[j])
+			_, behind := s.endOf(heads[i], seals[j].Offset)
+			states, err = s.statesAt(ctx, c, parts[j], behind, producers[j].States, ends[j])
 		}
 		if err == nil {
 			states, err = s.carry(ctx, heads[i].Move, states)
@@ -233,7 +245,8 @@ func (s *sealer) endAt(ctx context.Context, c *upstream.Cluster, heads []primedH
 			failed = fmt.Errorf("%s: %w", heads[i].TopicPartition, err)
 			continue
 		}
-		ended[i] = endedHead{ok: true, end: seals[j].Offset, producers: sortedProducers(states)}
+		end, _ := s.endOf(heads[i], seals[j].Offset)
+		ended[i] = endedHead{ok: true, end: end, producers: sortedProducers(states)}
 	}
 	return failed
 }
@@ -247,10 +260,10 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// statesAt returns the producers as the partition knew them at the seal. Those
-// that have written between it and logEnd are as they were before the first batch
+// statesAt returns the producers as the partition knew them at the end of the extent.
+// Those that have written from behind on are as they were before the first batch
 // there: brokers take only batches that follow.
-func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, seal federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionLogEnd) (map[int64]mark.Producer, error) {
+func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.Partition, behind federation.PhysicalOffset, listed upstream.ProducerStates, ends upstream.PartitionLogEnd) (map[int64]mark.Producer, error) {
 	now := time.Now().UnixMilli()
 	states := make(map[int64]mark.Producer, len(listed))
 	for _, p := range listed {
@@ -258,11 +271,11 @@ func (s *sealer) statesAt(ctx context.Context, c *upstream.Cluster, at upstream.
 			states[p.ID] = mark.Producer{ID: p.ID, Epoch: p.Epoch, LastSequence: p.LastSequence, KnownMs: now}
 		}
 	}
-	if ends.LogEnd <= seal+1 {
+	if ends.LogEnd <= behind {
 		return states, nil
 	}
 	late := make(map[int64]bool)
-	err := c.ReadBatches(ctx, at, seal+1, ends.LogEnd, func(h recordbatch.Header, _ []byte) bool {
+	err := c.ReadBatches(ctx, at, behind, ends.LogEnd, func(h recordbatch.Header, _ []byte) bool {
 		if h.Idempotent() && !mark.IsMark(h.ProducerID) && !late[h.ProducerID] {
 			late[h.ProducerID] = true
 			states[h.ProducerID] = mark.Producer{ID: h.ProducerID, Epoch: h.ProducerEpoch, LastSequence: h.BaseSequence - 1, KnownMs: now}
@@ -327,7 +340,7 @@ func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head
 	now := time.Now()
 	for _, j := range at {
 		h, e := head(j)
-		moved[j] = planner.MovedHead{Move: h.Move, End: e.end, Start: h.Primer + 1, Epoch: h.Epoch}
+		moved[j] = planner.MovedHead{Move: h.Move, End: e.end, Start: max(h.Primer+1, h.Copies.To), Epoch: h.Epoch, Copies: h.Copies}
 		batches, err := mark.Openings(s.subject(h.Move, h.Extent+1), s.producer, e.producers, s.batchBytes, now)
 		if err != nil {
 			failed = fmt.Errorf("%s: %w", h.TopicPartition, err)

@@ -17,6 +17,9 @@ type MovedHead struct {
 	Opening federation.PhysicalOffset `json:"opening"` // its first opening mark; 0 = none
 	// Epoch is the leader epoch of the physical partition that the head moves to.
 	Epoch federation.PhysicalEpoch `json:"epoch"`
+	// Copies are where the records of all older extents lie in the new one, if the topic is
+	// compacted; else zero.
+	Copies federation.PhysicalRange `json:"copies"`
 }
 
 // WithSealing returns the map with the heads that move marked as sealing; m
@@ -149,19 +152,29 @@ func (v *MovedHead) apply(p *federation.Partition) *federation.Partition {
 	old := *p.Head()
 	old.State, old.End = federation.ExtentSealed, v.End
 	end, _ := old.EndOffset()
+	if v.Copies.To > 0 {
+		out.Extents = []*federation.Extent{v.open(old.Number+1, end, out.Epoch)}
+		return &out
+	}
 	out.Extents = make([]*federation.Extent, len(p.Extents), len(p.Extents)+1)
 	copy(out.Extents, p.Extents)
 	out.Extents[len(p.Extents)-1] = &old
-	out.Extents = append(out.Extents, &federation.Extent{
-		Number:          old.Number + 1,
+	out.Extents = append(out.Extents, v.open(old.Number+1, end, out.Epoch))
+	return &out
+}
+
+// open returns the new head.
+func (v *MovedHead) open(number int32, base federation.LogicalOffset, epoch federation.LogicalEpoch) *federation.Extent {
+	return &federation.Extent{
+		Number:          number,
 		PhysicalAddress: v.To,
-		Base:            end,
+		Base:            base,
 		Start:           v.Start,
 		Opening:         v.Opening,
+		Copies:          v.Copies,
 		State:           federation.ExtentOpen,
-		Epochs:          []federation.EpochEntry{{Physical: v.Epoch, Logical: out.Epoch}},
-	})
-	return &out
+		Epochs:          []federation.EpochEntry{{Physical: v.Epoch, Logical: epoch}},
+	}
 }
 
 func withHeadState(p *federation.Partition, s federation.ExtentState) *federation.Partition {

@@ -95,7 +95,7 @@ type Slice struct {
 	// Records are whole record batches, offsets and epochs logical. They point into
 	// buffers that Fetched.Release gives back. The first batch can begin below the
 	// asked offset, and the last can be cut off: readers skip both, as in Kafka.
-	Records       [][]byte
+	Records [][]byte
 	// Next is where the reader goes on: behind the records, and behind a gap that follows.
 	Next          federation.LogicalOffset
 	HighWatermark federation.LogicalOffset
