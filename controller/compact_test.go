@@ -1,0 +1,275 @@
+package controller_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/controller"
+	"github.com/braidmq/braid/federation"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+	"github.com/braidmq/braid/internal/mark"
+	"github.com/braidmq/braid/internal/recordbatch"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// newCompacted is newFederated with a compacted topic.
+func newCompacted(t *testing.T, partitions int32, change ...func(*controller.Config)) *federated {
+	t.Helper()
+	f := &federated{world: newWorld(t, "a", "b", "c"), holder: &holder{}}
+	f.start(t, change...)
+	_, err := f.admin.create(t.Context(), "orders", partitions, func(r *adminv1.CreateTopicRequest) {
+		r.Topic.Placement = &adminv1.PlacementPolicy{Weights: map[string]int32{"a": 1, "b": 0, "c": 0}}
+		r.Topic.Config = map[string]string{"cleanup.policy": "compact"}
+	})
+	require.NoError(t, err)
+	return f
+}
+
+// A kept record is one of a logical partition.
+type kept struct {
+	offset     federation.LogicalOffset
+	key, value string
+	null       bool
+	ms         int64
+	codec      int16
+}
+
+func (k kept) String() string { return fmt.Sprintf("%d:%s=%s", k.offset, k.key, k.value) }
+
+// records reads a logical partition as a gateway does.
+func (f *federated) records(t *testing.T, n int32) []kept {
+	t.Helper()
+	var out []kept
+	for _, e := range f.gateway.Current().Topic("orders").Partitions[n].Extents {
+		c, at := f.cluster(t, string(e.Cluster)), upstream.Partition{Topic: e.Topic, Partition: e.Partition}
+		ends := c.Ends(t.Context(), []upstream.Partition{at})[0]
+		require.NoError(t, ends.Err)
+		_, err := c.ReadCommitted(t.Context(), at, 0, ends.HighWatermark, func(h recordbatch.Header, batch []byte) error {
+			if mark.IsMark(h.ProducerID) {
+				return nil
+			}
+			r := recordbatch.NewReader(1 << 20)
+			require.NoError(t, r.Reset(batch))
+			var rec recordbatch.Record
+			for {
+				more, err := r.Next(&rec)
+				require.NoError(t, err)
+				if !more {
+					return nil
+				}
+				if p := federation.PhysicalOffset(rec.Offset); e.Holds(p) {
+					out = append(out, kept{offset: e.Logical(p), key: string(rec.Key), value: string(rec.Value), null: rec.Value == nil, ms: rec.TimestampMs, codec: h.Codec()})
+				}
+			}
+		})
+		require.NoError(t, err)
+	}
+	return out
+}
+
+// put appends records of a producer: "key=value", or "key" for a tombstone.
+func (f *federated) put(t *testing.T, at federation.PhysicalAddress, id int64, sequence int32, ms int64, records ...string) {
+	t.Helper()
+	var b recordbatch.Builder
+	b.Reset(nil)
+	for i, r := range records {
+		key, value, is := strings.Cut(r, "=")
+		rec := recordbatch.Record{TimestampMs: ms + int64(i), Key: []byte(key), Headers: []recordbatch.RecordHeader{{Key: "h", Value: []byte(key)}}}
+		if is {
+			rec.Value = []byte(value)
+		}
+		b.Add(&rec)
+	}
+	batch := b.Finish(recordbatch.Producer{ID: id, Sequence: sequence})
+	got := f.cluster(t, string(at.Cluster)).AppendMarks(t.Context(), []upstream.MarkAppend{{Partition: upstream.Partition{Topic: at.Topic, Partition: at.Partition}, Batch: batch}})
+	require.NoError(t, got[0].Err)
+}
+
+// fill writes three records to each of some partitions.
+func (f *federated) fill(t *testing.T, partitions int32) {
+	t.Helper()
+	for i := range partitions {
+		f.put(t, f.head(i), pid+int64(i), 0, 1000, "x=1", "y=2", "x")
+	}
+}
+
+// filled checks that they are what a partition has, at the same offsets, and nothing else.
+func (f *federated) filled(t *testing.T, partitions int32, on federation.ClusterName) {
+	t.Helper()
+	for i := range partitions {
+		p := f.partition(t, i, on)
+		require.Len(t, p.Extents, 1, "the old extents are gone")
+		require.EqualValues(t, 3, p.Head().Base)
+		require.Zero(t, p.Head().First())
+		require.Equal(t, "[0:x=1 1:y=2 2:x=]", fmt.Sprint(f.records(t, i)))
+		require.EqualValues(t, 2, f.carried(t, p.Head())[pid+int64(i)].LastSequence)
+	}
+}
+
+func TestCompactedHeadTakesItsRecordsAlong(t *testing.T) {
+	f := newCompacted(t, 1)
+	first := f.head(0)
+	f.put(t, first, pid, 0, 1000, "k1=a", "k2=b", "k1=c")
+	f.put(t, first, pid, 3, 2000, "k2") // a tombstone
+	// Markers, and what was aborted, are holes.
+	c, err := kgo.NewClient(kgo.SeedBrokers(f.kafka["a"].ListenAddrs()...), kgo.TransactionalID("bank"), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	require.NoError(t, err)
+	defer c.Close()
+	for _, commit := range []kgo.TransactionEndTry{kgo.TryAbort, kgo.TryCommit} {
+		require.NoError(t, c.BeginTransaction())
+		require.NoError(t, c.ProduceSync(t.Context(), &kgo.Record{Topic: first.Topic, Key: []byte("k3"), Value: []byte(strings.Repeat("v", 10+int(len("x"))*bool2int(bool(commit)))), Timestamp: time.UnixMilli(3000)}).FirstErr())
+		require.NoError(t, c.EndTransaction(t.Context(), commit))
+	}
+	// One that is passed on as it is.
+	large := strings.Repeat("large", 10_000)
+	f.put(t, first, pid, 4, 4000, "k4="+large)
+	f.put(t, first, pid, 5, 5000, "k5=e", "=null key is empty")
+	before := f.records(t, 0)
+	require.Len(t, before, 8)
+	epoch := f.gateway.Current().Topic("orders").Partitions[0].Epoch
+	end := federation.LogicalOffset(11) // with an aborted record and two markers
+
+	f.moved(t, f.move(t, "b", 0))
+	p := f.partition(t, 0, "b")
+	require.Len(t, p.Extents, 1, "the old extent is gone")
+	head := p.Head()
+	require.Equal(t, end, head.Base)
+	require.Equal(t, end-8, head.First())
+	require.Greater(t, p.Epoch, epoch)
+	require.EqualValues(t, 6, f.carried(t, head)[pid].LastSequence)
+	after := f.records(t, 0)
+	same := func(after []kept) {
+		t.Helper()
+		require.Len(t, after, len(before))
+		for i := range before {
+			require.GreaterOrEqual(t, after[i].offset, before[i].offset, "no reader that has come so far misses it")
+			want := before[i]
+			want.offset = end - federation.LogicalOffset(len(before)-i)
+			require.Equal(t, want, after[i])
+		}
+	}
+	same(after)
+	require.Equal(t, before[7].offset, after[7].offset, "what no hole follows keeps its offset")
+
+	// Clients go on behind them, and a second move takes both along.
+	f.put(t, head.PhysicalAddress, pid, 7, 6000, "k1=f")
+	f.moved(t, f.move(t, "c", 0))
+	p = f.partition(t, 0, "c")
+	require.Len(t, p.Extents, 1)
+	require.Equal(t, end+1, p.Head().Base)
+	require.Equal(t, end-8, p.Head().First())
+	all := f.records(t, 0)
+	require.Equal(t, kept{offset: end, key: "k1", value: "f", ms: 6000}, all[8])
+	same(all[:8])
+	require.EqualValues(t, 7, f.carried(t, p.Head())[pid].LastSequence)
+}
+
+func bool2int(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Steps at which the move of a compacted head can be stopped.
+var copySteps = []struct {
+	name  string
+	stop  func(f *federated) (g *gate, drop func())
+	began bool // no way back
+}{
+	{"the plan is saved", stopSave([]string{`"planned":true`}, []string{`"primed":true`}), false},
+	{"the primers are saved", stopSave([]string{`"primed":true`}, []string{`"ending"`}), false},
+	{"the logs are read", stopKafka("a", kmsg.Fetch, isRead), false},
+	{"the first copies are appended", stopKafka("b", kmsg.Produce, appendsCopy), false},
+	{"the heads are marked as sealing", stopMap(func(e []*controlv1.ExtentEntry) bool {
+		return e[len(e)-1].GetState() == controlv1.ExtentEntry_STATE_SEALING
+	}), false},
+	{"the end is decided", stopSave([]string{`"ending":`}, nil), false},
+	{"the seals are appended", stopKafka("a", kmsg.Produce, appendsMark(mark.KindSeal)), true},
+	{"the openings are appended", stopKafka("b", kmsg.Produce, appendsMark(mark.KindOpening)), true},
+	{"the map is written", stopMap(func(e []*controlv1.ExtentEntry) bool { return len(e) == 1 && e[0].GetCopies() != nil }), true},
+	{"the first round is saved", stopSaveAfter([]string{`"ending":`}, []string{`"primed":true`}, []string{`"ending":`}), true},
+	{"the end of the operation is saved", stopSave([]string{`"done":true`}, nil), true},
+}
+
+// isRead reports whether a Fetch reads what a controller copies.
+func isRead(req kmsg.Request) bool {
+	r := req.(*kmsg.FetchRequest)
+	return r.IsolationLevel == 1 && len(r.Topics) > 0 && strings.HasSuffix(r.Topics[0].Topic, "orders.1")
+}
+
+func appendsCopy(req kmsg.Request) bool {
+	for _, t := range req.(*kmsg.ProduceRequest).Topics {
+		for _, p := range t.Partitions {
+			if h, ok := recordbatch.ParseHeader(p.Records); ok && strings.HasSuffix(t.Topic, "orders.1") && !mark.IsMark(h.ProducerID) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func TestLeaderKilledAtEachStepOfACompactedMove(t *testing.T) {
+	twoRounds := func(c *controller.Config) { c.SealHeadsMax = 2 }
+	for _, step := range copySteps {
+		for _, lost := range []bool{true, false} {
+			t.Run(fmt.Sprintf("before %s, lost=%t", step.name, lost), func(t *testing.T) {
+				t.Parallel()
+				f := newCompacted(t, 3, twoRounds)
+				f.fill(t, 3)
+				g, drop := step.stop(f)
+				op := f.move(t, "b", 0, 1, 2)
+				g.await(t)
+				if lost {
+					drop()
+				}
+				next := f.start(t, twoRounds)
+				f.nodes[0].net.set(true) // before the store answers
+				close(g.open)
+				f.nodes[0].kill()
+				next.leads(t)
+				f.admin = adminOf(t, next.url)
+				f.moved(t, op)
+				f.filled(t, 3, "b")
+			})
+		}
+	}
+}
+
+func TestCompactedMoveCancelledAtEachStep(t *testing.T) {
+	twoRounds := func(c *controller.Config) { c.SealHeadsMax = 2 }
+	for _, step := range copySteps {
+		t.Run("before "+step.name, func(t *testing.T) {
+			t.Parallel()
+			f := newCompacted(t, 3, twoRounds)
+			f.fill(t, 3)
+			g, _ := step.stop(f)
+			op := f.move(t, "b", 0, 1, 2)
+			g.await(t)
+			// It answers when the operation has ended; that waits for the gate.
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, _ = f.admin.operations.CancelOperation(ctx, &adminv1.CancelOperationRequest{Name: op.GetName()})
+			close(g.open)
+			done := f.admin.await(t, op.GetName())
+			f.noneSealing(t)
+			switch {
+			case step.name == "the end of the operation is saved":
+				require.Zero(t, done.GetErrorCode())
+			default:
+				require.Equal(t, int32(connect.CodeCanceled), done.GetErrorCode(), done.GetErrorMessage())
+			}
+			f.admin.awaitMove(t, "orders", "c", 0, 1, 2)
+			f.filled(t, 3, "c")
+		})
+	}
+}
