@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
@@ -272,4 +273,165 @@ func TestCompactedMoveCancelledAtEachStep(t *testing.T) {
 			f.filled(t, 3, "c")
 		})
 	}
+}
+
+func TestCompactedMoveUnderWrites(t *testing.T) {
+	f := newCompacted(t, 1, func(c *controller.Config) { c.SealWait = 5 * time.Second })
+	f.fill(t, 1)
+	old := f.head(0)
+	// What comes after the first pass is copied too, also while the head is held.
+	appended := 0
+	more := func() {
+		f.put(t, old, pid, int32(3+appended), 2000+int64(appended), fmt.Sprintf("k%d=%d", appended%3, appended))
+		appended++
+	}
+	g := stopAt(f.kafka["b"], kmsg.Produce, appendsCopy)
+	op := f.move(t, "b", 0)
+	g.await(t)
+	more()
+	f.holder.set(func(h *holder) { h.asking = more })
+	close(g.open)
+	f.moved(t, op)
+	p := f.partition(t, 0, "b")
+	require.GreaterOrEqual(t, appended, 2)
+	require.EqualValues(t, 3+appended, p.Head().Base)
+	require.Zero(t, p.Head().First())
+	got := f.records(t, 0)
+	require.Len(t, got, 3+appended)
+	for i, r := range got[3:] {
+		require.Equal(t, fmt.Sprintf("%d:k%d=%d", 3+i, i%3, i), r.String())
+	}
+	require.EqualValues(t, 2+appended, f.carried(t, p.Head())[pid].LastSequence)
+}
+
+// Records of a gateway that was cut off, which come after all was copied, were
+// acknowledged by nobody: they are no part of the topic, and their producer may
+// send them again.
+func TestLateRecordsOfACompactedMove(t *testing.T) {
+	f := newCompacted(t, 1)
+	f.fill(t, 1)
+	old := f.head(0)
+	g := stopAt(f.kafka["a"], kmsg.Produce, appendsMark(mark.KindSeal))
+	op := f.move(t, "b", 0)
+	g.await(t)
+	late := make(chan struct{})
+	go func() { // the broker is at the gate: it comes before the seal, or behind it
+		defer close(late)
+		f.put(t, old, pid, 3, 9000, "late=1")
+	}()
+	close(g.open)
+	f.moved(t, op)
+	<-late
+	f.filled(t, 1, "b")
+}
+
+func TestTargetOfACompactedMoveThatSomebodyWritesTo(t *testing.T) {
+	f := newCompacted(t, 1)
+	f.fill(t, 1)
+	g, _ := stopSave([]string{`"primed":true`}, []string{`"ending"`})(f)
+	op := f.move(t, "b", 0)
+	g.await(t)
+	spoiled := federation.PhysicalAddress{Cluster: "b", Topic: "default.orders.1"}
+	f.put(t, spoiled, pid+7, 0, 1000, "z=1")
+	close(g.open)
+	f.moved(t, op)
+	f.filled(t, 1, "b")
+	require.NotEqual(t, spoiled, f.head(0), "it was copied again, to another partition")
+}
+
+func TestCompactedTopicsThatCannotMove(t *testing.T) {
+	f := newCompacted(t, 1)
+	f.fill(t, 1)
+	set := func(key, value string) { f.set(t, key, value) }
+	set("message.timestamp.type", "LogAppendTime")
+	_, err := f.admin.topics.MovePartitions(t.Context(), &adminv1.MovePartitionsRequest{Name: topicName("orders"), Partitions: []int32{0}, PhysicalCluster: "b"})
+	requireKind(t, federation.PolicyViolation, err)
+	require.ErrorContains(t, err, "message.timestamp.type=CreateTime")
+	set("message.timestamp.type", "CreateTime")
+
+	set("delete.retention.ms", "0")
+	op := f.move(t, "b", 0)
+	done := f.admin.await(t, op.GetName())
+	require.Contains(t, done.GetErrorMessage(), "delete.retention.ms")
+	require.Contains(t, done.GetErrorMessage(), "Raise")
+	f.noneSealing(t)
+	require.Equal(t, federation.ClusterName("a"), f.head(0).Cluster)
+	set("delete.retention.ms", "60000")
+	f.moved(t, f.move(t, "b", 0))
+	f.filled(t, 1, "b")
+}
+
+// Extents that a topic had before it was compacted are taken along as well.
+func TestCompactedMoveOfSeveralExtents(t *testing.T) {
+	f := newFederated(t, 1)
+	f.put(t, f.head(0), pid, 0, 1000, "x=1", "y=2")
+	f.moved(t, f.move(t, "b", 0))
+	f.put(t, f.partition(t, 0, "b").Head().PhysicalAddress, pid, 2, 2000, "x")
+	f.set(t, "cleanup.policy", "compact")
+	require.Len(t, f.partition(t, 0, "b").Extents, 2)
+	f.moved(t, f.move(t, "c", 0))
+	f.filled(t, 1, "c")
+	// When it is not compacted any more, it moves without its records, and the copies stay.
+	f.set(t, "cleanup.policy", "delete")
+	f.moved(t, f.move(t, "a", 0))
+	p := f.partition(t, 0, "a")
+	require.Len(t, p.Extents, 2)
+	require.EqualValues(t, 3, p.Head().Base)
+	require.Equal(t, "[0:x=1 1:y=2 2:x=]", fmt.Sprint(f.records(t, 0)))
+}
+
+// A move whose operation the store has lost goes on from what the seal says of copies.
+func TestCompactedMoveGoesOnAfterItsOperationIsLost(t *testing.T) {
+	for _, sealed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("sealed=%t", sealed), func(t *testing.T) {
+			f := newCompacted(t, 1)
+			f.fill(t, 1)
+			stop := stopKafka("b", kmsg.Produce, appendsMark(mark.KindOpening))
+			if !sealed {
+				stop = stopSave([]string{`"ending":`}, nil)
+			}
+			g, drop := stop(f)
+			op := f.move(t, "b", 0)
+			g.await(t)
+			drop()
+			f.nodes[0].net.set(true)
+			close(g.open)
+			f.nodes[0].kill()
+			f.dropOperation(t, op.GetName())
+			next := f.start(t, func(c *controller.Config) { c.OrphanGrace = 50 * time.Millisecond })
+			next.leads(t)
+			f.admin = adminOf(t, next.url)
+			f.noneSealing(t)
+			if sealed {
+				f.filled(t, 1, "b")
+				return
+			}
+			require.Equal(t, federation.ClusterName("a"), f.head(0).Cluster, "it takes appends again")
+			f.moved(t, f.move(t, "b", 0))
+			f.filled(t, 1, "b")
+		})
+	}
+}
+
+// dropOperation has the store lose an operation.
+func (f *federated) dropOperation(t *testing.T, name string) {
+	t.Helper()
+	id := name[strings.LastIndex(name, "/")+1:]
+	found := 0
+	for _, key := range f.redis.Keys() {
+		if strings.Contains(key, ":operation") {
+			f.redis.Del(key)
+			found++
+		}
+	}
+	require.NotZero(t, found, id)
+}
+
+// set sets a setting of the topic.
+func (f *federated) set(t *testing.T, key, value string) {
+	t.Helper()
+	_, err := f.admin.topics.UpdateTopic(t.Context(), &adminv1.UpdateTopicRequest{
+		Topic: &adminv1.Topic{Name: topicName("orders"), Config: map[string]string{key: value}}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"config." + key}},
+	})
+	require.NoError(t, err)
 }

@@ -33,6 +33,8 @@ type holder struct {
 	acked map[federation.TopicPartition]federation.PhysicalOffset
 	seen  map[federation.TopicPartition]federation.PhysicalOffset
 	holds int // how often it was asked
+	// asking is called when it is asked for the first time, before it answers.
+	asking func()
 }
 
 func (h *holder) config(cfg *mapwatch.Config) {
@@ -40,6 +42,10 @@ func (h *holder) config(cfg *mapwatch.Config) {
 		h.mu.Lock()
 		h.holds++
 		deaf, heads := h.deaf, slices.Clone(m.SealingHeads())
+		if h.asking != nil && len(heads) > 0 {
+			h.asking()
+			h.asking = nil
+		}
 		for i := range heads {
 			heads[i].AcknowledgedEnd, heads[i].SeenEnd = h.acked[heads[i].TopicPartition], h.seen[heads[i].TopicPartition]
 		}

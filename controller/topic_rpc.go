@@ -370,11 +370,12 @@ func (t *term) setConfig(ctx context.Context, topic *federation.Topic, config ma
 		return t.current(), nil
 	}
 	set, unset := changedConfig(physicalConfig(topic.Config), physicalConfig(config))
+	physical := t.withLeftovers(ctx, topic)
 	apply := func(validate bool) error {
 		if len(set) == 0 && len(unset) == 0 {
 			return nil // a cluster that is away does not keep a setting of braid's own from being changed
 		}
-		return t.each(ctx, physicalTopics(topic), func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
+		return t.each(ctx, physical, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
 			return c.SetTopicConfig(ctx, pt.Name, set, unset, validate)
 		})
 	}
@@ -393,6 +394,28 @@ func (t *term) setConfig(ctx context.Context, topic *federation.Topic, config ma
 		changed.Config = config
 		return planner.WithTopic(m, &changed), nil
 	})
+}
+
+// withLeftovers returns the physical topics of a topic, also those that hold nothing of it
+// any more: its heads may move there again, and must fit then. If some cluster does not
+// answer, those are left out: nothing of the topic is affected.
+func (t *term) withLeftovers(ctx context.Context, topic *federation.Topic) []planner.PhysicalTopic {
+	out := physicalTopics(topic)
+	m := t.current()
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.ProbeTimeout)
+	defer cancel()
+	existing, err := t.existing(ctx, m, t.health.away(), topic)
+	if err != nil {
+		t.log.Info("some cluster does not answer; old physical topics keep their settings", "topic", topic.Name, "err", err)
+		return out
+	}
+	for _, cluster := range slices.Sorted(maps.Keys(existing[topic.Name])) {
+		pt := planner.PhysicalTopic{Cluster: cluster, Name: planner.PhysicalName(m.LogicalCluster, topic.Name, topic.Generation), Exists: true}
+		if existing[topic.Name][cluster] > 0 && !slices.Contains(out, pt) {
+			out = append(out, pt)
+		}
+	}
+	return out
 }
 
 // GrowTopic begins a grow-topic operation, as CreateTopic does its own.
