@@ -56,6 +56,7 @@ func Run(t *testing.T, w *world.World) {
 		{"bad input", s.badInput()},
 		{"nothing physical", s.leaks()},
 		{"moves", s.moves()},
+		{"compaction", s.compaction()},
 		{"adopt", s.adopt()},
 		{"faults", s.faults()},
 		{"recovery", s.recovery()},
