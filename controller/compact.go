@@ -283,17 +283,30 @@ func (k *copier) records(heads []*headCopy) (n int64) {
 
 // ends returns how far the logs of heads are replicated.
 func (k *copier) ends(ctx context.Context, heads []*headCopy) ([]federation.PhysicalOffset, error) {
-	out := make([]federation.PhysicalOffset, len(heads))
-	err := k.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].head.From.Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
+	from := make([]federation.PhysicalAddress, len(heads))
+	for i, h := range heads {
+		from[i] = h.head.From
+	}
+	ends, err := k.endsOf(ctx, from)
+	out := make([]federation.PhysicalOffset, len(ends))
+	for i, e := range ends {
+		out[i] = e.HighWatermark
+	}
+	return out, err
+}
+
+func (k *copier) endsOf(ctx context.Context, addresses []federation.PhysicalAddress) ([]upstream.PartitionEnds, error) {
+	out := make([]upstream.PartitionEnds, len(addresses))
+	err := k.eachCluster(ctx, len(addresses), func(i int) federation.ClusterName { return addresses[i].Cluster }, func(ctx context.Context, c *upstream.Cluster, at []int) error {
 		parts := make([]upstream.Partition, len(at))
 		for j, i := range at {
-			parts[j] = physical(heads[i].head.From)
+			parts[j] = physical(addresses[i])
 		}
 		for j, e := range c.Ends(ctx, parts) {
 			if e.Err != nil {
-				return fmt.Errorf("%s: %w", heads[at[j]].head.From, e.Err)
+				return fmt.Errorf("%s: %w", addresses[at[j]], e.Err)
 			}
-			out[at[j]] = e.HighWatermark
+			out[at[j]] = e
 		}
 		return nil
 	})
@@ -339,14 +352,15 @@ func (k *copier) checkTargets(ctx context.Context, heads []*headCopy) error {
 	return nil
 }
 
-// finish copies the rest of heads that no gateway appends to. It takes SealWait at
-// most, since appends are held.
-func (k *copier) finish(ctx context.Context, moves []planner.Move) error {
-	call, cancel := context.WithTimeout(ctx, k.cfg.SealWait)
+// finish copies the rest of heads that no gateway appends to. Appends are held since a
+// while, and gateways do not hold them for ever: all together it may take one and a half
+// times SealWait.
+func (k *copier) finish(ctx context.Context, since time.Time, moves []planner.Move) error {
+	call, cancel := context.WithDeadline(ctx, since.Add(k.cfg.SealWait*3/2))
 	defer cancel()
 	err := k.finishHeads(call, k.of(moves))
 	if call.Err() != nil && ctx.Err() == nil {
-		return federation.Errorf(federation.Timeout, "topic %q: the newest records could not be copied within %s while appends are held", k.topic.Name, k.cfg.SealWait).WithCause(err)
+		return federation.Errorf(federation.Timeout, "topic %q: the newest records could not be copied within %s while appends are held", k.topic.Name, time.Since(since).Round(time.Millisecond)).WithCause(err)
 	}
 	return err
 }
@@ -370,39 +384,44 @@ func (k *copier) finishHeads(ctx context.Context, heads []*headCopy) error {
 	if err := k.checkTargets(ctx, heads); err != nil {
 		return err
 	}
+	m := k.current()
+	parts := make([]*federation.Partition, len(heads))
+	for i, h := range heads {
+		if parts[i], err = m.Partition(h.head.TopicPartition); err != nil {
+			return err
+		}
+	}
+	starts, err := k.logStarts(ctx, parts)
+	if err != nil {
+		return err
+	}
 	for i, h := range heads {
 		if took := time.Since(h.began); took >= k.retention {
 			return errCopyAgain{federation.Errorf(federation.PolicyViolation,
 				"%s: to copy it took %s, and its tombstones are kept for %s only (delete.retention.ms): deletes may have been missed. Raise delete.retention.ms with `braid topic config` until it has moved",
 				h.head.TopicPartition, took.Round(time.Millisecond), k.retention)}
 		}
-		part, err := k.current().Partition(h.head.TopicPartition)
-		if err != nil {
-			return err
-		}
-		starts, err := k.logStarts(ctx, part)
-		if err != nil {
-			return err
-		}
 		all := federation.PhysicalRange{From: h.head.Primer + 1, To: h.next}
-		h.end, h.copies = ends[i], federation.PhysicalRange{From: planner.CopiesFrom(part, all, ends[i], starts), To: all.To}
+		h.end, h.copies = ends[i], federation.PhysicalRange{From: planner.CopiesFrom(parts[i], all, ends[i], starts), To: all.To}
 	}
 	return nil
 }
 
-// logStarts returns where the logs begin that hold a partition.
-func (k *copier) logStarts(ctx context.Context, part *federation.Partition) (map[federation.PhysicalAddress]federation.PhysicalOffset, error) {
-	out := make(map[federation.PhysicalAddress]federation.PhysicalOffset, len(part.Extents))
-	for _, e := range part.Extents {
-		c, err := k.parts.Clusters.Cluster(e.Cluster)
-		if err != nil {
-			return nil, err
+// logStarts returns where the logs begin that hold some partitions.
+func (k *copier) logStarts(ctx context.Context, parts []*federation.Partition) (map[federation.PhysicalAddress]federation.PhysicalOffset, error) {
+	var addresses []federation.PhysicalAddress
+	for _, p := range parts {
+		for _, e := range p.Extents {
+			addresses = append(addresses, e.PhysicalAddress)
 		}
-		ends := c.Ends(ctx, []upstream.Partition{physical(e.PhysicalAddress)})[0]
-		if ends.Err != nil {
-			return nil, fmt.Errorf("%s: %w", e.PhysicalAddress, ends.Err)
-		}
-		out[e.PhysicalAddress] = ends.LogStart
+	}
+	ends, err := k.endsOf(ctx, addresses)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[federation.PhysicalAddress]federation.PhysicalOffset, len(addresses))
+	for i, at := range addresses {
+		out[at] = ends[i].LogStart
 	}
 	return out, nil
 }

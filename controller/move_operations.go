@@ -354,7 +354,7 @@ func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Mov
 		err = s.directWriters(ctx, moves)
 	}
 	if err == nil && s.copier != nil {
-		err = s.copier.finish(ctx, moves)
+		err = s.copier.finish(ctx, held.since, moves)
 	}
 	if err == nil {
 		return held, nil, nil

@@ -120,7 +120,7 @@ func sealedExtents(m *federation.Map) []sealedExtent {
 func (t *term) dropEmptied(ctx context.Context, all []sealedExtent, ends []upstream.PartitionEnds) {
 	emptied := make(map[federation.TopicPartition]map[int32]bool)
 	for i, s := range all {
-		if max(ends[i].LogStart, s.extent.Start) >= s.extent.End {
+		if none := max(ends[i].LogStart, s.extent.Start) >= s.extent.End; none && (s.extent.Copies.Len() == 0 || ends[i].LogStart >= s.extent.Copies.To) {
 			if emptied[s.tp] == nil {
 				emptied[s.tp] = make(map[int32]bool)
 			}

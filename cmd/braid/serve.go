@@ -132,6 +132,8 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.IntVar(&c.SealHeadsMax, "seal-heads", 250, "how many partitions of a topic move at a time; between them a move can be cancelled")
 	f.DurationVar(&c.FailoverAfter, "failover-after", 0, "fail a physical cluster over by itself when it was away for so long, for the leading controller and for most gateways; 0 = never")
 	f.Int64Var(&c.RestoreRecordsMax, "restore-records", 10_000_000, "how many records of a partition are appended again at most when a failed cluster is restored; if there are more, they stay at their old offsets")
+	f.Int64Var(&c.CopyBytesPerSecond, "copy-rate", 64<<20, "bytes of a compacted topic that its move copies in a second while it takes appends")
+	f.IntVar(&c.CopyHeadsMax, "copy-heads", 8, "how many partitions of a compacted topic are copied at a time")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -81,14 +82,14 @@ func (u *updater) write(t *testing.T, ctx context.Context, n int) error {
 }
 
 // tableOf reads a topic from its beginning to its end.
-func (s *suite) tableOf(t *testing.T, topic string) (table, int) {
+func (s *suite) tableOf(t *testing.T, topic string) (table, []*kgo.Record) {
 	t.Helper()
 	ends, err := s.admin(t).ListEndOffsets(call(t), topic)
 	require.NoError(t, err)
 	require.NoError(t, ends.Error())
 	client := s.client(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	defer client.Close()
-	out, records := make(table), 0
+	out, records := make(table), []*kgo.Record(nil)
 	left := make(map[int32]int64)
 	for p, o := range ends.Offsets()[topic] {
 		if o.At > 0 {
@@ -101,7 +102,7 @@ func (s *suite) tableOf(t *testing.T, topic string) (table, int) {
 		require.NoError(t, fetches.Err(), "up to %v", left)
 		fetches.EachRecord(func(r *kgo.Record) {
 			out.take(r)
-			records++
+			records = append(records, r)
 			if r.Offset+1 >= left[r.Partition] {
 				delete(left, r.Partition)
 			}
@@ -117,13 +118,23 @@ func (s *suite) awaitCompaction(t *testing.T, u *updater) {
 	if !s.compacts() {
 		return
 	}
+	ends, err := s.admin(t).ListEndOffsets(call(t), u.topic)
+	require.NoError(t, err)
+	was, polls := int64(0), 0
+	ends.Each(func(o kadm.ListedOffset) { was += o.Offset })
 	eventually(t, func() bool {
-		require.NoError(t, u.write(t, call(t), 2*u.keys))
+		if polls++; polls%10 == 1 {
+			require.NoError(t, u.write(t, call(t), u.keys))
+		}
 		_, records := s.tableOf(t, u.topic)
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		return records < u.updates*3/4
-	}, "the compaction of %s", u.topic)
+		left := int64(0)
+		for _, r := range records {
+			if o, _ := ends.Lookup(u.topic, r.Partition); r.Offset < o.Offset {
+				left++
+			}
+		}
+		return left < was/2
+	}, "the compaction of what %s had", u.topic)
 }
 
 func (s *suite) testCompactedMoves(t *testing.T) {
