@@ -100,11 +100,14 @@ type reader struct {
 	errs    []error
 }
 
-func (s *suite) reader(t *testing.T, topic string, from kgo.Offset) *reader {
+func (s *suite) reader(t *testing.T, topic string, from kgo.Offset, opts ...kgo.Opt) *reader {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &reader{done: make(chan struct{})}
-	client := s.client(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(from))
+	if len(opts) == 0 {
+		opts = []kgo.Opt{kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(from)}
+	}
+	client := s.client(t, opts...)
 	go func() {
 		defer close(r.done)
 		for ctx.Err() == nil {
