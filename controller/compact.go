@@ -41,11 +41,11 @@ const (
 	copyPassesMax = 8
 )
 
-// errCopyAgain says that the targets of a move are of no use any more.
-type errCopyAgain struct{ cause error }
+// copyAgainError says that the targets of a move are of no use any more.
+type copyAgainError struct{ cause error }
 
-func (e errCopyAgain) Error() string { return e.cause.Error() }
-func (e errCopyAgain) Unwrap() error { return e.cause }
+func (e copyAgainError) Error() string { return e.cause.Error() }
+func (e copyAgainError) Unwrap() error { return e.cause }
 
 // A compaction is what matters of the settings of a compacted topic.
 type compaction struct {
@@ -106,7 +106,7 @@ func checkCopies(topic *federation.Topic, cluster federation.ClusterName, config
 func (o *operations) moveHeadsAgain(ctx context.Context, op *operation, spec moveSpec, state *moveState) error {
 	for attempt := 1; ; attempt++ {
 		err := o.moveHeadsOf(ctx, op, spec, state)
-		var again errCopyAgain
+		var again copyAgainError
 		if !errors.As(err, &again) {
 			return err
 		}
@@ -346,7 +346,7 @@ func (k *copier) checkTargets(ctx context.Context, heads []*headCopy) error {
 	}
 	for i, h := range heads {
 		if ends[i] != h.next && h.unsent == nil {
-			return errCopyAgain{federation.Errorf(federation.Conflict, "%s: %s ends at %d, not at %d: somebody else has written there", h.head.TopicPartition, h.head.To, ends[i], h.next)}
+			return copyAgainError{federation.Errorf(federation.Conflict, "%s: %s ends at %d, not at %d: somebody else has written there", h.head.TopicPartition, h.head.To, ends[i], h.next)}
 		}
 	}
 	return nil
@@ -397,7 +397,7 @@ func (k *copier) finishHeads(ctx context.Context, heads []*headCopy) error {
 	}
 	for i, h := range heads {
 		if took := time.Since(h.began); took >= k.retention {
-			return errCopyAgain{federation.Errorf(federation.PolicyViolation,
+			return copyAgainError{federation.Errorf(federation.PolicyViolation,
 				"%s: to copy it took %s, and its tombstones are kept for %s only (delete.retention.ms): deletes may have been missed. Raise delete.retention.ms with `braid topic config` until it has moved",
 				h.head.TopicPartition, took.Round(time.Millisecond), k.retention)}
 		}

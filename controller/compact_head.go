@@ -230,9 +230,9 @@ func (h *headCopy) deliver(ctx context.Context) error {
 		return err
 	}
 	got := c.AppendMarks(ctx, []upstream.MarkAppend{{Partition: physical(h.head.To), Batch: h.unsent}})[0]
-	switch federation.KindOf(got.Err) {
+	switch federation.KindOf(got.Err) { //nolint:exhaustive // the others say enough
 	case federation.DuplicateSequence, federation.OutOfOrderSequence, federation.UnknownProducer, federation.ProducerFenced:
-		return errCopyAgain{got.Err}
+		return copyAgainError{got.Err}
 	case federation.InvalidTimestamp:
 		return federation.Errorf(federation.InvalidTimestamp, "physical cluster %q refuses a record for its timestamp: set message.timestamp.before.max.ms and message.timestamp.after.max.ms of the topic so that it takes all that the topic has", h.head.To.Cluster).WithCause(got.Err)
 	case federation.RecordTooLarge:
@@ -242,7 +242,7 @@ func (h *headCopy) deliver(ctx context.Context) error {
 		return got.Err
 	}
 	if got.Offset != h.next {
-		return errCopyAgain{federation.Errorf(federation.Conflict, "%s: a copy lies at %d, not at %d: somebody else has written there", h.head.To, got.Offset, h.next)}
+		return copyAgainError{federation.Errorf(federation.Conflict, "%s: a copy lies at %d, not at %d: somebody else has written there", h.head.To, got.Offset, h.next)}
 	}
 	h.next += federation.PhysicalOffset(h.unsentSize)
 	h.sequence = recordbatch.AddSequence(h.sequence, h.unsentSize)

@@ -22,6 +22,7 @@ func TestHeadListIsSmall(t *testing.T) {
 				From: at("a", "legacy", i), To: at([]string{"b", "c"}[i%2], "default.orders.1", i/2),
 			},
 			Primer: federation.PhysicalOffset(i % 5), Epoch: federation.PhysicalEpoch(i),
+			Copies: federation.PhysicalRange{From: 1, To: federation.PhysicalOffset(1 + i%7)}, CopiedEnd: federation.PhysicalOffset(i),
 		})
 	}
 	b, err := json.Marshal(moveState{Heads: heads})
@@ -30,5 +31,8 @@ func TestHeadListIsSmall(t *testing.T) {
 	var again moveState
 	require.NoError(t, json.Unmarshal(b, &again))
 	require.Equal(t, heads, again.Heads)
+	require.NoError(t, json.Unmarshal([]byte(`{"heads":{"topic":"orders","places":[{"cluster":"a"}],"heads":[[3,1,0,2,0,4,9,5]]}}`), &again), "of a version before copies")
+	require.EqualValues(t, 9, again.Heads[0].Primer)
+	require.False(t, again.Heads[0].copied())
 	require.Error(t, json.Unmarshal([]byte(`{"heads":{"places":[],"heads":[[0,0,0,0,0,0,0,0]]}}`), &again))
 }

@@ -368,7 +368,7 @@ func (o *operations) tryHold(ctx context.Context, s *sealer, moves []planner.Mov
 
 // orLater sorts an error: worth another try later, or final.
 func orLater(ctx context.Context, failure error) (later, err error) {
-	var again errCopyAgain
+	var again copyAgainError
 	if ctx.Err() == nil && passes(federation.KindOf(failure)) && !errors.As(failure, &again) {
 		return failure, nil
 	}

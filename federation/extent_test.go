@@ -130,3 +130,40 @@ func TestBetweenLeavesGapsOut(t *testing.T) {
 		require.EqualValues(t, c.want, p.Between(c.from, c.to), "%d to %d", c.from, c.to)
 	}
 }
+
+// Copies end where the old extents ended; openings between them and the start take no offset.
+func TestCopiesLieBelowTheBase(t *testing.T) {
+	e := extent(100, 15, 0, federation.ExtentOpen)
+	e.Copies = federation.PhysicalRange{From: 2, To: 12} // 1 is the primer, 12 to 14 are openings
+	require.EqualValues(t, 90, e.First())
+	for l := federation.LogicalOffset(90); l < 120; l++ {
+		p := e.Physical(l)
+		require.True(t, e.Holds(p), "offset %d", l)
+		require.Equal(t, l, e.Logical(p))
+		require.Equal(t, l, e.At(p))
+	}
+	require.EqualValues(t, 11, e.Physical(99))
+	require.EqualValues(t, 15, e.Physical(100), "behind the openings")
+	require.EqualValues(t, 2, e.Physical(3), "a gap reads from the first copy")
+	for _, p := range []federation.PhysicalOffset{0, 1, 12, 14} {
+		require.False(t, e.Holds(p), "physical offset %d", p)
+	}
+	require.EqualValues(t, 90, e.Logical(0), "the log begins with the copies")
+	require.EqualValues(t, 95, e.Logical(7), "or later, if retention has deleted some")
+	require.EqualValues(t, 100, e.Logical(13))
+	require.EqualValues(t, 88, e.At(0), "a batch that begins before the first copy")
+	e.State, e.End = federation.ExtentSealed, 20
+	end, _ := e.EndOffset()
+	require.EqualValues(t, 105, end)
+	require.False(t, e.Holds(20))
+
+	p := &federation.Partition{Topic: "orders", Epoch: 3, Extents: []*federation.Extent{e}}
+	e.State, e.Epochs, e.Opening = federation.ExtentOpen, []federation.EpochEntry{{Physical: 0, Logical: 3}}, 12
+	require.NoError(t, p.Validate())
+	for what, broken := range map[string]federation.PhysicalRange{"above the start": {From: 2, To: 16}, "over the openings": {From: 2, To: 13}, "backwards": {From: 3, To: 2}, "negative": {From: -1, To: 2}} {
+		e.Copies = broken
+		require.Error(t, p.Validate(), what)
+	}
+	e.Copies, e.Base = federation.PhysicalRange{From: 2, To: 12}, 9
+	require.Error(t, p.Validate(), "more copies than offsets")
+}
