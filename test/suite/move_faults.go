@@ -421,8 +421,8 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 	}
 
 	// Appends that are in flight to the old heads keep these sealing. The append is
-	// stopped only when the controller has seen that both clusters answer: it does not
-	// begin to seal otherwise.
+	// stopped only when the controller has seen that both clusters answer, of which this is
+	// the last request: it does not begin to seal otherwise.
 	var primed, asked atomic.Bool
 	primedAt := to
 	clusters[primedAt].Fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
@@ -433,7 +433,7 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		return nil, nil, false
 	})
 	h := stopAt(clusters[from].Fake, 1, func(r kmsg.Request) bool {
-		if primed.Load() && r.Key() == int16(kmsg.ListOffsets) {
+		if primed.Load() && r.Key() == int16(kmsg.OffsetForLeaderEpoch) {
 			asked.Store(true)
 		}
 		return asked.Load() && byClient(r)
