@@ -67,13 +67,14 @@ var edges = map[string]struct {
 	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/rpcerror", "federation", "gen/..."}, "roles through process, everything else through the public API"},
 
 	// Tests of the whole go in by the public doors.
-	"test/realparts":  {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},
-	"test/check":      {nil, "checkers of histories are pure"},
-	"test/suite":      {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
-	"test/sdk":        {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
-	"test/world":      {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
-	"test/continuity": {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
-	"test/simnet":     {nil, "a network of its own, of use to any test in virtual time"},
+	"test/realparts":                 {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},
+	"test/check":                     {nil, "checkers of histories are pure"},
+	"test/suite":                     {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
+	"test/sdk":                       {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
+	"test/world":                     {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
+	"test/continuity":                {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},
+	"test/continuity/clients/sarama": {nil, "an unmodified client, in a module of its own"},
+	"test/simnet":                    {nil, "a network of its own, of use to any test in virtual time"},
 	"test/sim": {
 		[]string{"test/...", "gen/...", "internal/embedded", "internal/process", "internal/lifecycle", "internal/redisstore", "internal/mark", "internal/recordbatch", "controller"},
 		"real wiring on parts in memory; everything else by public doors",

@@ -11,12 +11,31 @@ import (
 // Java returns the command line of the Java program.
 func Java(t realparts.TB, args ...string) []string {
 	t.Helper()
-	source := dir("java", "Sdk.java")
+	return JavaProgram(t, dir("java", "Sdk.java"), args...)
+}
+
+// JavaProgram compiles a Java program of one file once, with Kafka's jars, and
+// returns its command line.
+func JavaProgram(t realparts.TB, source string, args ...string) []string {
+	t.Helper()
+	class := strings.TrimSuffix(filepath.Base(source), ".java")
 	jars := realparts.Jars(t)
-	classes := realparts.Cached(t, "sdk-java", read(t, source)+jars, func(out string) error {
+	classes := realparts.Cached(t, strings.ToLower(class)+"-java", read(t, source)+jars, func(out string) error {
 		return realparts.Output("", realparts.Javac(t), "-Xlint:all", "-Werror", "-d", out, "-cp", filepath.Join(jars, "lib", "*"), source)
 	})
-	return realparts.JavaCommand(t, 128, []string{classes}, "Sdk", args...)
+	return realparts.JavaCommand(t, 128, []string{classes}, class, args...)
+}
+
+// GoProgram builds a Go program once that is a module of its own, in a directory, and
+// returns its command line.
+func GoProgram(t realparts.TB, module string, args ...string) []string {
+	t.Helper()
+	name := filepath.Base(module)
+	pins := read(t, filepath.Join(module, "main.go")) + read(t, filepath.Join(module, "go.sum")) + read(t, filepath.Join(module, "go.mod"))
+	out := realparts.Cached(t, name+"-go", pins, func(out string) error {
+		return realparts.Install(module, "go", "build", "-o", filepath.Join(out, name), ".")
+	})
+	return append([]string{filepath.Join(out, name)}, args...)
 }
 
 // KafkaTool returns the command line of one of Kafka's own tools.

@@ -46,6 +46,7 @@ type Client struct {
 	Name string
 
 	t      realparts.TB
+	handle func(Event) // instead of keeping events; nil = they are kept
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	done   chan struct{}
@@ -59,7 +60,19 @@ type Client struct {
 // Start starts a client program; it is killed at the end of the test.
 func Start(t realparts.TB, name string, env []string, command ...string) *Client {
 	t.Helper()
-	c := &Client{Name: name, t: t, done: make(chan struct{}), change: make(chan struct{})}
+	return start(t, name, nil, env, command)
+}
+
+// StartHandled is Start for a program that runs for long: handle gets its events,
+// one after the other, and none is kept.
+func StartHandled(t realparts.TB, name string, handle func(Event), env []string, command ...string) *Client {
+	t.Helper()
+	return start(t, name, handle, env, command)
+}
+
+func start(t realparts.TB, name string, handle func(Event), env, command []string) *Client {
+	t.Helper()
+	c := &Client{Name: name, t: t, handle: handle, done: make(chan struct{}), change: make(chan struct{})}
 	c.cmd = exec.Command(command[0], command[1:]...)
 	c.cmd.Env = append(os.Environ(), env...)
 	c.cmd.SysProcAttr = realparts.DieWithParent()
@@ -115,6 +128,10 @@ func (c *Client) scan(stdout io.Reader) {
 	lines.Buffer(nil, 4<<20)
 	for lines.Scan() {
 		fields := strings.Split(lines.Text(), "\t")
+		if c.handle != nil {
+			c.handle(Event{fields[0], fields[1:]})
+			continue
+		}
 		c.mu.Lock()
 		c.events = append(c.events, Event{fields[0], fields[1:]})
 		close(c.change)
@@ -219,22 +236,31 @@ func wait(clients []*Client) {
 // Finish waits for the end of a program that ends by itself, which must be a good one.
 func (c *Client) Finish() {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
+	c.FinishWithin(clientTimeout)
+}
+
+// FinishWithin is Finish with a bound of its own.
+func (c *Client) FinishWithin(bound time.Duration) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		c.t.Fatalf("%s has not ended after %s; it printed:\n%s", c.Name, clientTimeout, c.output())
+		c.t.Fatalf("%s has not ended after %s; it printed:\n%s", c.Name, bound, c.output())
 	}
 	if c.err != nil {
 		c.t.Fatalf("%s: %v; it printed:\n%s", c.Name, c.err, c.output())
 	}
 }
 
+// End closes the program's input, which asks it to end; Finish waits for that.
+func (c *Client) End() { _ = c.stdin.Close() }
+
 // Stop closes the program's input, which asks it to end, and waits for that.
 func (c *Client) Stop() {
 	c.t.Helper()
-	_ = c.stdin.Close()
+	c.End()
 	c.Finish()
 }
 
