@@ -212,7 +212,7 @@ func (l *ledger) fail(a *account, text string) {
 func (l *ledger) note(a *account, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a.notes[text]++
+	a.notes[text+" ("+l.window+")"]++
 }
 
 // assign takes in that a member was given partitions.
@@ -379,6 +379,18 @@ func (l *ledger) unsettled(since time.Time, partitions int) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// begun reports whether each member has partitions.
+func (l *ledger) begun() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.clients {
+		if a.Group != "" && len(a.assigned) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // open begins an operation.

@@ -87,6 +87,7 @@ func RunClients(t *testing.T, w *world.World, o Soak) {
 	endProducers, endMembers := s.startPrograms()
 	s.startNative(producing, consuming)
 	reader.Go(func() { s.readLog(reading) })
+	require.Eventually(t, s.ledger.begun, faultSettles, 20*time.Millisecond, "each member has partitions")
 	require.Empty(t, s.settle(time.Now(), faultSettles), "clients that have not begun")
 
 	s.operate(ctx, third)
