@@ -20,6 +20,7 @@ func handleHeartbeat(ctx context.Context, c *conn, req *request, kreq *kmsg.Hear
 	err := c.s.deps.Groups.Heartbeat(ctx, groups.HeartbeatRequest{
 		Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Generation: kreq.Generation,
 	})
+	c.memberSeen(err)
 	switch federation.KindOf(err) {
 	case federation.CoordinatorLoading, federation.StoreUnavailable:
 		// Java's HeartbeatResponseHandler throws on COORDINATOR_LOAD_IN_PROGRESS; a broker

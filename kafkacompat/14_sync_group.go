@@ -32,6 +32,7 @@ func handleSyncGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Sync
 		sr.Assignments = append(sr.Assignments, groups.MemberAssignment{MemberID: a.MemberID, Assignment: a.MemberAssignment})
 	}
 	r, err := c.s.deps.Groups.Sync(ctx, sr)
+	c.memberSeen(err)
 	if err != nil {
 		err = waitEnded(ctx, err)
 		switch federation.KindOf(err) {

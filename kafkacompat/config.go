@@ -39,6 +39,10 @@ type Config struct {
 	// StallTimeout bounds the wait for the next MiB of a request that has begun, and
 	// for a client to take the next MiB of a response; 30 s by default.
 	StallTimeout time.Duration
+	// HandOverMax bounds how long a draining server keeps the connections of group
+	// members, until their next heartbeats say that another gateway coordinates; 5 s by
+	// default, above the heartbeat interval of all SDKs (3 s).
+	HandOverMax time.Duration
 
 	// ProduceTimeoutMax bounds the timeout that a Produce request asks for; 2 min by default.
 	ProduceTimeoutMax time.Duration
@@ -87,6 +91,7 @@ func (c Config) withDefaults() Config {
 	c.ConnectionsMax = or(c.ConnectionsMax, 20_000)
 	c.IdleTimeout = or(c.IdleTimeout, 10*time.Minute)
 	c.StallTimeout = or(c.StallTimeout, 30*time.Second)
+	c.HandOverMax = or(c.HandOverMax, 5*time.Second)
 	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
 	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
 	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)

@@ -39,6 +39,7 @@ type conn struct {
 	inFlight      atomic.Int64 // requests
 	bytesInFlight atomic.Int64
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
+	member        atomic.Bool   // a group member heartbeats here, and was not sent elsewhere
 
 	sessionOnce sync.Once
 	sess        router.Session
@@ -130,6 +131,15 @@ func (c *conn) stopReading() {
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	c.deadlineMu.Unlock()
 	c.stopWaits()
+}
+
+// memberSeen notes the outcome of a heartbeat or a SyncGroup. A member that was told
+// to look its coordinator up again needs the connection no more if the server drains.
+func (c *conn) memberSeen(err error) {
+	c.member.Store(err == nil || c.member.Load() && federation.KindOf(err) != federation.NotCoordinator && federation.KindOf(err) != federation.UnknownMember)
+	if federation.KindOf(err) == federation.NotCoordinator && c.s.isDraining() {
+		c.stopReading()
+	}
 }
 
 func (c *conn) busy() bool { return c.inFlight.Load() > 0 }

@@ -3,9 +3,11 @@ package kafkacompat_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/kafkacompat"
 )
@@ -238,6 +241,51 @@ func TestDrainAnswersWhatWasAsked(t *testing.T) {
 	_, err = net.DialTimeout("tcp", w.addr, time.Second)
 	require.Error(t, err, "the listener is closed")
 	require.Zero(t, w.servers[0].Connections())
+}
+
+// TestDrainTellsMembersFirst: a member's connection stays until a heartbeat has told
+// that another gateway coordinates. Without that, sarama takes its session for lost.
+func TestDrainTellsMembersFirst(t *testing.T) {
+	w := newWorld(t, func(c *kafkacompat.Config) { c.HandOverMax = time.Hour })
+	w.addGateway("gw-1", 2, "")
+	w.create("orders", 1, nil)
+	group := "g"
+	for i := 0; w.Current().GroupGateway(group).ID != "gw-0"; i++ {
+		group = fmt.Sprint("g", i)
+	}
+	c, idle := w.dial(), w.dial()
+	require.Zero(t, exchange[*kmsg.ApiVersionsResponse](idle, kmsg.NewPtrApiVersionsRequest(), 0).ErrorCode)
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.Group, join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = group, 10_000, 10_000
+	join.ProtocolType, join.Protocols = "consumer", protocolOf()
+	joined := exchange[*kmsg.JoinGroupResponse](c, join, 2)
+	require.Zero(t, joined.ErrorCode)
+	sync := kmsg.NewPtrSyncGroupRequest()
+	sync.Group, sync.Generation, sync.MemberID = group, joined.Generation, joined.MemberID
+	sync.GroupAssignment = []kmsg.SyncGroupRequestGroupAssignment{{MemberID: joined.MemberID, MemberAssignment: assignmentOf(0)}}
+	require.Zero(t, exchange[*kmsg.SyncGroupResponse](c, sync, 3).ErrorCode)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- w.servers[0].Drain(ctx) }()
+	idle.closed("drained")
+	beat := kmsg.NewPtrHeartbeatRequest()
+	beat.Group, beat.Generation, beat.MemberID = group, joined.Generation, joined.MemberID
+	require.Zero(t, exchange[*kmsg.HeartbeatResponse](c, beat, 4).ErrorCode, "the group is here still")
+	w.Change(func(m *federation.Map) {
+		i := slices.IndexFunc(m.Gateways, func(g *federation.Gateway) bool { return g.ID == "gw-0" })
+		g := *m.Gateways[i]
+		g.State = federation.GatewayDraining
+		m.Gateways[i] = &g
+	})
+	for code := int16(0); code == 0; { // the group's owner looks at the map by itself
+		if code = exchange[*kmsg.HeartbeatResponse](c, beat, 4).ErrorCode; code != 0 {
+			require.Equal(t, kerr.NotCoordinator.Code, code)
+		}
+	}
+	c.closed("told")
+	require.NoError(t, <-drained)
 }
 
 func TestClientGoesAwayInALongPoll(t *testing.T) {

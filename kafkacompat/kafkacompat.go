@@ -154,6 +154,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // Drain stops accepting, lets the requests that were received be answered,
 // closes the connections and returns when the last one has gone. When ctx ends
 // first, the rest is closed at once and ctx's error returned.
+//
+// Connections of group members stay until a heartbeat was told NOT_COORDINATOR, but no
+// longer than HandOverMax. A member whose coordinator is gone without a word may try it
+// at its old address only, and then join anew: sarama does, three times at once.
 func (s *Server) Drain(ctx context.Context) error {
 	s.drained.Do(func() {
 		close(s.draining)
@@ -163,12 +167,23 @@ func (s *Server) Drain(ctx context.Context) error {
 			_ = l.Close()
 		}
 		for c := range s.conns {
-			c.stopReading()
+			if !c.member.Load() {
+				c.stopReading()
+			}
 		}
 		if len(s.conns) == 0 {
 			close(s.idle)
 		}
 	})
+	handOver := time.NewTimer(s.cfg.HandOverMax)
+	defer handOver.Stop()
+	select {
+	case <-s.idle:
+		return nil
+	case <-handOver.C:
+		s.stopReading()
+	case <-ctx.Done():
+	}
 	select {
 	case <-s.idle:
 		return nil
@@ -179,6 +194,14 @@ func (s *Server) Drain(ctx context.Context) error {
 			c.abort()
 		}
 		return fmt.Errorf("kafka facade: %d connections had to be cut: %w", len(s.conns), ctx.Err())
+	}
+}
+
+func (s *Server) stopReading() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.stopReading()
 	}
 }
 
