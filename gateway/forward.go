@@ -128,6 +128,15 @@ func (f *forwardedOperations) WatchOperation(ctx context.Context, r *adminv1.Wat
 	case <-f.g.draining:
 		return rpcerror.Error(federation.Errorf(federation.NoLeader, "this gateway is draining; watch again at another one"))
 	default:
-		return forwarded(in.Err())
+		return brokenOff(in.Err())
 	}
+}
+
+// brokenOff is the error of a watch that ended. What no controller said means that one
+// has gone: it is watched again, and the next leader goes on with the operation.
+func brokenOff(err error) error {
+	if err != nil && !connect.IsWireError(err) {
+		err = federation.Errorf(federation.NotLeader, "the leading controller broke off; watch again").WithCause(err)
+	}
+	return forwarded(err)
 }

@@ -46,8 +46,11 @@ func (controller) WatchOperation(ctx context.Context, r *adminv1.WatchOperationR
 			return err
 		}
 	}
-	if r.GetName() == "operations/endless" {
+	switch r.GetName() {
+	case "operations/endless":
 		<-ctx.Done()
+	case "operations/broken":
+		panic(http.ErrAbortHandler) // as a standby does when the leader that it passes the call to dies
 	}
 	return nil
 }
@@ -84,6 +87,11 @@ func TestAdminCallsReachTheController(t *testing.T) {
 	}
 	require.NoError(t, stream.Err())
 	require.Equal(t, 3, n)
+	broken, err := operations.WatchOperation(ctxFor(t), &adminv1.WatchOperationRequest{Name: "operations/broken"})
+	require.NoError(t, err)
+	for broken.Receive() {
+	}
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(broken.Err()), "it is to be watched again: %v", broken.Err())
 	endless, err := operations.WatchOperation(ctxFor(t), &adminv1.WatchOperationRequest{Name: "operations/endless"})
 	require.NoError(t, err)
 	require.True(t, endless.Receive())
