@@ -511,7 +511,7 @@ func (h *histogram) add(d time.Duration) {
 func (h *histogram) quantile(q float64) time.Duration {
 	left := int(q * float64(h.count))
 	b := stepFirst
-	for n := 0; n < 400; n++ {
+	for n := range 400 {
 		if left -= h.steps[n]; left < 0 {
 			break
 		}

@@ -30,7 +30,8 @@ func (s *soak) plan(round int, third world.Cluster) []operation {
 	}
 	planned := [][]operation{
 		{s.expand()},
-		{s.move()}, {s.move()},
+		{s.move()},
+		{s.move()},
 		s.drain(s.w.Clusters[s.random.IntN(len(s.w.Clusters))]),
 		s.drainGateway(s.random.IntN(len(s.w.Gateways))),
 		{s.stopController(s.random.IntN(len(s.w.Controllers)))},
@@ -38,7 +39,8 @@ func (s *soak) plan(round int, third world.Cluster) []operation {
 	faults := [][]operation{
 		{s.killGateway(s.random.IntN(len(s.w.Gateways)))},
 		{s.freezeGateway(s.random.IntN(len(s.w.Gateways)))},
-		{s.killController()}, {s.freezeController()},
+		{s.killController()},
+		{s.freezeController()},
 		{s.restartRedis(2 * time.Second)},
 		{s.killCluster(s.w.Clusters[s.random.IntN(len(s.w.Clusters))])},
 		{s.moveWhileGatewayDies(s.random.IntN(len(s.w.Gateways)))},
@@ -73,9 +75,19 @@ func (s *soak) only(round int, third world.Cluster) (plan []operation) {
 	for _, kind := range s.options.Only {
 		gateway, cluster := s.random.IntN(len(s.w.Gateways)), s.w.Clusters[s.random.IntN(len(s.w.Clusters))]
 		for _, unit := range [][]operation{
-			{s.expand()}, {s.move()}, s.drain(cluster), s.drainGateway(gateway), {s.stopController(s.random.IntN(len(s.w.Controllers)))},
-			{s.killGateway(gateway)}, {s.freezeGateway(gateway)}, {s.killController()}, {s.freezeController()},
-			{s.restartRedis(2 * time.Second)}, {s.killCluster(cluster)}, {s.moveWhileGatewayDies(gateway)}, {s.moveWhileControllerDies()}, s.failCluster(cluster),
+			{s.expand()},
+			{s.move()},
+			s.drain(cluster), s.drainGateway(gateway),
+			{s.stopController(s.random.IntN(len(s.w.Controllers)))},
+			{s.killGateway(gateway)},
+			{s.freezeGateway(gateway)},
+			{s.killController()},
+			{s.freezeController()},
+			{s.restartRedis(2 * time.Second)},
+			{s.killCluster(cluster)},
+			{s.moveWhileGatewayDies(gateway)},
+			{s.moveWhileControllerDies()},
+			s.failCluster(cluster),
 		} {
 			if unit[0].kind == kind {
 				plan = append(plan, unit...)
@@ -162,6 +174,9 @@ func (s *soak) drainGateway(i int) []operation {
 			return fmt.Sprintf("%s had %d connections, empty and gone after %s", g.ID, had, time.Since(begin).Round(time.Millisecond)), nil
 		}},
 		{"gateway start", g.ID, true, func(ctx context.Context) (string, error) {
+			if g.Running() {
+				return "", fmt.Errorf("%s runs still", g.ID)
+			}
 			if err := g.Start(); err != nil {
 				return "", err
 			}

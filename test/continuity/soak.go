@@ -27,6 +27,7 @@ const (
 	plannedSettles = 30 * time.Second // until all clients go on after an operation
 	faultSettles   = 90 * time.Second // and after a fault: sessions may have to run out
 	soakLease      = 6 * time.Second  // of gateways; what is frozen is frozen for longer
+	tryAgain       = 10 * time.Second // commands that are told to
 )
 
 // Soak says how long unmodified clients work while operations go on.
@@ -168,15 +169,22 @@ func (l *ledger) hasRead(ends map[int32]kadm.ListedOffset) bool {
 	return true
 }
 
-// braid runs a command by a gateway that answers, and returns what it printed.
+// braid runs a command by a gateway that answers, and returns what it printed. It does
+// what an operator is told: just after a controller has taken over, to try again.
 func (s *soak) braid(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	stdout, stderr, err := s.w.Braid(ctx, "", append(args, "--api", s.api)...)
-	if err != nil {
-		return stdout, fmt.Errorf("braid %s: %w: %s", strings.Join(args, " "), err, lastLine(stderr))
+	for begin := time.Now(); ; {
+		stdout, stderr, err := s.w.Braid(ctx, "", append(args, "--api", s.api)...)
+		if err == nil {
+			return stdout + stderr, nil
+		}
+		text := lastLine(stderr)
+		if !strings.HasSuffix(text, "try again") || time.Since(begin) > tryAgain {
+			return stdout, fmt.Errorf("braid %s: %w: %s", strings.Join(args, " "), err, text)
+		}
+		wait(ctx, 500*time.Millisecond)
 	}
-	return stdout + stderr, nil
 }
 
 func lastLine(text string) string {
