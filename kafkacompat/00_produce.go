@@ -188,6 +188,7 @@ func (c *conn) checkProduce(req *request, p *produceRequest) []router.Append {
 			appends = append(appends, router.Append{
 				TopicPartition: federation.TopicPartition{Topic: t.found.Name, Partition: federation.LogicalPartition(part.partition)},
 				Batch:          part.records,
+				AwayWait:       c.s.cfg.AwayWait,
 			})
 		}
 	}

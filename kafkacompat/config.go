@@ -46,6 +46,10 @@ type Config struct {
 
 	// ProduceTimeoutMax bounds the timeout that a Produce request asks for; 2 min by default.
 	ProduceTimeoutMax time.Duration
+	// AwayWait is how long a batch of an idempotent producer waits for a cluster that does
+	// not take appends, before its client is told to try again: answers go out in the order
+	// of requests, so what the client writes to other clusters waits behind it. 1 s by default.
+	AwayWait time.Duration
 	// FetchWaitMax bounds the wait that a Fetch request asks for; 30 s by default.
 	FetchWaitMax time.Duration
 	// FetchBytesMax bounds one Fetch response [fetch.max.bytes]; 55 MiB by default.
@@ -92,6 +96,7 @@ func (c Config) withDefaults() Config {
 	c.IdleTimeout = or(c.IdleTimeout, 10*time.Minute)
 	c.StallTimeout = or(c.StallTimeout, 30*time.Second)
 	c.HandOverMax = or(c.HandOverMax, 5*time.Second)
+	c.AwayWait = or(c.AwayWait, time.Second)
 	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
 	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
 	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -36,7 +37,7 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 	case a.code == 0:
 		l.appended(p, op, a)
 	case errors.Is(err, kerr.DuplicateSequenceNumber):
-		p.attempts = 0
+		p.attempts, p.away = 0, time.Time{}
 		l.opened(p, op)
 		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Duplicate: true})
 	case errors.Is(err, kerr.NotLeaderForPartition), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.UnknownTopicOrPartition),
@@ -79,7 +80,7 @@ func (l *lane) doubted(p *partQueue, op *appendOp, err error) {
 
 // appended acknowledges an op.
 func (l *lane) appended(p *partQueue, op *appendOp, a *produceAnswer) {
-	p.attempts = 0
+	p.attempts, p.away = 0, time.Time{}
 	p.head.bytes += int64(len(op.batch))
 	if a.baseOffset >= 0 && op.acks == AcksAll {
 		p.head.acknowledged = max(p.head.acknowledged, federation.PhysicalOffset(a.baseOffset)+federation.PhysicalOffset(op.seq.count))

@@ -115,7 +115,7 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	sub.ops = make([]appendOp, len(appends))
 	deadline := time.Now().Add(timeout)
 	for i := range appends {
-		sub.ops[i] = appendOp{sub: sub, index: int32(i), tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline}
+		sub.ops[i] = appendOp{sub: sub, index: int32(i), tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline, awayWait: appends[i].AwayWait}
 	}
 	select {
 	case s.lane.submit <- sub:

@@ -91,6 +91,49 @@ func refuse(req *kmsg.ProduceRequest, code int16) kmsg.Response {
 	return resp
 }
 
+// An idempotent producer that has more to write elsewhere is told soon that a cluster
+// does not take appends; whoever could write a second copy, or has nothing else, waits.
+func TestAwayWaitIsForIdempotentProducers(t *testing.T) {
+	w := newWorld(t, 1)
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	s := w.r.NewSession()
+	defer s.Close()
+	const wait, timeout = 300 * time.Millisecond, 1500 * time.Millisecond
+	attempt := func(id recordbatch.Producer, away time.Duration) (took time.Duration, err error) {
+		begin, done := time.Now(), make(chan error, 1)
+		appends := []router.Append{{TopicPartition: at("orders", 0), Batch: batch(id, "v"), AwayWait: away}}
+		require.NoError(t, s.Produce(t.Context(), router.AcksAll, timeout, appends, func(a []router.Appended) { done <- a[0].Err }))
+		err = <-done
+		return time.Since(begin), err
+	}
+	var back atomic.Bool
+	w.clusters["a"].ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.clusters["a"].KeepControl()
+		if back.Load() {
+			return nil, nil, false
+		}
+		return refuse(req.(*kmsg.ProduceRequest), kerr.NotLeaderForPartition.Code), nil, true
+	})
+	first := recordbatch.Producer{ID: 1<<48 + 7}
+	took, err := attempt(first, wait)
+	require.True(t, federation.KindOf(err).Retriable(), "%v", err)
+	require.Less(t, took, timeout)
+	require.GreaterOrEqual(t, took, wait)
+	took, err = attempt(first, wait)
+	require.Error(t, err)
+	require.Less(t, took, timeout, "it is known that the cluster is away")
+	took, err = attempt(first, 0)
+	require.Error(t, err)
+	require.GreaterOrEqual(t, took, timeout, "nothing else waits behind it")
+	took, err = attempt(recordbatch.NoProducer, wait)
+	require.Error(t, err)
+	require.GreaterOrEqual(t, took, timeout, "it may have few tries")
+	back.Store(true)
+	_, err = attempt(first, timeout)
+	require.NoError(t, err)
+	require.Equal(t, []string{"0:v"}, values(t, s, at("orders", 0), 0, 1))
+}
+
 // A batch that no broker could recognise a second time is not sent twice.
 func TestUnknownOutcomeIsNotRepeated(t *testing.T) {
 	w := newWorld(t, 1)

@@ -65,8 +65,9 @@ type appendOp struct {
 	acks     Acks
 	unknown  bool // a former try may have been appended
 	deadline time.Time
-	gaps     int64 // of the lease, when it was sent last
-	cause    error // of the last failure
+	awayWait time.Duration // zero = until the deadline
+	gaps     int64         // of the lease, when it was sent last
+	cause    error         // of the last failure
 	waits    *opWaits
 }
 
@@ -97,6 +98,8 @@ type partQueue struct {
 	waiting  bool        // for a leader, a connection or a pause: an event ends it
 	asks     int         // questions to heads that have no answer yet
 	attempts int         // failures in a row, for the pause
+	away     time.Time   // since when all appends fail for now; zero = they do not
+	awayAt   time.Time   // when the last one did
 
 	version federation.MapVersion // the map that extent and address are of
 	extent  *federation.Extent
@@ -108,7 +111,16 @@ type partQueue struct {
 }
 
 func (p *partQueue) idle() bool {
-	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early)+p.asks == 0 && !p.queued && !p.waiting
+	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early)+p.asks == 0 && !p.queued && !p.waiting && p.away.IsZero()
+}
+
+// awayMemory is how long a lane remembers without an append that all appends fail.
+const awayMemory = 10 * time.Second
+
+// isAway reports whether op has waited long enough for a cluster that is away: its
+// client may have more on the same connection, for clusters that are not.
+func (p *partQueue) isAway(op *appendOp, now time.Time) bool {
+	return op.awayWait > 0 && op.idempotent() && !p.held && !p.away.IsZero() && now.Sub(p.away) >= op.awayWait
 }
 
 // sendable reports whether something of p may be sent: nothing may while a
@@ -305,7 +317,7 @@ func (l *lane) resolve(p *partQueue) bool {
 		}
 		p.version, p.extent, p.cluster = m.Version, head, cluster
 		if p.address != head.PhysicalAddress { // else it is read for the answers to what is in flight
-			p.address = head.PhysicalAddress
+			p.address, p.away = head.PhysicalAddress, time.Time{}
 		}
 		if h := l.headOf(m, part); h != p.head {
 			p.head = h
@@ -381,7 +393,7 @@ func (l *lane) afterRefresh(p *partQueue) {
 	p.waiting = false
 	if p.cluster != nil {
 		if leader, _ := p.cluster.Leader(p.address.Topic, p.address.Partition); leader.Broker < 0 {
-			l.pause(p, federation.Errorf(federation.NoLeader, "%s has no leader right now; try again", p.tp))
+			l.pauseAway(p, federation.Errorf(federation.NoLeader, "%s has no leader right now; try again", p.tp))
 			return
 		}
 	}
@@ -399,11 +411,22 @@ func (l *lane) dial(p *partQueue, broker int32) {
 	})
 	l.waitFor(p, done, func() {
 		if err != nil {
-			l.pause(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
+			l.pauseAway(p, federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s does not answer; try again", p.tp).WithCause(err))
 			return
 		}
 		l.resume(p)
 	})
+}
+
+// pauseAway is pause for a cluster that does not take p's appends for now.
+func (l *lane) pauseAway(p *partQueue, err error) {
+	if l.r.deps.Lease.Valid() { // else all clusters are out of reach alike
+		p.awayAt = time.Now()
+		if p.away.IsZero() {
+			p.away = p.awayAt
+		}
+	}
+	l.pause(p, err)
 }
 
 // pause has p wait a moment because of err.
@@ -590,7 +613,7 @@ func (l *lane) settle(p *partQueue) {
 		p.queue = append(p.failed, p.queue...)
 		p.failed = nil
 		if !p.waiting && !p.queued {
-			l.pause(p, cause)
+			l.pauseAway(p, cause)
 		}
 		return
 	}
@@ -663,7 +686,7 @@ func (l *lane) expire(now time.Time) {
 		kept := p.queue[:0]
 		for _, op := range p.queue {
 			who := opSequence{id: op.seq.id, epoch: op.seq.epoch}
-			if now.Before(op.deadline) && (!p.held || now.Before(op.waits.held)) && !failed[who] {
+			if now.Before(op.deadline) && (!p.held || now.Before(op.waits.held)) && !p.isAway(op, now) && !failed[who] {
 				kept = append(kept, op)
 				continue
 			}
@@ -685,6 +708,9 @@ func (l *lane) expire(now time.Time) {
 			l.markReady(p)
 		case !p.asking:
 			l.ask(p) // another gateway may have opened the head meanwhile
+		}
+		if now.Sub(p.awayAt) > awayMemory {
+			p.away = time.Time{}
 		}
 		if p.idle() {
 			delete(l.parts, tp)

@@ -49,6 +49,10 @@ const (
 type Append struct {
 	federation.TopicPartition
 	Batch []byte
+	// AwayWait is how long the append waits for a cluster whose appends have failed all
+	// that time, if its producer is idempotent; zero = until its timeout. It is for callers
+	// that hold up what they have for other clusters behind it.
+	AwayWait time.Duration
 }
 
 // Appended is the outcome of an Append.
