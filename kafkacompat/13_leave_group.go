@@ -25,7 +25,7 @@ func handleLeaveGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Lea
 		}
 	}
 	errs, err := c.s.deps.Groups.Leave(ctx, kreq.Group, leaving)
-	c.member.Store(false)
+	c.memberAt.Store(0)
 	if err != nil {
 		resp.ErrorCode = req.fail(err)
 		return resp

@@ -39,7 +39,7 @@ type conn struct {
 	inFlight      atomic.Int64 // requests
 	bytesInFlight atomic.Int64
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
-	member        atomic.Bool   // a group member heartbeats here, and was not sent elsewhere
+	memberAt      atomic.Int64  // when a group member was accepted here last, in Unix nanoseconds; 0 = it was sent elsewhere
 
 	sessionOnce sync.Once
 	sess        router.Session
@@ -136,10 +136,25 @@ func (c *conn) stopReading() {
 // memberSeen notes the outcome of a heartbeat or a SyncGroup. A member that was told
 // to look its coordinator up again needs the connection no more if the server drains.
 func (c *conn) memberSeen(err error) {
-	c.member.Store(err == nil || c.member.Load() && federation.KindOf(err) != federation.NotCoordinator && federation.KindOf(err) != federation.UnknownMember)
-	if federation.KindOf(err) == federation.NotCoordinator && c.s.isDraining() {
-		c.stopReading()
+	if err == nil {
+		c.memberAt.Store(time.Now().UnixNano())
+		return
 	}
+	switch federation.KindOf(err) {
+	case federation.NotCoordinator:
+		c.memberAt.Store(0)
+		if c.s.isDraining() {
+			c.stopReading()
+		}
+	case federation.UnknownMember:
+		c.memberAt.Store(0)
+	default:
+	}
+}
+
+// hasMember reports whether a group member is about to heartbeat here.
+func (c *conn) hasMember() bool {
+	return time.Since(time.Unix(0, c.memberAt.Load())) < c.s.cfg.HandOverMax
 }
 
 func (c *conn) busy() bool { return c.inFlight.Load() > 0 }

@@ -167,7 +167,7 @@ func (s *Server) Drain(ctx context.Context) error {
 			_ = l.Close()
 		}
 		for c := range s.conns {
-			if !c.member.Load() {
+			if !c.hasMember() {
 				c.stopReading()
 			}
 		}
