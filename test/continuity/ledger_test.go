@@ -1,0 +1,111 @@
+package continuity
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/test/check"
+)
+
+func value(producer string, n int) check.Value {
+	return check.Value{Producer: producer, Key: "k", Number: n}
+}
+
+// A ledger with an idempotent producer, another one and a member.
+func newTestLedger() (l *ledger, once, other, member *account) {
+	l = newLedger()
+	once = l.add(client{Name: "once", Once: true})
+	other = l.add(client{Name: "other"})
+	member = l.add(client{Name: "member", Group: "g"})
+	return l, once, other, member
+}
+
+func TestLedgerFindsNothingWrong(t *testing.T) {
+	l, once, _, member := newTestLedger()
+	l.assign(member, []int32{0})
+	for n := 1; n <= 3; n++ {
+		l.record(0, int64(n+4), "k", value("once", n).String())
+		l.acknowledged(once, value("once", n), 0, time.Millisecond)
+		l.read(member, 0, int64(n+4), "k", value("once", n).String())
+	}
+	l.assign(member, []int32{0}) // a rebalance, after which it reads from its last commit on
+	l.read(member, 0, 6, "k", value("once", 2).String())
+	l.read(member, 0, 7, "k", value("once", 3).String())
+	require.True(t, l.caughtUp())
+	l.finish()
+	require.Empty(t, l.counts, "%v", l.problems)
+	require.Equal(t, 2, l.groups["g"].again)
+	require.Equal(t, 1, member.rebalances)
+}
+
+func TestLedgerFindsWhatIsWrong(t *testing.T) {
+	for kind, f := range map[string]func(l *ledger, once, other, member *account){
+		"lost": func(l *ledger, once, _, _ *account) { l.acknowledged(once, value("once", 1), 0, 0) },
+		"twice": func(l *ledger, _, _, _ *account) {
+			l.record(0, 0, "k", value("once", 1).String())
+			l.record(0, 1, "k", value("once", 1).String())
+		},
+		"twice, not idempotent": func(l *ledger, _, _, _ *account) {
+			l.record(0, 0, "k", value("other", 1).String())
+			l.record(0, 1, "k", value("other", 1).String())
+		},
+		"out of order": func(l *ledger, _, _, _ *account) {
+			l.record(0, 0, "k", value("once", 2).String())
+			l.record(0, 1, "k", value("once", 1).String())
+		},
+		"never read": func(l *ledger, _, _, _ *account) { l.record(0, 0, "k", value("once", 1).String()) },
+		"torn": func(l *ledger, _, _, member *account) {
+			l.record(0, 0, "k", value("once", 1).String())
+			l.read(member, 0, 0, "k", value("once", 2).String())
+		},
+		"given again": func(l *ledger, _, _, member *account) {
+			l.assign(member, []int32{0})
+			l.read(member, 0, 0, "k", value("once", 1).String())
+			l.read(member, 0, 0, "k", value("once", 1).String())
+		},
+		"passed over": func(l *ledger, _, _, member *account) {
+			l.assign(member, []int32{0})
+			l.read(member, 0, 0, "k", value("once", 1).String())
+			l.read(member, 0, 2, "k", value("once", 3).String())
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			l, once, other, member := newTestLedger()
+			l.open("move")
+			f(l, once, other, member)
+			l.close(nil)
+			l.finish()
+			require.Equal(t, 1, l.counts[kind], "%v", l.problems)
+		})
+	}
+}
+
+func TestSightsOfAnOperation(t *testing.T) {
+	l, once, _, member := newTestLedger()
+	l.acknowledged(once, value("once", 1), 0, 900*time.Millisecond)
+	l.fail(once, "before")
+	l.open("move")
+	l.acknowledged(once, value("once", 2), 0, 30*time.Millisecond)
+	l.acknowledged(once, value("once", 3), 1, 70*time.Millisecond)
+	l.fail(once, "meanwhile")
+	l.assign(member, []int32{0, 1})
+	l.assign(member, []int32{0})
+	require.Equal(t, []string{"member", "other"}, l.unsettled(time.Now().Add(-time.Hour), 2))
+	sights := l.close([]int32{0})
+	require.Equal(t, sight{Client: "once", Gap: sights[0].Gap, Errors: 1, Held: 30 * time.Millisecond}, sights[0])
+	require.Equal(t, 1, sights[2].Rebalances)
+	require.Equal(t, 1, once.quiet.count)
+}
+
+func TestQuantiles(t *testing.T) {
+	var h histogram
+	for n := range 100 {
+		h.add(time.Duration(n+1) * time.Millisecond)
+	}
+	for q, want := range map[float64]time.Duration{0.5: 50 * time.Millisecond, 0.99: 99 * time.Millisecond} {
+		require.InEpsilon(t, want, h.quantile(q), 0.12)
+	}
+	require.Equal(t, 100*time.Millisecond, h.quantile(1))
+}
