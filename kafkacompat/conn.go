@@ -39,7 +39,7 @@ type conn struct {
 	inFlight      atomic.Int64 // requests
 	bytesInFlight atomic.Int64
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
-	memberAt      atomic.Int64  // when a group member was accepted here last, in Unix nanoseconds; 0 = it was sent elsewhere
+	memberAt      atomic.Int64  // when a group member was last here, in Unix nanoseconds; 0 = it was sent elsewhere
 
 	sessionOnce sync.Once
 	sess        router.Session
@@ -136,10 +136,6 @@ func (c *conn) stopReading() {
 // memberSeen notes the outcome of a heartbeat or a SyncGroup. A member that was told
 // to look its coordinator up again needs the connection no more if the server drains.
 func (c *conn) memberSeen(err error) {
-	if err == nil {
-		c.memberAt.Store(time.Now().UnixNano())
-		return
-	}
 	switch federation.KindOf(err) {
 	case federation.NotCoordinator:
 		c.memberAt.Store(0)
@@ -148,7 +144,8 @@ func (c *conn) memberSeen(err error) {
 		}
 	case federation.UnknownMember:
 		c.memberAt.Store(0)
-	default:
+	default: // also while the store is away, or the group rebalances
+		c.memberAt.Store(time.Now().UnixNano())
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *soak) only(round int, third world.Cluster) (plan []operation) {
 			{s.killCluster(cluster)},
 			{s.moveWhileGatewayDies(gateway)},
 			{s.moveWhileControllerDies()},
-			s.failCluster(cluster),
+			s.failCluster(cluster), {s.watch()},
 		} {
 			if unit[0].kind == kind {
 				plan = append(plan, unit...)
@@ -312,6 +312,15 @@ func (s *soak) failCluster(c world.Cluster) []operation {
 			return lastLine(out), err
 		}},
 	}
+}
+
+// watch does nothing for a minute, and tells where clients are connected. It is in no
+// plan, but can be asked for.
+func (s *soak) watch() operation {
+	return operation{"watch", "", true, func(ctx context.Context) (string, error) {
+		wait(ctx, time.Minute)
+		return fmt.Sprint("connections: ", s.connections(ctx)), nil
+	}}
 }
 
 // leader returns the leading controller.
