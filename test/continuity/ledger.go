@@ -88,6 +88,7 @@ type account struct {
 
 	// Of the operation that is going on.
 	windowGap        time.Duration
+	windowGapAt      time.Duration
 	windowErrors     int
 	windowRebalances int
 	windowLatency    map[int32]time.Duration // the longest, by partition
@@ -191,7 +192,9 @@ func (l *ledger) alive(a *account, now time.Time) {
 		if gap > a.gap {
 			a.gap, a.gapIn = gap, l.window
 		}
-		a.windowGap = max(a.windowGap, gap)
+		if gap > a.windowGap {
+			a.windowGap, a.windowGapAt = gap, a.last.Sub(l.begin)
+		}
 	}
 	a.last = now
 }
@@ -407,7 +410,8 @@ func (l *ledger) open(kind string) {
 // A sight is what a client saw of an operation.
 type sight struct {
 	Client     string        `json:"client"`
-	Gap        time.Duration `json:"gap"` // without an acknowledgement or a record
+	Gap        time.Duration `json:"gap"`    // without an acknowledgement or a record
+	GapAt      time.Duration `json:"gap_at"` // when it began
 	Errors     int           `json:"errors,omitempty"`
 	Rebalances int           `json:"rebalances,omitempty"`
 	Held       time.Duration `json:"held,omitempty"` // the longest produce to a partition that moved
@@ -421,7 +425,7 @@ func (l *ledger) close(moved []int32) []sight {
 	l.window, l.quietSince = quietly, time.Now()
 	sights := make([]sight, 0, len(l.clients))
 	for _, a := range l.clients {
-		s := sight{Client: a.Name, Gap: a.windowGap, Errors: a.windowErrors, Rebalances: a.windowRebalances}
+		s := sight{Client: a.Name, Gap: a.windowGap, GapAt: a.windowGapAt, Errors: a.windowErrors, Rebalances: a.windowRebalances}
 		for _, p := range moved {
 			s.Held = max(s.Held, a.windowLatency[p])
 		}

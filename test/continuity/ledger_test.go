@@ -94,7 +94,7 @@ func TestSightsOfAnOperation(t *testing.T) {
 	l.assign(member, []int32{0})
 	require.Equal(t, []string{"member", "other"}, l.unsettled(time.Now().Add(-time.Hour), 2))
 	sights := l.close([]int32{0})
-	require.Equal(t, sight{Client: "once", Gap: sights[0].Gap, Errors: 1, Held: 30 * time.Millisecond}, sights[0])
+	require.Equal(t, sight{Client: "once", Gap: sights[0].Gap, GapAt: sights[0].GapAt, Errors: 1, Held: 30 * time.Millisecond}, sights[0])
 	require.Equal(t, 1, sights[2].Rebalances)
 	require.Equal(t, 1, once.quiet.count)
 }

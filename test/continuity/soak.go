@@ -295,7 +295,7 @@ func (r result) String() string {
 	}
 	for _, v := range r.Sights {
 		if v.Errors+v.Rebalances > 0 || v.Gap > time.Second {
-			fmt.Fprintf(&b, "; %s gap %s errors %d rebalances %d", v.Client, v.Gap.Round(time.Millisecond), v.Errors, v.Rebalances)
+			fmt.Fprintf(&b, "; %s gap %s from %.1f s on errors %d rebalances %d", v.Client, v.Gap.Round(time.Millisecond), v.GapAt.Seconds(), v.Errors, v.Rebalances)
 		}
 	}
 	return b.String()
