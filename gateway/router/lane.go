@@ -99,7 +99,7 @@ type partQueue struct {
 	asks     int         // questions to heads that have no answer yet
 	attempts int         // failures in a row, for the pause
 	away     time.Time   // since when all appends fail for now; zero = they do not
-	awayAt   time.Time   // when the last one did
+	awayAt   time.Time   // when that was seen last
 
 	version federation.MapVersion // the map that extent and address are of
 	extent  *federation.Extent
@@ -120,7 +120,11 @@ const awayMemory = 10 * time.Second
 // isAway reports whether op has waited long enough for a cluster that is away: its
 // client may have more on the same connection, for clusters that are not.
 func (p *partQueue) isAway(op *appendOp, now time.Time) bool {
-	return op.awayWait > 0 && op.idempotent() && !p.held && !p.away.IsZero() && now.Sub(p.away) >= op.awayWait
+	if op.awayWait == 0 || !op.idempotent() || p.held || p.away.IsZero() || now.Sub(p.away) < op.awayWait {
+		return false
+	}
+	p.awayAt = now // somebody still tries, in vain
+	return true
 }
 
 // sendable reports whether something of p may be sent: nothing may while a
@@ -709,7 +713,8 @@ func (l *lane) expire(now time.Time) {
 		case !p.asking:
 			l.ask(p) // another gateway may have opened the head meanwhile
 		}
-		if now.Sub(p.awayAt) > awayMemory {
+		// A question who leads, or a dial, may hang for longer.
+		if !p.waiting && now.Sub(p.awayAt) > awayMemory {
 			p.away = time.Time{}
 		}
 		if p.idle() {
