@@ -87,7 +87,8 @@ func (s *soak) only(round int, third world.Cluster) (plan []operation) {
 			{s.killCluster(cluster)},
 			{s.moveWhileGatewayDies(gateway)},
 			{s.moveWhileControllerDies()},
-			s.failCluster(cluster), {s.watch()},
+			s.failCluster(cluster),
+			{s.watch()},
 		} {
 			if unit[0].kind == kind {
 				plan = append(plan, unit...)
