@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"connectrpc.com/connect"
@@ -42,6 +43,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 func forwardErrors(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		res, err := next(ctx, r)
+		if err != nil && ctx.Err() == nil {
+			err = brokenOff(err, "the leading controller broke off; look whether the call was done, and try again")
+		}
 		if err != nil {
 			return nil, forwarded(err)
 		}
@@ -128,15 +132,22 @@ func (f *forwardedOperations) WatchOperation(ctx context.Context, r *adminv1.Wat
 	case <-f.g.draining:
 		return rpcerror.Error(federation.Errorf(federation.NoLeader, "this gateway is draining; watch again at another one"))
 	default:
-		return brokenOff(in.Err())
+		// The next leader goes on with the operation.
+		return forwarded(brokenOff(in.Err(), "the leading controller broke off; watch again"))
 	}
 }
 
-// brokenOff is the error of a watch that ended. What no controller said means that one
-// has gone: it is watched again, and the next leader goes on with the operation.
-func brokenOff(err error) error {
-	if err != nil && !connect.IsWireError(err) {
-		err = federation.Errorf(federation.NotLeader, "the leading controller broke off; watch again").WithCause(err)
+// brokenOff replaces an error that nobody said, neither a controller nor this gateway,
+// but that of a connection that broke: its code would be final for the caller.
+func brokenOff(err error, text string) error {
+	var broken *connect.Error
+	if !errors.As(err, &broken) || connect.IsWireError(err) || len(broken.Details()) > 0 {
+		return err
 	}
-	return forwarded(err)
+	switch broken.Code() {
+	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
+		return err
+	default:
+		return federation.Errorf(federation.NotLeader, "%s", text).WithCause(err)
+	}
 }

@@ -34,6 +34,9 @@ type controller struct {
 }
 
 func (controller) GetTopic(_ context.Context, r *adminv1.GetTopicRequest) (*adminv1.GetTopicResponse, error) {
+	if strings.HasSuffix(r.GetName(), "/broken") {
+		panic(http.ErrAbortHandler) // as if it died
+	}
 	if !strings.HasSuffix(r.GetName(), "/orders") {
 		return nil, rpcerror.Error(federation.Errorf(federation.UnknownTopic, "topic %q does not exist", r.GetName()))
 	}
@@ -78,6 +81,8 @@ func TestAdminCallsReachTheController(t *testing.T) {
 	_, err = topics.GetTopic(ctxFor(t), &adminv1.GetTopicRequest{Name: "x"})
 	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
 	require.Equal(t, braidv1.Reason_REASON_UNKNOWN_TOPIC, reasonOf(t, err))
+	_, err = topics.GetTopic(ctxFor(t), &adminv1.GetTopicRequest{Name: "x/broken"})
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), "%v", err)
 	operations := adminv1connect.NewOperationServiceClient(h2c(t), w.url)
 	stream, err := operations.WatchOperation(ctxFor(t), &adminv1.WatchOperationRequest{Name: "operations/1"})
 	require.NoError(t, err)
