@@ -31,6 +31,7 @@ type ledger struct {
 	failed     []failure
 	window     string // the operation that is going on, or "quiet"
 	quietSince time.Time
+	openedAt   time.Time // of the window
 
 	problems map[string][]string // by kind, the first ones
 	counts   map[string]int      // by kind
@@ -178,9 +179,9 @@ func (l *ledger) acknowledged(a *account, v check.Value, partition int32, latenc
 		a.longest, a.longestIn = latency, l.window
 	}
 	switch {
-	case l.window != quietly:
+	case l.window != quietly && a.lastSent.After(l.openedAt): // else an earlier fault held it
 		a.windowLatency[partition] = max(a.windowLatency[partition], latency)
-	case a.lastSent.After(l.quietSince):
+	case l.window == quietly && a.lastSent.After(l.quietSince):
 		a.quiet.add(latency)
 	}
 }
@@ -400,7 +401,7 @@ func (l *ledger) begun() bool {
 func (l *ledger) open(kind string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.window = kind
+	l.window, l.openedAt = kind, time.Now()
 	for _, a := range l.clients {
 		a.windowGap, a.windowErrors, a.windowRebalances = 0, 0, 0
 		clear(a.windowLatency)

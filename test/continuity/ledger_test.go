@@ -87,14 +87,15 @@ func TestSightsOfAnOperation(t *testing.T) {
 	l.acknowledged(once, value("once", 1), 0, 900*time.Millisecond)
 	l.fail(once, "before")
 	l.open("move")
-	l.acknowledged(once, value("once", 2), 0, 30*time.Millisecond)
-	l.acknowledged(once, value("once", 3), 1, 70*time.Millisecond)
+	l.acknowledged(once, value("once", 2), 0, time.Minute) // held since before
+	l.acknowledged(once, value("once", 3), 0, 3)
+	l.acknowledged(once, value("once", 4), 1, 7)
 	l.fail(once, "meanwhile")
 	l.assign(member, []int32{0, 1})
 	l.assign(member, []int32{0})
 	require.Equal(t, []string{"member", "other"}, l.unsettled(time.Now().Add(-time.Hour), 2))
 	sights := l.close([]int32{0})
-	require.Equal(t, sight{Client: "once", Gap: sights[0].Gap, GapAt: sights[0].GapAt, Errors: 1, Held: 30 * time.Millisecond}, sights[0])
+	require.Equal(t, sight{Client: "once", Gap: sights[0].Gap, GapAt: sights[0].GapAt, Errors: 1, Held: 3}, sights[0])
 	require.Equal(t, 1, sights[2].Rebalances)
 	require.Equal(t, 1, once.quiet.count)
 }

@@ -334,6 +334,7 @@ func (m *membership) run(ctx context.Context, client braidv1connect.ConsumerServ
 		time.AfterFunc(callTimeout, cancel)
 	})
 	defer context.AfterFunc(ctx, leave)()
+	go m.beat(streamCtx)
 	left := false
 	for {
 		response, err := stream.Receive()
@@ -354,6 +355,13 @@ func (m *membership) run(ctx context.Context, client braidv1connect.ConsumerServ
 			left = true
 			leave()
 		}
+	}
+}
+
+// beat says that the member lives, which it must also while it has nothing to read.
+func (m *membership) beat(ctx context.Context) {
+	for wait(ctx, 5*time.Second); ctx.Err() == nil; wait(ctx, 5*time.Second) {
+		m.say(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Ping{Ping: &braidv1.Ping{}}})
 	}
 }
 
