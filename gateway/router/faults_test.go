@@ -129,8 +129,10 @@ func TestAwayWaitIsForIdempotentProducers(t *testing.T) {
 	require.Error(t, err)
 	require.GreaterOrEqual(t, took, timeout, "it may have few tries")
 	back.Store(true)
-	_, err = attempt(first, timeout)
-	require.NoError(t, err)
+	require.Eventually(t, func() bool { // as clients try
+		_, err = attempt(first, wait)
+		return err == nil
+	}, 10*time.Second, time.Millisecond, "%v", err)
 	require.Equal(t, []string{"0:v"}, values(t, s, at("orders", 0), 0, 1))
 }
 

@@ -306,7 +306,7 @@ func (l *lane) told(p *partQueue, h *headState, got upstream.PartitionProducers)
 	if got.Err != nil { // it is too old for the question, or does not allow it
 		l.r.cfg.Logger.Debug("a cluster does not say which producers it knows", "cluster", p.cluster.Name, "partition", p.tp, "err", got.Err)
 	}
-	h.askedAt = now
+	h.askedAt, p.away = now, time.Time{}
 	for _, s := range got.States {
 		l.learnState(h, s)
 	}
@@ -400,9 +400,14 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 	for _, op := range p.early {
 		until := op.waits.early
 		missing := !now.Before(until) && !p.head.askedAt.Before(until.Add(-l.r.cfg.EarlyWait))
-		if !missing && now.Before(op.deadline) {
+		// A head that does not answer the question may be on a cluster that is away.
+		silent := op.awayWait > 0 && now.Sub(until) >= op.awayWait
+		if !missing && now.Before(op.deadline) && !p.isAway(op, now) && !silent {
 			kept = append(kept, op)
 			continue
+		}
+		if silent && p.away.IsZero() {
+			p.away, p.awayAt = until, now
 		}
 		if missing {
 			p.head.refuse(op.seq)
