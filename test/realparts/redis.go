@@ -29,6 +29,9 @@ func StartRedis(t TB) *Redis {
 // URL is where it is.
 func (r *Redis) URL() string { return "redis://" + r.Address + "/0" }
 
+// PID is the server's process id.
+func (r *Redis) PID() int { return r.proc.PID() }
+
 // Kill ends the server as its death would.
 func (r *Redis) Kill() { r.proc.Kill() }
 

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	"connectrpc.com/connect"
+
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+)
+
+// A shape is how records travel in a stream of the Connect API.
+type shape struct {
+	name    string
+	records int // of a frame
+	size    int // of a record
+	raw     bool
+	bytes   int64 // moved in a round
+	// Targets; 0 = none.
+	mbPerS, recordsPerS, allocPerRecord float64
+}
+
+// streams is how many streams, each with a connection and a partition of its own, share a load.
+const streams = 2
+
+func (b *bench) shapes() []shape {
+	return []shape{
+		{name: "frames of 128 records of 1 KiB", records: 128, size: 1024, bytes: b.bytes(), mbPerS: 150, allocPerRecord: 32},
+		{name: "raw batches of 128 records of 1 KiB", records: 128, size: 1024, raw: true, bytes: b.bytes(), mbPerS: 500},
+		{name: "frames of 1 record of 100 B", records: 1, size: 100, bytes: b.bytes() / 10, recordsPerS: 400_000},
+	}
+}
+
+func runConnect(b *bench) report {
+	w := b.real()
+	header := []string{"", "MB/s", "records/s", "gateway CPU ms/MB", "gateway CPU µs/record", "broker CPU ms/MB", "client CPU ms/MB", "gateway bytes allocated/record", "gateway objects allocated/record"}
+	produced, consumed := table{header: header}, table{header: header}
+	var r report
+	for _, s := range b.shapes() {
+		var in, out []used
+		for range b.rounds {
+			topic := w.created(side{name: "braid"}, streams)
+			profile := w.profile(side{name: "braid"}, "connect-produce-"+s.short())
+			in = append(in, w.measure(s.bytes, s.bytes/int64(s.size), func() { w.parallel(func(ctx context.Context, i int) error { return w.send(ctx, s, topic, i) }) }))
+			profile()
+			profile = w.profile(side{name: "braid"}, "connect-consume-"+s.short())
+			out = append(out, w.measure(s.bytes, s.bytes/int64(s.size), func() { w.parallel(func(ctx context.Context, i int) error { return w.receive(ctx, s, topic, i) }) }))
+			profile()
+			w.drop(topic)
+		}
+		produced.rows, consumed.rows = append(produced.rows, s.row("Produce, ", in)), append(consumed.rows, s.row("Read, ", out))
+		r.goals = append(append(r.goals, s.goals("Connect Produce, ", in)...), s.goals("Connect Read, ", out)...)
+	}
+	r.notes = []string{fmt.Sprintf("%d streams, each with a connection and a partition of its own; %d rounds. The client and the broker share the cores with the gateway.", streams, b.rounds)}
+	r.tables = []table{produced, consumed}
+	return r
+}
+
+func (s shape) short() string {
+	switch {
+	case s.raw:
+		return "raw"
+	case s.records == 1:
+		return "single"
+	}
+	return "frames"
+}
+
+func (s shape) row(prefix string, rounds []used) []string {
+	each := func(f func(used) float64) string {
+		return figure(median(rounds, func(u used) float64 { return f(u) / float64(u.records) }))
+	}
+	return []string{
+		prefix + s.name, figure(median(rounds, used.mbPerS)), figure(median(rounds, used.recordsPerS)),
+		figure(median(rounds, perMB(gateway))), each(func(u used) float64 { return float64(u.cpu[gateway].Microseconds()) }),
+		figure(median(rounds, perMB(broker))), figure(median(rounds, perMB(client))),
+		each(func(u used) float64 { return u.allocBytes }), each(func(u used) float64 { return u.allocs }),
+	}
+}
+
+func (s shape) goals(prefix string, rounds []used) []goal {
+	var all []goal
+	if s.mbPerS > 0 {
+		all = append(all, atLeast(prefix+s.name, " MB/s", s.mbPerS, median(rounds, used.mbPerS)))
+	}
+	if s.recordsPerS > 0 {
+		all = append(all, atLeast(prefix+s.name, " records/s", s.recordsPerS, median(rounds, used.recordsPerS)))
+	}
+	if s.allocPerRecord > 0 || s.raw {
+		// Nothing for each record: what there is for each frame rounds to less than one byte.
+		all = append(all, atMost(prefix+s.name+": gateway bytes allocated for each record", "", max(s.allocPerRecord, 1), median(rounds, used.allocPerRecord)))
+	}
+	return all
+}
+
+// parallel runs all streams of a load.
+func (w *world) parallel(f func(ctx context.Context, stream int) error) {
+	ctx, cancel := context.WithTimeout(w.b.ctx, loadTimeout)
+	defer cancel()
+	errs := make([]error, streams)
+	var all sync.WaitGroup
+	for i := range streams {
+		all.Go(func() { errs[i] = f(ctx, i) })
+	}
+	all.Wait()
+	check(errors.Join(errs...))
+}
+
+// http2 is a client with a connection of its own, HTTP/2 without TLS.
+func http2() (c *http.Client, end func()) {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols, HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20}}
+	return &http.Client{Transport: transport}, transport.CloseIdleConnections
+}
+
+// send writes a stream's part of a load to its partition.
+func (w *world) send(ctx context.Context, s shape, topic string, partition int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c, end := http2()
+	defer end()
+	stream, err := braidv1connect.NewProducerServiceClient(c, w.api).Produce(ctx)
+	if err != nil {
+		return err
+	}
+	open := &braidv1.ProduceOpen{ClientId: "bench", NonIdempotent: s.raw}
+	if err := stream.Send(&braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Open{Open: open}}); err != nil {
+		return err
+	}
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	g := newGate(first.GetOpened().GetCredit())
+	frames := s.bytes / int64(s.size*s.records) / streams
+	acked := make(chan error, 1)
+	go func() {
+		err := receiveAcks(stream, g, frames)
+		g.end(err)
+		acked <- err
+	}()
+	request := s.request(topic, int32(partition))
+	payload := int64(s.size * s.records)
+	if s.raw {
+		payload = int64(len(request.GetBatch().GetKafkaBatch()))
+	}
+	for i := range frames {
+		if err := g.take(payload); err != nil {
+			return err
+		}
+		request.GetBatch().BatchSeq = uint64(i + 1)
+		if err := stream.Send(request); err != nil {
+			return errors.Join(err, <-acked)
+		}
+	}
+	if err := <-acked; err != nil {
+		return err
+	}
+	return errors.Join(stream.CloseRequest(), stream.CloseResponse())
+}
+
+// request is the frame that is sent again and again.
+func (s shape) request(topic string, partition int32) *braidv1.ProduceRequest {
+	frame := &braidv1.ProduceFrame{Topic: topic, Partition: &partition}
+	if s.raw {
+		frame.KafkaBatch = smallBatch(s.records, s.size)
+	} else {
+		for range s.records {
+			frame.Records = append(frame.Records, &braidv1.Record{Value: make([]byte, s.size)})
+		}
+	}
+	return &braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Batch{Batch: frame}}
+}
+
+// receiveAcks reads until so many frames are acknowledged.
+func receiveAcks(stream *connect.BidiStreamForClientSimple[braidv1.ProduceRequest, braidv1.ProduceResponse], g *gate, frames int64) error {
+	for left := frames; left > 0; {
+		resp, err := stream.Receive()
+		if err != nil {
+			return fmt.Errorf("with %d frames not acknowledged: %w", left, err)
+		}
+		if c := resp.GetCredit(); c != nil {
+			g.grant(c)
+		}
+		for _, a := range resp.GetAcks().GetAcks() {
+			left--
+			for _, result := range a.GetResults() {
+				if f := result.GetFailure(); f != nil {
+					return errors.New(f.GetMessage())
+				}
+			}
+			for _, rejected := range a.GetRejected() {
+				return errors.New(rejected.GetFailure().GetMessage())
+			}
+		}
+	}
+	return nil
+}
+
+// A gate holds a sender back until it has credit.
+type gate struct {
+	mu                    sync.Mutex
+	more                  sync.Cond
+	batches, bytes        int64 // granted
+	sentBatches, sentByte int64
+	ended                 bool
+	err                   error
+}
+
+func newGate(c *braidv1.Credit) *gate {
+	g := &gate{batches: c.GetMaxBatches(), bytes: c.GetMaxBytes()}
+	g.more.L = &g.mu
+	return g
+}
+
+func (g *gate) grant(c *braidv1.Credit) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.batches, g.bytes = c.GetMaxBatches(), c.GetMaxBytes()
+	g.more.Signal()
+}
+
+func (g *gate) take(bytes int64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for !g.ended && (g.sentBatches+1 > g.batches || g.sentByte+bytes > g.bytes) {
+		g.more.Wait()
+	}
+	g.sentBatches++
+	g.sentByte += bytes
+	return g.err
+}
+
+func (g *gate) end(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended, g.err = true, err
+	g.more.Signal()
+}
+
+// receive reads a stream's part of a load.
+func (w *world) receive(ctx context.Context, s shape, topic string, partition int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c, end := http2()
+	defer end()
+	delivery := &braidv1.Delivery{}
+	if s.raw {
+		delivery.Format = braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2
+	}
+	if s.records == 1 {
+		delivery.MaxFrameBytes = int32(s.size)
+	} else {
+		delivery.MaxFrameBytes = int32(s.size * s.records)
+	}
+	stream, err := braidv1connect.NewConsumerServiceClient(c, w.api).Read(ctx, &braidv1.ReadRequest{
+		Sources:  []*braidv1.ReadSource{{Topic: topic, Partitions: []int32{int32(partition)}, Start: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}}}},
+		Delivery: delivery, ClientId: "bench",
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		cancel() // it would go on
+		_ = stream.Close()
+	}()
+	want := s.bytes / int64(s.size*s.records) / streams * int64(s.records)
+	for got := int64(0); got < want; {
+		if !stream.Receive() {
+			return errors.Join(io.ErrUnexpectedEOF, stream.Err())
+		}
+		if f := stream.Msg().GetPartitionFailure(); f != nil {
+			return errors.New(f.GetFailure().GetMessage())
+		}
+		if records := stream.Msg().GetRecords(); records != nil {
+			got += int64(len(records.GetRecords()))
+			if s.raw {
+				got = records.GetNextOffset()
+			}
+		}
+	}
+	return nil
+}
