@@ -38,8 +38,21 @@ func (b *bench) createTopic(seed, topic string, partitions int32) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(b.ctx, loadTimeout)
 	defer cancel()
-	_, err := kadm.NewClient(cl).CreateTopic(ctx, partitions, 1, nil, topic)
+	admin := kadm.NewClient(cl)
+	_, err := admin.CreateTopic(ctx, partitions, 1, nil, topic)
 	check(err)
+	// The broker hears of it from its controller.
+	b.await("the topic "+topic, func() bool {
+		have, err := admin.ListTopics(ctx, topic)
+		check(err)
+		led := 0
+		for _, p := range have[topic].Partitions {
+			if p.Err == nil && p.Leader >= 0 {
+				led++
+			}
+		}
+		return led == int(partitions)
+	})
 }
 
 // warm makes leaders and connections known before a run is timed.

@@ -98,7 +98,7 @@ func (w *world) changeMap(ctx context.Context, watches []*mapwatch.Watch, change
 	took := make([]time.Duration, changes)
 	for i := range changes {
 		weight := int32(50 + i)
-		have.GetCluster().Weight = weight
+		have.GetCluster().Weight, have.GetCluster().Etag = weight, "" // whatever it is now
 		begin := time.Now()
 		var all sync.WaitGroup
 		for _, watch := range watches {

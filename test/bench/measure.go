@@ -122,9 +122,12 @@ func (w *world) metrics(process string) map[string]float64 {
 	return all
 }
 
-// live is what a process holds in memory right after a garbage collection: heap and stacks.
+// live is what a process holds in memory right after garbage collections: heap and
+// stacks. The first one leaves what pools hold.
 func (w *world) live(process string) float64 {
-	w.ops(process, "/debug/pprof/heap?gc=1")
+	for range 3 {
+		w.ops(process, "/debug/pprof/heap?gc=1")
+	}
 	m := w.metrics(process)
 	return m[metricHeap] + m[metricStack]
 }

@@ -84,7 +84,7 @@ func (b *bench) header() {
 }
 
 func (b *bench) print(s scenario, r report, took time.Duration) {
-	b.say("### %s\n\n%s. Took %.0f s; load of the machine at the end: %s.\n\n", s.name, s.about, took.Seconds(), load())
+	b.say("### %s\n\n%s. Took %.0f s; load of the machine at the end: %s.\n\n", s.name, strings.ToUpper(s.about[:1])+s.about[1:], took.Seconds(), load())
 	for _, n := range r.notes {
 		b.say("%s\n\n", n)
 	}
