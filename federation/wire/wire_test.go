@@ -420,6 +420,7 @@ func BenchmarkApply(b *testing.B) {
 	topics["topic-0007"] = &topic
 	next.Topics = topics
 	b.Run("diff", func(b *testing.B) {
+		b.ReportAllocs()
 		for b.Loop() {
 			if d := wire.Diff(m, &next); len(d.Upserts) != 1 {
 				b.Fatal(d)
@@ -428,9 +429,50 @@ func BenchmarkApply(b *testing.B) {
 	})
 	d := wire.Diff(m, &next)
 	b.Run("apply", func(b *testing.B) {
+		b.ReportAllocs()
 		for b.Loop() {
 			if _, err := wire.Apply(m, d); err != nil {
 				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// A map of 50,000 extents to bytes and back: what a gateway's start costs the
+// controller, and the gateway.
+func BenchmarkSnapshot(b *testing.B) {
+	m := bigMap()
+	var parts [][]byte
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			parts = parts[:0]
+			for _, p := range wire.Snapshot(m) {
+				raw, err := proto.Marshal(p)
+				if err != nil {
+					b.Fatal(err)
+				}
+				parts = append(parts, raw)
+			}
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var a wire.Assembler
+			var got *federation.Map
+			for _, raw := range parts {
+				p := new(controlv1.MapSnapshot)
+				if err := proto.Unmarshal(raw, p); err != nil {
+					b.Fatal(err)
+				}
+				var err error
+				if got, err = a.Add(p); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if got == nil {
+				b.Fatal("the map is not whole")
 			}
 		}
 	})

@@ -29,24 +29,7 @@ func BenchmarkProduce(b *testing.B) {
 }
 
 func benchmarkProduce(b *testing.B, data []byte) {
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(8, "phys"), kfake.BlackholeProduce())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer c.Close()
-	w := federationtest.New(map[string][]string{"a": c.ListenAddrs()})
-	var chains [][]*federation.Extent
-	for i := range 8 {
-		chains = append(chains, []*federation.Extent{federationtest.Head("a", "phys", i)})
-	}
-	w.SetTopic("orders", nil, chains...)
-	pool := upstream.NewPool(upstream.Config{})
-	defer pool.Close()
-	pool.Update([]*federation.Cluster{w.Current().Clusters["a"]})
-	r := router.New(b.Context(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}})
-	defer r.Close()
-	s := r.NewSession()
-	defer s.Close()
+	s := benchSession(b, kfake.BlackholeProduce())
 	b.SetBytes(int64(len(data)))
 	b.ReportAllocs()
 	sem := make(chan struct{}, 16)
@@ -65,4 +48,61 @@ func benchmarkProduce(b *testing.B, data []byte) {
 	for range cap(sem) {
 		sem <- struct{}{}
 	}
+}
+
+// BenchmarkFetch reads the same batches again and again, so never at the tail,
+// through the whole router. What the embedded cluster allocates counts, too; the
+// answer itself must not be allocated anew by the router.
+func BenchmarkFetch(b *testing.B) {
+	for _, size := range []int{100, 64 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("%d bytes", size), func(b *testing.B) {
+			s := benchSession(b)
+			data := batch(recordbatch.NoProducer, string(make([]byte, min(size, 1000<<10))))
+			written := make(chan error, 1)
+			err := s.Produce(b.Context(), router.AcksAll, 10*time.Second, []router.Append{{TopicPartition: tp0, Batch: data}}, func(a []router.Appended) { written <- a[0].Err })
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := <-written; err != nil {
+				b.Fatal(err)
+			}
+			from := []router.Position{{TopicPartition: tp0, MaxBytes: 2 << 20, CurrentEpoch: -1, LastFetchedEpoch: -1}}
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				f, err := s.Fetch(b.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 2 << 20, MaxWait: 10 * time.Second})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if f.Slices[0].Err != nil || len(f.Slices[0].Records) == 0 {
+					b.Fatal("nothing was read: ", f.Slices[0].Err)
+				}
+				f.Release()
+			}
+		})
+	}
+}
+
+// benchSession is a session of a router before an embedded cluster with 8 partitions.
+func benchSession(b *testing.B, opts ...kfake.Opt) router.Session {
+	b.Helper()
+	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1), kfake.SeedTopics(8, "phys"))...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(c.Close)
+	w := federationtest.New(map[string][]string{"a": c.ListenAddrs()})
+	var chains [][]*federation.Extent
+	for i := range 8 {
+		chains = append(chains, []*federation.Extent{federationtest.Head("a", "phys", i)})
+	}
+	w.SetTopic("orders", nil, chains...)
+	pool := upstream.NewPool(upstream.Config{})
+	b.Cleanup(pool.Close)
+	pool.Update([]*federation.Cluster{w.Current().Clusters["a"]})
+	r := router.New(b.Context(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}})
+	b.Cleanup(r.Close)
+	s := r.NewSession()
+	b.Cleanup(s.Close)
+	return s
 }

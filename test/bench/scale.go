@@ -45,7 +45,7 @@ func runScale(b *bench) report {
 	step("topic of one partition", small, func() { w.createTopics(small, 1) })
 	step("partition of a large topic", large, func() { w.createTopics(1, large) })
 	perTopic := min(1000, extents)
-	rest := max(1, (extents-large-small)/perTopic)
+	rest := max(1, (extents-large-small+perTopic-1)/perTopic)
 	step("partition of topics of "+figure(float64(perTopic)), rest*perTopic, func() { w.createTopics(rest, perTopic) })
 	var open []*rawClient
 	step("connection", conns, func() {
