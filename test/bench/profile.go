@@ -6,54 +6,72 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 )
 
 // profile begins to take profiles of the gateway while braid has a load, if they are
 // asked for; the caller calls what it returns when the load is over. Each load is
-// profiled once.
+// profiled once, in its first round.
 func (w *world) profile(s side, name string) (done func()) {
 	b := w.b
-	if b.profiles == "" || !s.braid() {
+	if b.profiles == "" || !s.braid() || w.profiled[name] {
 		return func() {}
 	}
+	w.profiled[name] = true
 	check(os.MkdirAll(b.profiles, 0o755))
-	kinds := map[string]string{"cpu": "/debug/pprof/profile", "allocs": "/debug/pprof/allocs"}
-	var all sync.WaitGroup
-	for kind, path := range kinds {
-		file := filepath.Join(b.profiles, name+"-"+kind+".txt")
-		if _, err := os.Stat(file); err == nil {
-			continue
-		}
-		all.Go(func() {
-			raw := w.ops(gateway, fmt.Sprintf("%s?seconds=%d", path, int(b.profileFor.Seconds())))
-			check(writeTop(file, raw, kind, w))
-		})
+	before := w.allocations()
+	cpu := make(chan []byte, 1)
+	go func() { cpu <- w.ops(gateway, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(b.profileFor.Seconds())))) }()
+	return func() {
+		after := w.allocations()
+		check(w.writeTop(filepath.Join(b.profiles, name+"-allocs.txt"), after, before))
+		check(w.writeTop(filepath.Join(b.profiles, name+"-cpu.txt"), <-cpu, nil))
 	}
-	return all.Wait
 }
 
-// writeTop writes the functions that took most, as text.
-func writeTop(file string, raw []byte, kind string, w *world) error {
-	pb := filepath.Join(w.dir, kind+".pb.gz")
-	if err := os.WriteFile(pb, raw, 0o600); err != nil {
+// allocations is the profile of all that the gateway has allocated. What it has since
+// the last but one garbage collection is not in it.
+func (w *world) allocations() []byte {
+	w.ops(gateway, "/debug/pprof/heap?gc=1")
+	w.ops(gateway, "/debug/pprof/heap?gc=1")
+	return w.ops(gateway, "/debug/pprof/allocs")
+}
+
+// shown are the functions that a profile by what they call tells of.
+const shown = `braid/(gateway|kafkacompat|internal/upstream|internal/recordbatch)|proto\.(Unmarshal|Marshal|Size)|mallocgc$|memmove|memclr|gcBgMark|^syscall\.(read|write)$|poll\.writev|http2Framer|schedule$`
+
+// writeTop writes the functions that took most by themselves, and with what they
+// call, as text. A base is taken off.
+func (w *world) writeTop(file string, raw, base []byte) error {
+	dir, err := os.MkdirTemp(w.dir, "profile")
+	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(pb) }()
-	args := []string{"tool", "pprof", "-top", "-nodecount=35"}
-	if kind == "allocs" {
-		args = append(args, "-sample_index=alloc_space")
+	defer func() { _ = os.RemoveAll(dir) }()
+	command := []string{"tool", "pprof", "-top"}
+	if base != nil {
+		command = append(command, "-sample_index=alloc_space", "-base="+filepath.Join(dir, "base"))
+		if err := os.WriteFile(filepath.Join(dir, "base"), base, 0o600); err != nil {
+			return err
+		}
 	}
-	out, err := exec.Command("go", append(args, w.b.bin, pb)...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go tool pprof: %w\n%s", err, out)
+	if err := os.WriteFile(filepath.Join(dir, "profile"), raw, 0o600); err != nil {
+		return err
 	}
 	var text strings.Builder
-	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, "File:") || strings.HasPrefix(line, "Build ID:") || strings.HasPrefix(line, "Time:") {
-			continue
+	for _, order := range [][]string{{"-nodecount=20"}, {"-cum", "-nodecount=30", "-show=" + shown}} {
+		args := append(append(append([]string{}, command...), order...), w.b.bin, filepath.Join(dir, "profile"))
+		out, err := exec.Command("go", args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("go tool pprof: %w\n%s", err, out)
 		}
-		text.WriteString(line)
+		for line := range strings.Lines(string(out)) {
+			switch name, _, _ := strings.Cut(line, ":"); name {
+			case "File", "Build ID", "Time": // of this very run
+			default:
+				text.WriteString(line)
+			}
+		}
+		text.WriteString("\n")
 	}
-	return os.WriteFile(file, []byte(text.String()), 0o644)
+	return os.WriteFile(file, []byte(strings.TrimSpace(text.String())+"\n"), 0o644)
 }

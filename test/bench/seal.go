@@ -29,6 +29,8 @@ func runSeal(b *bench) report {
 	for p := range all {
 		all[p] = strconv.Itoa(p)
 	}
+	b.wait(calm) // producers are known, and code is warm
+	load.take()
 	b.wait(calm)
 	quiet := load.take()
 	var held, took []time.Duration

@@ -14,7 +14,7 @@ import (
 func runTail(b *bench) report {
 	w := b.real()
 	const partitions = 6
-	rate := int64(b.size(50, 10)) * 1e6
+	rate := int64(b.size(100, 10)) * 1e6
 	l := payload{bytes: rate * int64(b.size(6, 1)), size: 1024}
 	topic := w.adopted(partitions)
 	defer w.drop(topic)

@@ -68,6 +68,7 @@ type world struct {
 
 	processes  map[string]*realparts.Process
 	opsAddress map[string]string
+	profiled   map[string]bool
 	// What asking for metrics allocates in the gateway.
 	askBytes, askAllocs float64
 }
@@ -76,7 +77,7 @@ type world struct {
 func (b *bench) newWorld() *world {
 	w := &world{
 		scope: &scope{TB: b.tb}, b: b,
-		processes: make(map[string]*realparts.Process), opsAddress: make(map[string]string),
+		processes: make(map[string]*realparts.Process), opsAddress: make(map[string]string), profiled: make(map[string]bool),
 	}
 	b.tb.Cleanup(w.stop)
 	w.dir = w.scope.TempDir()
