@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -74,7 +75,7 @@ func pump(address string, sink net.Listener, bytes int64) {
 	for {
 		n, err := out.Read(buf)
 		got += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		check(err)

@@ -65,7 +65,7 @@ func main() {
 	tb.cleanup()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1) //nolint:gocritic // everything was cleaned up
+		os.Exit(1)
 	}
 }
 

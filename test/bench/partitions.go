@@ -37,8 +37,8 @@ func runPartitions(b *bench) report {
 		notes:  []string{fmt.Sprintf("%d MB of %d B records over %d partitions in batches of %d, by %d producers; %d rounds.", l.bytes/1e6, l.size, partitions, spreadRecords, spreadClients, b.rounds)},
 		tables: []table{{header: pairHeader, rows: [][]string{produced.row(b, "produce"), consumed.row(b, "consume behind the tail")}}},
 		goals: []goal{
-			atLeast(fmt.Sprintf("%s partitions, records of 100 B: produce, share of direct", figure(float64(partitions))), "", 0.8, produced.share()),
-			atLeast(fmt.Sprintf("%s partitions, records of 100 B: consume, share of direct", figure(float64(partitions))), "", 0.8, consumed.share()),
+			atLeast(figure(float64(partitions))+" partitions, records of 100 B: produce, share of direct", "", 0.8, produced.share()),
+			atLeast(figure(float64(partitions))+" partitions, records of 100 B: consume, share of direct", "", 0.8, consumed.share()),
 		},
 	}
 }

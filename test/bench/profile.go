@@ -20,7 +20,9 @@ func (w *world) profile(s side, name string) (done func()) {
 	check(os.MkdirAll(b.profiles, 0o755))
 	before := w.allocations()
 	cpu := make(chan []byte, 1)
-	go func() { cpu <- w.ops(gateway, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(b.profileFor.Seconds())))) }()
+	go func() {
+		cpu <- w.ops(gateway, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(b.profileFor.Seconds()))))
+	}()
 	return func() {
 		after := w.allocations()
 		check(w.writeTop(filepath.Join(b.profiles, name+"-allocs.txt"), after, before))

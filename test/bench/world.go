@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -211,7 +212,7 @@ func (w *world) created(s side, partitions int32) string {
 		w.b.createTopic(s.seed, topic, partitions)
 		return topic
 	}
-	w.braid("topic", "create", topic, "--partitions", fmt.Sprint(partitions), "--clusters", "a")
+	w.braid("topic", "create", topic, "--partitions", strconv.Itoa(int(partitions)), "--clusters", "a")
 	return topic
 }
 
