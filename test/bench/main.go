@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -28,6 +29,7 @@ type options struct {
 	mb         int64
 	short      bool
 	svg        string
+	page       string
 	profiles   string
 	profileFor time.Duration
 }
@@ -47,6 +49,7 @@ func main() {
 	flag.Int64Var(&o.mb, "mb", 0, "MB that produce and consume move in a round; 256 by default, 8 with -short")
 	flag.BoolVar(&o.short, "short", false, "small sizes, which show that it works and no more")
 	flag.StringVar(&o.svg, "svg", "", "file for a plot of the latencies")
+	flag.StringVar(&o.page, "page", "", "page whose newest run is replaced by this one, such as docs/benchmarks.md")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for the gateway's CPU and allocation profiles, as text")
 	flag.DurationVar(&o.profileFor, "profile-for", 5*time.Second, "how long profiles are taken")
 	flag.BoolVar(&list, "list", false, "list the scenarios")
@@ -54,7 +57,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	tb := &parts{}
-	b := newBench(ctx, tb, os.Stdout, o)
+	var text bytes.Buffer
+	b := newBench(ctx, tb, io.MultiWriter(os.Stdout, &text), o)
 	if list {
 		for _, s := range scenarios {
 			b.say("%-12s %s\n", s.name, s.about)
@@ -63,6 +67,9 @@ func main() {
 	}
 	err := b.run()
 	tb.cleanup()
+	if err == nil && o.page != "" {
+		err = writePage(o.page, text.String())
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -110,6 +110,26 @@ func (b *bench) summary(goals []goal, took time.Duration) {
 	b.say("### Targets\n\n%s\nAll of it took %.0f s.\n", t, took.Seconds())
 }
 
+// The lines of a page between which its newest run is.
+const (
+	pageBegin = "<!-- run -->\n"
+	pageEnd   = "<!-- end of run -->\n"
+)
+
+// writePage replaces the run that a page holds.
+func writePage(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, found := strings.Cut(string(old), pageBegin)
+	_, after, closed := strings.Cut(rest, pageEnd)
+	if !found || !closed {
+		return fmt.Errorf("bench: %s has no lines %q and %q", path, pageBegin, pageEnd)
+	}
+	return os.WriteFile(path, []byte(before+pageBegin+"\n"+text+"\n"+pageEnd+after), 0o644)
+}
+
 // machine describes the processors, the memory and the programs.
 func machine() string {
 	model := "unknown processor"
