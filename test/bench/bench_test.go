@@ -39,11 +39,4 @@ func TestRealScenarios(t *testing.T) {
 	require.NotContains(t, text, "NaN")
 	require.NotContains(t, text, "Inf")
 	require.FileExists(t, svg)
-
-	page := filepath.Join(t.TempDir(), "page.md")
-	require.NoError(t, os.WriteFile(page, []byte("above\n"+pageBegin+"old\n"+pageEnd+"below\n"), 0o600))
-	require.NoError(t, writePage(page, text))
-	written, err := os.ReadFile(page)
-	require.NoError(t, err)
-	require.Equal(t, "above\n"+pageBegin+"\n"+text+"\n"+pageEnd+"below\n", string(written))
 }

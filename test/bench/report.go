@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -49,7 +50,8 @@ func (b *bench) timesFloor(what string, times, got float64) goal {
 	}
 }
 
-// figure prints three digits, or all of them before the point.
+// figure prints three digits, or all of them before the point; none behind it of
+// whole numbers.
 func figure(v float64) string {
 	switch {
 	case v >= 1000:
@@ -58,11 +60,11 @@ func figure(v float64) string {
 			s = s[:i] + "," + s[i:]
 		}
 		return s
-	case v >= 100:
+	case v >= 100 || v == math.Trunc(v):
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:
 		return fmt.Sprintf("%.1f", v)
-	case v >= 0.1 || v == 0:
+	case v >= 0.1:
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.3f", v)
