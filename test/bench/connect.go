@@ -23,7 +23,7 @@ type shape struct {
 	bytes   int64 // moved in a round
 	// Targets; 0 = none.
 	mbPerS, allocPerRecord float64
-	recordsPerS            float64 // of a read
+	recordsPerS            float64 // read
 }
 
 // streams is how many streams, each with a connection and a partition of its own, share a load.
@@ -32,6 +32,7 @@ const streams = 2
 const (
 	producePrefix = "Connect Produce, "
 	readPrefix    = "Connect Read, "
+	groupPrefix   = "Connect Consume, "
 )
 
 func (b *bench) shapes() []shape {
@@ -45,25 +46,38 @@ func (b *bench) shapes() []shape {
 func runConnect(b *bench) report {
 	w := b.real()
 	header := []string{"", "MB/s", "records/s", "MB/s that 2 cores would hold of gateway and client alone", "gateway CPU ms/MB", "gateway CPU µs/record", "broker CPU ms/MB", "client CPU ms/MB", "gateway bytes allocated/record", "gateway objects allocated/record"}
-	produced, consumed := table{header: header}, table{header: header}
+	rows := table{header: header}
 	var r report
 	for _, s := range b.shapes() {
-		var in, out []used
+		var in, out, member []used
+		records := s.bytes / int64(s.size)
 		for range b.rounds {
 			topic := w.created(side{name: "braid"}, streams)
-			profile := w.profile(side{name: "braid"}, "connect-produce-"+s.short())
-			in = append(in, w.measure(s.bytes, s.bytes/int64(s.size), func() { w.parallel(func(ctx context.Context, i int) error { return w.send(ctx, s, topic, i) }) }))
-			profile()
-			profile = w.profile(side{name: "braid"}, "connect-consume-"+s.short())
-			out = append(out, w.measure(s.bytes, s.bytes/int64(s.size), func() { w.parallel(func(ctx context.Context, i int) error { return w.receive(ctx, s, topic, i) }) }))
-			profile()
+			for _, l := range []struct {
+				name   string
+				rounds *[]used
+				f      func()
+			}{
+				{"produce", &in, func() { w.parallel(func(ctx context.Context, i int) error { return w.send(ctx, s, topic, i) }) }},
+				{"read", &out, func() { w.parallel(func(ctx context.Context, i int) error { return w.receive(ctx, s, topic, i) }) }},
+				{"consume", &member, func() { check(w.member(b.ctx, s, topic)) }},
+			} {
+				profile := w.profile(side{name: "braid"}, "connect-"+l.name+"-"+s.short())
+				*l.rounds = append(*l.rounds, w.measure(s.bytes, records, l.f))
+				profile()
+			}
 			w.drop(topic)
 		}
-		produced.rows, consumed.rows = append(produced.rows, s.row(producePrefix, in)), append(consumed.rows, s.row(readPrefix, out))
-		r.goals = append(append(r.goals, s.goals(producePrefix, in)...), s.goals(readPrefix, out)...)
+		for _, l := range []struct {
+			prefix string
+			rounds []used
+		}{{producePrefix, in}, {readPrefix, out}, {groupPrefix, member}} {
+			rows.rows = append(rows.rows, s.row(l.prefix, l.rounds))
+			r.goals = append(r.goals, s.goals(l.prefix, l.rounds)...)
+		}
 	}
-	r.notes = []string{fmt.Sprintf("%d streams, each with a connection and a partition of its own; %d rounds. The client and the broker share the cores with the gateway.", streams, b.rounds)}
-	r.tables = []table{produced, consumed}
+	r.notes = []string{fmt.Sprintf("%d streams, each with a connection and a partition of its own, to produce and to read; one member of a group for both partitions to consume; %d rounds. The client and the broker share the cores with the gateway.", streams, b.rounds)}
+	r.tables = []table{rows}
 	return r
 }
 
@@ -95,7 +109,7 @@ func (s shape) goals(prefix string, rounds []used) []goal {
 	if s.mbPerS > 0 {
 		all = append(all, atLeast(prefix+s.name, " MB/s", s.mbPerS, median(rounds, used.mbPerS)))
 	}
-	if s.recordsPerS > 0 && prefix == readPrefix {
+	if s.recordsPerS > 0 && prefix != producePrefix {
 		all = append(all, atLeast(prefix+s.name, " records/s", s.recordsPerS, median(rounds, used.recordsPerS)))
 	}
 	if s.allocPerRecord > 0 || s.raw {
@@ -251,24 +265,29 @@ func (g *gate) end(err error) {
 	g.more.Signal()
 }
 
+// delivery asks for frames of the shape.
+func (s shape) delivery() *braidv1.Delivery {
+	d := &braidv1.Delivery{MaxFrameBytes: int32(s.size * s.records)}
+	if s.raw {
+		d.Format = braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2
+	}
+	return d
+}
+
+// written is how many records a stream has written.
+func (s shape) written() int64 {
+	return s.bytes / int64(s.size*s.records) / streams * int64(s.records)
+}
+
 // receive reads a stream's part of a load.
 func (w *world) receive(ctx context.Context, s shape, topic string, partition int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, end := http2()
 	defer end()
-	delivery := &braidv1.Delivery{}
-	if s.raw {
-		delivery.Format = braidv1.RecordFormat_RECORD_FORMAT_KAFKA_V2
-	}
-	if s.records == 1 {
-		delivery.MaxFrameBytes = int32(s.size)
-	} else {
-		delivery.MaxFrameBytes = int32(s.size * s.records)
-	}
 	stream, err := braidv1connect.NewConsumerServiceClient(c, w.api).Read(ctx, &braidv1.ReadRequest{
 		Sources:  []*braidv1.ReadSource{{Topic: topic, Partitions: []int32{int32(partition)}, Start: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}}}},
-		Delivery: delivery, ClientId: "bench",
+		Delivery: s.delivery(), ClientId: "bench",
 	})
 	if err != nil {
 		return err
@@ -277,19 +296,55 @@ func (w *world) receive(ctx context.Context, s shape, topic string, partition in
 		cancel() // it would go on
 		_ = stream.Close()
 	}()
-	want := s.bytes / int64(s.size*s.records) / streams * int64(s.records)
-	for got := int64(0); got < want; {
+	for next := int64(0); next < s.written(); {
 		if !stream.Receive() {
 			return errors.Join(io.ErrUnexpectedEOF, stream.Err())
 		}
 		if f := stream.Msg().GetPartitionFailure(); f != nil {
 			return errors.New(f.GetFailure().GetMessage())
 		}
-		if records := stream.Msg().GetRecords(); records != nil {
-			got += int64(len(records.GetRecords()))
-			if s.raw {
-				got = records.GetNextOffset()
+		next = max(next, stream.Msg().GetRecords().GetNextOffset())
+	}
+	return nil
+}
+
+// member reads the whole load as the only member of a group.
+func (w *world) member(ctx context.Context, s shape, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	c, end := http2()
+	defer end()
+	stream, err := braidv1connect.NewConsumerServiceClient(c, w.api).Consume(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		cancel() // it would go on
+		_ = stream.CloseResponse()
+	}()
+	subscribe := &braidv1.Subscribe{
+		Group: topic, Topics: []string{topic}, ClientId: "bench", Delivery: s.delivery(),
+		Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}},
+		Credit:   &braidv1.Credit{MaxRecords: 1 << 40, MaxBytes: 1 << 50},
+	}
+	if err := stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: subscribe}}); err != nil {
+		return err
+	}
+	next := make(map[int32]int64)
+	for left := streams; left > 0; {
+		resp, err := stream.Receive()
+		if err != nil {
+			return fmt.Errorf("a member that has read to %v: %w", next, err)
+		}
+		if f := resp.GetPartitionFailure(); f != nil {
+			return errors.New(f.GetFailure().GetMessage())
+		}
+		if records := resp.GetRecords(); records != nil {
+			at := next[records.GetPartition()]
+			if at < s.written() && records.GetNextOffset() >= s.written() {
+				left--
 			}
+			next[records.GetPartition()] = max(at, records.GetNextOffset())
 		}
 	}
 	return nil
