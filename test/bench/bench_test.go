@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,11 +25,25 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Every scenario runs, in small, and has figures. What they are is not checked.
+// Every scenario runs, in small, and has figures. What they are is not checked. The
+// profiler runs with the first ones only, since pprof takes its time.
 func TestRealScenarios(t *testing.T) {
 	var out bytes.Buffer
-	svg := filepath.Join(t.TempDir(), "latency.svg")
-	b := newBench(t.Context(), t, &out, options{short: true, svg: svg, profiles: t.TempDir(), profileFor: time.Second})
+	svg, profiles := filepath.Join(t.TempDir(), "latency.svg"), t.TempDir()
+	b := newBench(t.Context(), t, &out, options{names: "floor,produce", short: true, svg: svg, profiles: profiles, profileFor: time.Second})
+	require.NoError(t, b.run())
+	for _, name := range []string{"produce", "consume"} {
+		for _, kind := range []string{"cpu", "allocs"} {
+			text, err := os.ReadFile(filepath.Join(profiles, name+"-"+kind+".txt"))
+			require.NoError(t, err)
+			require.Contains(t, string(text), "flat%")
+		}
+	}
+	var rest []string
+	for _, s := range scenarios[2:] {
+		rest = append(rest, s.name)
+	}
+	b.names, b.profiles = strings.Join(rest, ","), ""
 	require.NoError(t, b.run())
 	text := out.String()
 	t.Log(text)
