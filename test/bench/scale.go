@@ -61,16 +61,16 @@ func runScale(b *bench) report {
 	whole := w.wholeMap()
 	begin := time.Now()
 	second := w.startGateway("second")
-	cold := time.Since(begin)
+	cold, coldCPU := time.Since(begin), cpu(second.PID())
 	resident, live := float64(rss(second.PID()))/1e6, w.live("second")/1e6
 	resident = max(resident, float64(rss(second.PID()))/1e6)
 	wholeMB := float64(whole.bytes) / 1e6
 	return report{
 		notes: []string{fmt.Sprintf("%d clusters of %d embedded brokers; %d topics, %s partitions and extents, one topic of %s.", clusters, brokers, whole.topics, figure(float64(whole.extents)), figure(float64(large)))},
 		tables: []table{costs, {
-			header: []string{"the whole map on the wire", "RSS of a gateway started on it", "its live heap and stack", "from its start to ready", "RSS of the gateway that was there", "RSS of the controller"},
+			header: []string{"the whole map on the wire", "RSS of a gateway started on it", "its live heap and stack", "from its start to ready", "CPU until then", "RSS of the gateway that was there", "RSS of the controller"},
 			rows: [][]string{{
-				figure(wholeMB) + " MB", figure(resident) + " MB", figure(live) + " MB", fmt.Sprintf("%.2f s", cold.Seconds()),
+				figure(wholeMB) + " MB", figure(resident) + " MB", figure(live) + " MB", fmt.Sprintf("%.2f s", cold.Seconds()), ms(coldCPU),
 				figure(float64(rss(w.processes[gateway].PID()))/1e6) + " MB", figure(float64(rss(w.processes[controller].PID()))/1e6) + " MB",
 			}},
 		}},
