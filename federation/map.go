@@ -109,7 +109,7 @@ func (p *Partition) Between(from, to LogicalOffset) (n int64) {
 		default:
 			end = e.Logical(max(e.Seen, e.Acknowledged))
 		}
-		n += max(0, int64(min(end, to)-max(e.Base, from)))
+		n += max(0, int64(min(end, to)-max(e.First(), from)))
 	}
 	return n
 }

@@ -141,7 +141,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.OffsetForLeaderEpoch, name: "OffsetForLeaderEpoch", min: 2, max: 4, flexible: 4, seen: 4, handle: on(handleOffsetForLeaderEpoch),
-		note: "Answered in logical epochs and offsets, so a move to another cluster is no truncation.",
+		note: "Answered in logical epochs and offsets, so a move to another cluster is no truncation. Epochs whose records are gone (by retention, or because a compacted topic has moved) end where what is left of the newer ones begins, as in Kafka.",
 	},
 	{key: kmsg.AddPartitionsToTxn, name: "AddPartitionsToTxn", seen: 5, note: noTransactions},
 	{key: kmsg.AddOffsetsToTxn, name: "AddOffsetsToTxn", seen: 4, note: noTransactions},
@@ -153,7 +153,7 @@ var versions = [...]api{
 	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: noACLs},
 	{
 		key: kmsg.DescribeConfigs, name: "DescribeConfigs", min: 1, max: 4, flexible: 4, seen: 4, handle: on(handleDescribeConfigs),
-		note: "Topics: what was set, and Kafka's defaults. Nodes: the gateway's settings that have a Kafka name. Nothing of the physical brokers.",
+		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Nothing of the physical brokers.",
 	},
 	{
 		key: kmsg.AlterConfigs, name: "AlterConfigs", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleAlterConfigs),

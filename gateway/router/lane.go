@@ -114,19 +114,6 @@ func (p *partQueue) idle() bool {
 	return len(p.queue)+len(p.flying)+len(p.failed)+len(p.early)+p.asks == 0 && !p.queued && !p.waiting && p.away.IsZero()
 }
 
-// awayMemory is how long a lane remembers without an append that all appends fail.
-const awayMemory = 10 * time.Second
-
-// isAway reports whether op has waited long enough for a cluster that is away: its
-// client may have more on the same connection, for clusters that are not.
-func (p *partQueue) isAway(op *appendOp, now time.Time) bool {
-	if op.awayWait == 0 || !op.idempotent() || p.held || p.away.IsZero() || now.Sub(p.away) < op.awayWait {
-		return false
-	}
-	p.awayAt = now // somebody still tries, in vain
-	return true
-}
-
 // sendable reports whether something of p may be sent: nothing may while a
 // failed op waits for the answers to those that were sent after it.
 func (p *partQueue) sendable() bool { return len(p.queue) > 0 && len(p.failed) == 0 }
@@ -420,17 +407,6 @@ func (l *lane) dial(p *partQueue, broker int32) {
 		}
 		l.resume(p)
 	})
-}
-
-// pauseAway is pause for a cluster that does not take p's appends for now.
-func (l *lane) pauseAway(p *partQueue, err error) {
-	if l.r.deps.Lease.Valid() { // else all clusters are out of reach alike
-		p.awayAt = time.Now()
-		if p.away.IsZero() {
-			p.away = p.awayAt
-		}
-	}
-	l.pause(p, err)
 }
 
 // pause has p wait a moment because of err.
