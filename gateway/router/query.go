@@ -289,7 +289,7 @@ func (r *Router) logStart(ctx context.Context, part *federation.Partition) (fede
 		if e.Sealed() && p >= e.End && i < len(extents)-1 {
 			continue
 		}
-		return e.Logical(e.PastHidden(max(p, e.Start))), nil
+		return e.Logical(e.PastHidden(max(p, e.Physical(e.First())))), nil
 	}
 	return 0, nil
 }
@@ -462,13 +462,11 @@ func (r *Router) lastWithin(ctx context.Context, e *federation.Extent) (listed, 
 			return listed{}, err
 		}
 	}
+	for n := len(e.Hidden); n > 0 && e.Hidden[n-1].To >= end; n-- {
+		end = e.Hidden[n-1].From
+	}
 	if end <= e.Start {
 		if end = e.Copies.To; e.Copies.Len() == 0 {
-			return listed{offset: -1}, nil
-		}
-	}
-	for n := len(e.Hidden); n > 0 && e.Hidden[n-1].To >= end; n-- {
-		if end = e.Hidden[n-1].From; end <= e.Start {
 			return listed{offset: -1}, nil
 		}
 	}
