@@ -10,6 +10,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/recordbatch"
 )
 
 // Fetch: v4-v18
@@ -87,9 +88,18 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 		if p.query < len(fetched.Slices) {
 			p.slice = &fetched.Slices[p.query]
 			p.code = req.failFetch(p.slice.Err)
+			passHole(p.slice, from[p.query].Offset)
 		}
 	})
 	return encodeFetch(req, 0, topics, fetched)
+}
+
+// passHole has a client go on behind offsets that have no records, and nothing behind
+// them yet: it would stay at its position, and wait for the end of the partition in vain.
+func passHole(s *router.Slice, from federation.LogicalOffset) {
+	if s.Err == nil && len(s.Records) == 0 && s.Next > from {
+		s.Records = append(s.Records, recordbatch.Hole(s.Next, s.NextEpoch))
+	}
 }
 
 func fillFetch(topics []fetchTopic, fill func(*fetchPart)) {

@@ -490,6 +490,9 @@ func (f *fetching) answer() {
 			if w, ok := f.s.r.ends(f.ctx, m, it.pos.TopicPartition); ok {
 				sl.HighWatermark, sl.LastStable, sl.LogStart = w.HighWatermark, w.LastStable, w.LogStart
 			}
+			if part, err := m.Partition(sl.TopicPartition); err == nil && len(sl.Records) == 0 && it.at > it.pos.Offset {
+				sl.NextEpoch = epochAt(part, it.at)
+			}
 			// Nobody may see the end go back below what a reader was given.
 			if len(sl.Records) > 0 {
 				f.s.r.given(sl.TopicPartition, it.extent, it.at, f.limit.ReadCommitted)

@@ -101,7 +101,10 @@ type Slice struct {
 	// asked offset, and the last can be cut off: readers skip both, as in Kafka.
 	Records [][]byte
 	// Next is where the reader goes on: behind the records, and behind a gap that follows.
-	Next          federation.LogicalOffset
+	Next federation.LogicalOffset
+	// NextEpoch is the leader epoch there, if there are no records and Next is above the
+	// asked offset.
+	NextEpoch     federation.LogicalEpoch
 	HighWatermark federation.LogicalOffset
 	LastStable    federation.LogicalOffset
 	LogStart      federation.LogicalOffset

@@ -113,6 +113,19 @@ func (b *Builder) Finish(p Producer) []byte {
 	return buf
 }
 
+// Hole returns a batch without records that ends before an offset, as compaction leaves
+// one behind (KAFKA-5443): a consumer goes on at that offset.
+func Hole(next federation.LogicalOffset, epoch federation.LogicalEpoch) []byte {
+	var b Builder
+	b.Reset(nil)
+	buf := b.Finish(NoProducer)
+	be := binary.BigEndian
+	be.PutUint32(buf[offLastOffsetDelta:], 0)
+	be.PutUint32(buf[offCRC:], crc32.Checksum(buf[offAttributes:], castagnoli))
+	PatchOffsetAndEpoch(buf, next-1, epoch)
+	return buf
+}
+
 func appendNullable(dst, v []byte) []byte {
 	if v == nil {
 		return append(dst, 1) // zigzag of -1

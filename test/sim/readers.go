@@ -51,7 +51,8 @@ func (c *rawClient) request(ctx context.Context, req kmsg.Request) (kmsg.Respons
 }
 
 // fetch reads once from some positions, and returns the records, in order in each
-// partition, and the errors of partitions.
+// partition, and the errors of partitions. It moves the positions on, also over offsets
+// that have no records.
 func (c *rawClient) fetch(ctx context.Context, topic string, from map[int32]int64, wait time.Duration) (records []*kgo.Record, failed map[int32]error, err error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(wait.Milliseconds()), 1, 1<<20
@@ -75,11 +76,12 @@ func (c *rawClient) fetch(ctx context.Context, topic string, from map[int32]int6
 				failed[p.Partition] = err
 				continue
 			}
-			got, _ := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Offset: from[p.Partition], Topic: topic, Partition: p.Partition}, p, kgo.DefaultDecompressor(), nil)
+			got, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{Offset: from[p.Partition], Topic: topic, Partition: p.Partition}, p, kgo.DefaultDecompressor(), nil)
 			if got.Err != nil {
 				return nil, nil, got.Err
 			}
 			records = append(records, got.Records...)
+			from[p.Partition] = next
 		}
 	}
 	return records, failed, nil
@@ -108,7 +110,6 @@ func (w *world) tailReader(ctx context.Context, i int) {
 		w.history.failedReads(name, failed)
 		for _, r := range records {
 			w.history.read(topic, name, recordOf(r))
-			at[r.Partition] = r.Offset + 1
 			if problem := epochs.See(fmt.Sprintf("the epoch of partition %d that %s reads", r.Partition, name), int64(r.LeaderEpoch)); problem != "" {
 				w.history.problem("%s", problem)
 			}

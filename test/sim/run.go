@@ -193,13 +193,13 @@ func (w *world) readAll(ctx context.Context, name string, g *node) (log []check.
 				return log
 			}
 		}
-		if begin != 0 {
+		if begin != 0 && !w.failing() { // an extent of which nobody had seen a record is empty, and leaves the map
 			w.history.problem("%s: partition %d begins at offset %d", name, p, begin)
 		}
-		for next := begin; next < end; {
-			records, failed, err := c.fetch(ctx, topic, map[int32]int64{p: next}, 100*time.Millisecond)
+		for at := map[int32]int64{p: begin}; at[p] < end; {
+			records, failed, err := c.fetch(ctx, topic, at, 100*time.Millisecond)
 			if ctx.Err() != nil {
-				w.history.problem("%s reads partition %d only up to offset %d of %d: %v %v", name, p, next, end, failed, err)
+				w.history.problem("%s reads partition %d only up to offset %d of %d: %v %v", name, p, at[p], end, failed, err)
 				return log
 			}
 			if err != nil || len(records) == 0 {
@@ -211,7 +211,6 @@ func (w *world) readAll(ctx context.Context, name string, g *node) (log []check.
 				}
 				w.history.read(topic, name, recordOf(r))
 				log = append(log, recordOf(r))
-				next = r.Offset + 1
 			}
 		}
 	}
