@@ -342,11 +342,15 @@ func (o *operations) failoverHeadsOf(ctx context.Context, op *operation, spec fa
 // failoverRound suspends the first of the heads that are left, and opens the next ones.
 func (o *operations) failoverRound(ctx context.Context, op *operation, s *sealer, spec failoverTopicSpec, state *moveState) error {
 	round := state.Heads[:min(len(state.Heads), o.t.cfg.SealHeadsMax)]
+	opened, err := s.openKnown(ctx, round)
+	if err != nil {
+		return err
+	}
 	since, held, err := o.holdFailed(ctx, op, s, movesOf(round))
 	if err != nil {
 		return err
 	}
-	heads := failedHeads(round, held, spec.Committed)
+	heads := failedHeads(opened, held, spec.Committed)
 	m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithFailedOver(m, heads) })
 	if err != nil {
 		return err
@@ -365,12 +369,12 @@ func (o *operations) failoverRound(ctx context.Context, op *operation, s *sealer
 	return nil
 }
 
-func failedHeads(heads []primedHead, held heldEnds, committed map[federation.LogicalPartition]federation.LogicalOffset) []planner.FailedHead {
+func failedHeads(heads []planner.MovedHead, held heldEnds, committed map[federation.LogicalPartition]federation.LogicalOffset) []planner.FailedHead {
 	out := make([]planner.FailedHead, len(heads))
 	for i, h := range heads {
 		e := held[h.TopicPartition]
 		out[i] = planner.FailedHead{
-			Move: h.Move, Start: h.Primer + 1, Epoch: h.Epoch, Seen: e.SeenEnd, Acknowledged: e.AcknowledgedEnd, Committed: committed[h.Partition],
+			Move: h.Move, Start: h.Start, Opening: h.Opening, Epoch: h.Epoch, Seen: e.SeenEnd, Acknowledged: e.AcknowledgedEnd, Committed: committed[h.Partition],
 		}
 	}
 	return out

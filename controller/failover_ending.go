@@ -114,8 +114,12 @@ func (o *operations) suspendEnding(ctx context.Context, op *operation, s *sealer
 		e.AcknowledgedEnd = max(e.AcknowledgedEnd, ack)
 		held[tp] = e
 	}
+	opened, err := s.openKnown(ctx, round)
+	if err != nil {
+		return err
+	}
 	groups := o.t.committedOn(ctx, failed)
-	heads := failedHeads(round, held, groups.highest(s.topic))
+	heads := failedHeads(opened, held, groups.highest(s.topic))
 	m, err := o.editUntilDecided(ctx, func(m *federation.Map) (*federation.Map, error) { return planner.WithFailedOver(m, heads) })
 	if err != nil {
 		return err

@@ -301,8 +301,15 @@ func (s *sealer) carry(ctx context.Context, v planner.Move, states map[int64]mar
 	if err != nil {
 		return nil, err
 	}
-	old := part.Head()
-	if old.Number != v.Extent || old.Opening == 0 {
+	if part.Head().Number != v.Extent {
+		return states, nil
+	}
+	return s.carryFrom(ctx, part.Head(), states)
+}
+
+// carryFrom is carry for an extent of the map.
+func (s *sealer) carryFrom(ctx context.Context, old *federation.Extent, states map[int64]mark.Producer) (map[int64]mark.Producer, error) {
+	if old.Opening == 0 {
 		return states, nil
 	}
 	c, err := s.parts.Clusters.Cluster(old.Cluster)

@@ -22,7 +22,9 @@ type FailedHead struct {
 	Move
 
 	Start federation.PhysicalOffset `json:"start"` // first offset of the new extent
-	Epoch federation.PhysicalEpoch  `json:"epoch"` // of the physical partition that the head moves to
+	// Opening is its first opening mark, of what the extents before knew; 0 = none.
+	Opening federation.PhysicalOffset `json:"opening"`
+	Epoch   federation.PhysicalEpoch  `json:"epoch"` // of the physical partition that the head moves to
 	// Seen and Acknowledged are what the gateways say of the old extent: the offset after
 	// the last record that was given to a reader, and after the last one that was
 	// acknowledged. 0 = none was.
@@ -162,6 +164,7 @@ func (v *FailedHead) apply(p *federation.Partition) (*federation.Partition, erro
 		PhysicalAddress: v.To,
 		Base:            base,
 		Start:           v.Start,
+		Opening:         v.Opening,
 		State:           federation.ExtentOpen,
 		Epochs:          []federation.EpochEntry{{Physical: v.Epoch, Logical: out.Epoch}},
 	})
