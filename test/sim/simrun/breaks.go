@@ -12,6 +12,7 @@ import (
 type breach struct {
 	name, what string
 	edits      []edit
+	failing    bool // it takes a cluster that is failed over
 }
 
 // breaches are rules of docs/architecture.md and docs/model that a simulation must
@@ -20,37 +21,43 @@ var breaches = []breach{
 	{"lease", "gateways append and acknowledge without a lease", []edit{
 		{"gateway/mapwatch/mapwatch.go", "return time.Since(w.start) < time.Duration(w.leaseUntil.Load())", "return true"},
 		{"gateway/mapwatch/mapwatch.go", "func (w *Watch) Gaps() int64 { return w.leaseGaps.Load() }", "func (w *Watch) Gaps() int64 { return 0 }"},
-	}},
+	}, false},
 	{"held", "a head is sealed before the gateways have stopped appending", []edit{
 		{"controller/held.go", "	missing, _ := f.unreachableLocked(now)\n", "	var missing []federation.GatewayID\n"},
 		{"controller/held.go", "		if !s.held.holds(v, moves) {\n", "		if false {\n"},
-	}},
+	}, false},
 	{"drain", "a gateway says that it holds a head while appends are in flight", []edit{
 		{"gateway/router/hold.go", "p != nil && len(p.flying) > 0 {", "p != nil && len(p.flying) < 0 {"},
-	}},
+	}, false},
 	{"carry", "what the old extent knew of its producers is not carried over", []edit{
 		{"controller/seal.go", "s.producer, e.producers, s.batchBytes()", "s.producer, nil, s.batchBytes()"},
-	}},
+	}, false},
 	{"seal-record", "the end of an extent is read, and no seal record is written", []edit{
 		{"controller/seal.go", "	seals := c.AppendMarks(ctx, appends)\n", `	seals := make([]upstream.AppendedAt, len(parts))
 	for j, e := range c.Ends(ctx, parts) {
 		seals[j].Offset, seals[j].Err = e.LogEnd, e.Err
 	}
 `},
-	}},
+	}, false},
 	{"unwind", "what was written behind the seal counts as carried", []edit{
 		{"controller/seal.go", "	if ends.LogEnd <= seal+1 {\n", "	if seal >= 0 {\n"},
-	}},
+	}, false},
 	{"first", "a producer may open a head with any sequence", []edit{
 		{"gateway/router/head.go", "	case h.knows(s):\n		return verdictSend\n", "	case next >= 0:\n		return verdictSend\n"},
-	}},
+	}, false},
 	{"used-partition", "a head moves to a physical partition that was used before", []edit{
 		{"controller/planner/moves.go", "		x.next = max(existing[x.name], b.foreign[physicalName{x.name, name}])\n", "		x.next = 0\n"},
 		{"controller/planner/moves.go", "				x.next = max(x.next, int32(e.Partition)+1)\n", "				x.next = max(x.next, 0)\n"},
-	}},
+	}, false},
 	{"patch-twice", "the batches of an answer are patched twice", []edit{
 		{"gateway/router/fetch.go", "if len(got.data) == 0 && f.s.r.mayStamp(", "if f.s.r.mayStamp("},
-	}},
+	}, false},
+	{"sent-again", "a restore does not look for what producers have sent again", []edit{
+		{"controller/restore_copy.go", "	return p != nil && p.found && ", "	return false && p.found && "},
+	}, true},
+	{"known-before", "a failover forgets what the extents before the failed one knew", []edit{
+		{"controller/failover_known.go", "	known := s.knownBefore(ctx, heads)\n", "	known := make([]endedHead, len(heads))\n"},
+	}, true},
 }
 
 // runBreaks shows for each rule that is left out the first seed that fails.
@@ -82,6 +89,7 @@ func (o *options) runBreak(ctx context.Context, b breach) (failing uint64, probl
 		return 0, "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	o.failing = b.failing
 	binary, err := o.build(ctx, dir, b.edits)
 	if err != nil {
 		return 0, "", err
