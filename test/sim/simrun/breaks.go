@@ -30,7 +30,7 @@ var breaches = []breach{
 		{"gateway/router/hold.go", "p != nil && len(p.flying) > 0 {", "p != nil && len(p.flying) < 0 {"},
 	}, false},
 	{"carry", "what the old extent knew of its producers is not carried over", []edit{
-		{"controller/seal.go", "s.producer, e.producers, s.batchBytes()", "s.producer, nil, s.batchBytes()"},
+		{"controller/seal.go", "s.producer, e.producers, s.batchBytes, now)", "s.producer, nil, s.batchBytes, now)"},
 	}, false},
 	{"seal-record", "the end of an extent is read, and no seal record is written", []edit{
 		{"controller/seal.go", "	seals := c.AppendMarks(ctx, appends)\n", `	seals := make([]upstream.AppendedAt, len(parts))
@@ -40,10 +40,10 @@ var breaches = []breach{
 `},
 	}, false},
 	{"unwind", "what was written behind the seal counts as carried", []edit{
-		{"controller/seal.go", "	if ends.LogEnd <= seal+1 {\n", "	if seal >= 0 {\n"},
+		{"controller/seal.go", "	if ends.LogEnd <= behind {\n", "	if behind >= 0 {\n"},
 	}, false},
 	{"first", "a producer may open a head with any sequence", []edit{
-		{"gateway/router/head.go", "	case h.knows(s):\n		return verdictSend\n", "	case next >= 0:\n		return verdictSend\n"},
+		{"gateway/router/head.go", "	case known:\n		return verdictSend\n", "	case known || next >= 0:\n		return verdictSend\n"},
 	}, false},
 	{"used-partition", "a head moves to a physical partition that was used before", []edit{
 		{"controller/planner/moves.go", "		x.next = max(existing[x.name], b.foreign[physicalName{x.name, name}])\n", "		x.next = 0\n"},
