@@ -152,7 +152,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 		return nil, err
 	}
 	conn := &Conn{
-		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax,
+		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax, buffers: c.buffers,
 		out: make(chan *call, c.cfg.ConnRequestsMax), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
 		done: make(chan struct{}), written: make(chan struct{}),
 	}
@@ -178,6 +178,7 @@ type Conn struct {
 	clientID string
 	timeout  time.Duration
 	bytesMax int
+	buffers  *idleBuffers
 	versions map[int16][2]int16 // by API key: lowest and highest version
 
 	out   chan *call    // to the write loop
@@ -391,7 +392,7 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 	}
 	cl := c.inflight[0]
 	c.mu.Unlock()
-	buf := NewBuffer(size)
+	buf := newBuffer(size, c.buffers)
 	if _, err := io.ReadFull(r, buf.B); err != nil {
 		buf.Release()
 		return err
@@ -458,49 +459,4 @@ func (c *Conn) handshake() error {
 		return errors.New("the broker is older than Kafka 0.11, or not a Kafka broker")
 	}
 	return nil
-}
-
-// A Buffer is a response body from a pool, counted by its users.
-type Buffer struct {
-	B    []byte
-	full []byte
-	refs atomic.Int32
-	pool *sync.Pool
-}
-
-// Size classes of pooled buffers: powers of two from 4 KiB to 4 MiB.
-const (
-	bufferShiftMin = 12
-	bufferShiftMax = 22
-)
-
-var bufferPools [bufferShiftMax - bufferShiftMin + 1]sync.Pool
-
-// NewBuffer returns a buffer of n bytes with one user. Its content is arbitrary.
-func NewBuffer(n int) *Buffer {
-	for i := range bufferPools {
-		if size := 1 << (bufferShiftMin + i); n <= size {
-			b, ok := bufferPools[i].Get().(*Buffer)
-			if !ok {
-				b = &Buffer{full: make([]byte, size), pool: &bufferPools[i]}
-			}
-			b.B = b.full[:n]
-			b.refs.Store(1)
-			return b
-		}
-	}
-	b := &Buffer{B: make([]byte, n)}
-	b.refs.Store(1)
-	return b
-}
-
-// Retain adds a user.
-func (b *Buffer) Retain() { b.refs.Add(1) }
-
-// Release takes a user away; the last one gives the buffer back to its pool.
-func (b *Buffer) Release() {
-	if b.refs.Add(-1) == 0 && b.pool != nil {
-		b.B = nil
-		b.pool.Put(b)
-	}
 }

@@ -42,6 +42,9 @@ type Config struct {
 	ConnRequestsMax int
 	// ResponseBytesMax bounds one answer of a broker; 128 MiB by default.
 	ResponseBytesMax int
+	// IdleBufferBytesMax bounds the buffers for answers above 4 MiB that are kept for
+	// the next ones; each for 5 s at most. 64 MiB by default; negative = none are kept.
+	IdleBufferBytesMax int
 	// ScanBytesMax bounds what Producers reads from the end of one partition whose
 	// broker does not list its producers; 64 MiB by default. A producer whose last
 	// batch lies before that is not found there.
@@ -61,6 +64,7 @@ func (c Config) withDefaults() Config {
 	c.MetadataMaxAge = or(c.MetadataMaxAge, 60*time.Second)
 	c.ConnRequestsMax = or(c.ConnRequestsMax, 16)
 	c.ResponseBytesMax = or(c.ResponseBytesMax, 128<<20)
+	c.IdleBufferBytesMax = or(c.IdleBufferBytesMax, 64<<20)
 	c.AwayAfter = or(c.AwayAfter, 5*time.Second)
 	c.ScanBytesMax = or(c.ScanBytesMax, 64<<20)
 	if c.Logger == nil {
@@ -84,7 +88,8 @@ func or[T comparable](v, def T) T {
 // A Pool holds one Cluster for each physical cluster of the map. It is safe for
 // concurrent use.
 type Pool struct {
-	cfg Config
+	cfg     Config
+	buffers *idleBuffers // of all clusters
 
 	mu       sync.RWMutex // guards the following
 	clusters map[federation.ClusterName]*Cluster
@@ -93,7 +98,10 @@ type Pool struct {
 
 // NewPool makes an empty Pool.
 func NewPool(cfg Config) *Pool {
-	return &Pool{cfg: cfg.withDefaults(), clusters: make(map[federation.ClusterName]*Cluster)}
+	cfg = cfg.withDefaults()
+	return &Pool{
+		cfg: cfg, buffers: &idleBuffers{bytesMax: cfg.IdleBufferBytesMax}, clusters: make(map[federation.ClusterName]*Cluster),
+	}
 }
 
 // Update makes the pool hold these clusters: new ones are added without
@@ -117,7 +125,7 @@ func (p *Pool) Update(clusters []*federation.Cluster) {
 	}
 	for name, c := range want {
 		if p.clusters[name] == nil {
-			cl, err := newCluster(p.cfg, name, c.Seeds)
+			cl, err := newCluster(p.cfg, p.buffers, name, c.Seeds)
 			if err != nil {
 				p.cfg.Logger.Error("cluster cannot be used", "cluster", name, "seeds", c.Seeds, "err", err)
 				continue
@@ -151,6 +159,7 @@ func (p *Pool) Close() {
 	for _, c := range clusters {
 		c.close()
 	}
+	p.buffers.close()
 }
 
 // A Cluster is one physical cluster. It is safe for concurrent use.
@@ -162,6 +171,7 @@ type Cluster struct {
 
 	meta    metadata
 	contact contact
+	buffers *idleBuffers
 
 	ctx    context.Context //nolint:containedctx // ends with the cluster; connections and refreshes hang on it
 	cancel context.CancelFunc
@@ -170,8 +180,8 @@ type Cluster struct {
 	conns  map[connKey]*connSlot
 }
 
-func newCluster(cfg Config, name federation.ClusterName, seeds []string) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, conns: make(map[connKey]*connSlot)}
+func newCluster(cfg Config, buffers *idleBuffers, name federation.ClusterName, seeds []string) (*Cluster, error) {
+	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, buffers: buffers, conns: make(map[connKey]*connSlot)}
 	c.contact.began = time.Now()
 	client, err := kgo.NewClient(
 		kgo.WithHooks(contactHooks{&c.contact}),
@@ -206,7 +216,7 @@ func (c *Cluster) close() {
 
 // Probe contacts a cluster that is not in any pool.
 func Probe(ctx context.Context, cfg Config, seeds []string) (ClusterInfo, error) {
-	c, err := newCluster(cfg.withDefaults(), "probe", seeds)
+	c, err := newCluster(cfg.withDefaults(), &idleBuffers{}, "probe", seeds)
 	if err != nil {
 		return ClusterInfo{}, err
 	}

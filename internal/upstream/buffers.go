@@ -1,0 +1,165 @@
+package upstream
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Buffer is a response body from a pool, counted by its users.
+type Buffer struct {
+	B    []byte
+	full []byte
+	refs atomic.Int32
+	pool *sync.Pool
+	idle *idleBuffers
+}
+
+// Size classes of buffers in the shared pools: powers of two from 4 KiB to 4 MiB.
+// Larger ones are too much to leave to a sync.Pool, which has no bound.
+const (
+	bufferShiftMin = 12
+	bufferShiftMax = 22
+)
+
+var bufferPools [bufferShiftMax - bufferShiftMin + 1]sync.Pool
+
+// newBuffer returns a buffer of n bytes with one user. Its content is arbitrary.
+func newBuffer(n int, idle *idleBuffers) *Buffer {
+	b := pooledBuffer(n, idle)
+	b.B = b.full[:n]
+	b.refs.Store(1)
+	return b
+}
+
+func pooledBuffer(n int, idle *idleBuffers) *Buffer {
+	for i := range bufferPools {
+		if size := 1 << (bufferShiftMin + i); n <= size {
+			if b, ok := bufferPools[i].Get().(*Buffer); ok {
+				return b
+			}
+			return &Buffer{full: make([]byte, size), pool: &bufferPools[i]}
+		}
+	}
+	if b := idle.get(n); b != nil {
+		return b
+	}
+	// A step of 1 MiB lets answers of nearly the same size share a buffer.
+	const step = 1 << 20
+	return &Buffer{full: make([]byte, (n+step-1)/step*step), idle: idle}
+}
+
+// Retain adds a user.
+func (b *Buffer) Retain() { b.refs.Add(1) }
+
+// Release takes a user away; the last one gives the buffer back to its pool.
+func (b *Buffer) Release() {
+	if b.refs.Add(-1) != 0 {
+		return
+	}
+	b.B = nil
+	if b.pool != nil {
+		b.pool.Put(b)
+		return
+	}
+	b.idle.put(b, time.Now())
+}
+
+// idleBuffers keeps the large buffers of a Pool that nobody uses, for the next
+// answers: to allocate and clear one costs more than to fill it. It holds at most
+// bytesMax, and each buffer only for idleBufferAge.
+type idleBuffers struct {
+	bytesMax int
+
+	mu     sync.Mutex // guards the following
+	held   []idleBuffer
+	bytes  int
+	closed bool
+	timer  *time.Timer // runs while something is held
+}
+
+type idleBuffer struct {
+	*Buffer
+	since time.Time
+}
+
+// idleBufferAge is how long a large buffer waits for its next use. Readers that
+// catch up need one every few milliseconds.
+const idleBufferAge = 5 * time.Second
+
+// get takes the smallest buffer of at least n bytes; nil if there is none. One
+// of more than twice the size is left for the answers that need it.
+func (l *idleBuffers) get(n int) *Buffer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	best := -1
+	// The newest come first, so that those that are too many grow old.
+	for i, b := range slices.Backward(l.held) {
+		if size := len(b.full); size >= n && size/2 <= n && (best < 0 || size < len(l.held[best].full)) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	b := l.held[best].Buffer
+	l.remove(best, best+1)
+	return b
+}
+
+// put keeps a buffer, in place of the oldest if there is no room.
+func (l *idleBuffers) put(b *Buffer, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || len(b.full) > l.bytesMax {
+		return
+	}
+	drop, room := 0, l.bytesMax-l.bytes
+	for room < len(b.full) {
+		room += len(l.held[drop].full)
+		drop++
+	}
+	l.remove(0, drop)
+	l.held = append(l.held, idleBuffer{b, now})
+	l.bytes += len(b.full)
+	if l.timer == nil {
+		l.timer = time.AfterFunc(idleBufferAge, l.expire)
+	}
+}
+
+// remove takes held[from:to] out.
+func (l *idleBuffers) remove(from, to int) {
+	for _, b := range l.held[from:to] {
+		l.bytes -= len(b.full)
+	}
+	l.held = append(l.held[:from], l.held[to:]...)
+	clear(l.held[len(l.held) : len(l.held)+to-from]) // lets go of what they point to
+}
+
+// expire drops what has waited for too long; they are in the order in which they came.
+func (l *idleBuffers) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, drop := time.Now(), 0
+	for drop < len(l.held) && now.Sub(l.held[drop].since) >= idleBufferAge {
+		drop++
+	}
+	l.remove(0, drop)
+	l.timer = nil
+	if len(l.held) > 0 {
+		l.timer = time.AfterFunc(l.held[0].since.Add(idleBufferAge).Sub(now), l.expire)
+	}
+}
+
+// close drops everything; what comes later is not kept.
+func (l *idleBuffers) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.remove(0, len(l.held))
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+}
