@@ -1,9 +1,11 @@
 package router
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net"
 	"sort"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -146,29 +148,42 @@ func (q *produceRequest) decode(b *upstream.Buffer) ([]produceAnswer, error) {
 	return answers, nil
 }
 
-// find returns the op of a physical partition; brokers mostly answer in the
-// order of the request, so it looks at hint first.
+// find returns the op of a physical partition. Brokers mostly answer in the
+// order of the request, so it looks at hint first; else the order of sort helps.
 func (q *produceRequest) find(topic string, partition int32, hint int) int {
-	n := len(q.parts)
-	for k := range n {
-		i := (hint + k) % n
-		if a := &q.parts[i].address; int32(a.Partition) == partition && a.Topic == topic {
-			return i
-		}
+	if hint < len(q.parts) && compareAddress(q.parts[hint], topic, partition) == 0 {
+		return hint
+	}
+	i := sort.Search(len(q.parts), func(i int) bool { return compareAddress(q.parts[i], topic, partition) >= 0 })
+	if i < len(q.parts) && compareAddress(q.parts[i], topic, partition) == 0 {
+		return i
 	}
 	return -1
 }
 
-// sort groups the ops by topic: a request names each topic once.
-func (q *produceRequest) sort() {
-	sort.Stable((*byTopic)(q))
+func compareAddress(p *partQueue, topic string, partition int32) int {
+	if p.address.Topic != topic {
+		return strings.Compare(p.address.Topic, topic)
+	}
+	return cmp.Compare(int32(p.address.Partition), partition)
 }
 
-type byTopic produceRequest
+// sort orders the ops by topic and partition: a request names each topic once,
+// and find searches.
+func (q *produceRequest) sort() {
+	sort.Sort((*byAddress)(q))
+}
 
-func (q *byTopic) Len() int           { return len(q.ops) }
-func (q *byTopic) Less(i, j int) bool { return q.parts[i].address.Topic < q.parts[j].address.Topic }
-func (q *byTopic) Swap(i, j int) {
+type byAddress produceRequest
+
+func (q *byAddress) Len() int { return len(q.ops) }
+
+func (q *byAddress) Less(i, j int) bool {
+	a := &q.parts[j].address
+	return compareAddress(q.parts[i], a.Topic, int32(a.Partition)) < 0
+}
+
+func (q *byAddress) Swap(i, j int) {
 	q.ops[i], q.ops[j] = q.ops[j], q.ops[i]
 	q.parts[i], q.parts[j] = q.parts[j], q.parts[i]
 }

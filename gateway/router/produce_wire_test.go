@@ -1,0 +1,110 @@
+package router
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// manyParts is a request for n partitions of each topic, in any order.
+func manyParts(topics []string, n int) *produceRequest {
+	q := &produceRequest{version: produceVersionMax}
+	for _, topic := range topics {
+		for i := range n {
+			q.parts = append(q.parts, &partQueue{address: federation.PhysicalAddress{Topic: topic, Partition: federation.PhysicalPartition(i)}})
+			q.ops = append(q.ops, &appendOp{})
+		}
+	}
+	rand.Shuffle(len(q.ops), (*byAddress)(q).Swap)
+	q.sort()
+	return q
+}
+
+// answersTo is a broker's answer to a request, whose base offsets tell the ops
+// apart; shuffled if the broker answers in an order of its own.
+func answersTo(q *produceRequest, shuffled bool) *upstream.Buffer {
+	resp := kmsg.NewPtrProduceResponse()
+	resp.SetVersion(q.version)
+	for i, p := range q.parts {
+		if n := len(resp.Topics); n == 0 || resp.Topics[n-1].Topic != p.address.Topic {
+			resp.Topics = append(resp.Topics, kmsg.ProduceResponseTopic{Topic: p.address.Topic})
+		}
+		t := &resp.Topics[len(resp.Topics)-1]
+		part := kmsg.NewProduceResponseTopicPartition()
+		part.Partition, part.BaseOffset = int32(p.address.Partition), int64(i)
+		t.Partitions = append(t.Partitions, part)
+	}
+	if shuffled {
+		rand.Shuffle(len(resp.Topics), func(i, j int) { resp.Topics[i], resp.Topics[j] = resp.Topics[j], resp.Topics[i] })
+		for i := range resp.Topics {
+			parts := resp.Topics[i].Partitions
+			rand.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		}
+	}
+	return &upstream.Buffer{B: resp.AppendTo(nil)}
+}
+
+func TestAnswersFindTheirOps(t *testing.T) {
+	for _, topics := range [][]string{{"a"}, {"b", "a", "c"}} {
+		for _, shuffled := range []bool{false, true} {
+			q := manyParts(topics, 20)
+			answers, err := q.decode(answersTo(q, shuffled))
+			require.NoError(t, err)
+			for i, a := range answers {
+				require.True(t, a.present, i)
+				require.EqualValues(t, i, a.baseOffset)
+			}
+		}
+	}
+	q := manyParts([]string{"b"}, 3)
+	for hint := range 4 {
+		require.Equal(t, -1, q.find("a", 0, hint))
+		require.Equal(t, -1, q.find("c", 0, hint))
+		require.Equal(t, -1, q.find("b", -1, hint))
+		require.Equal(t, -1, q.find("b", 3, hint))
+		require.Equal(t, 1, q.find("b", 1, hint))
+	}
+	require.Zero(t, testing.AllocsPerRun(10, func() { q.find("b", 1, 0) }))
+	q.parts = nil
+	require.Equal(t, -1, q.find("b", 1, 0))
+}
+
+// What a broker answers to a request for many partitions, to their ops.
+func BenchmarkProduceAnswers(b *testing.B) {
+	for _, n := range []int{10, 200, 2000} {
+		for _, order := range []string{"in order", "shuffled"} {
+			b.Run(fmt.Sprintf("%d partitions %s", n, order), func(b *testing.B) {
+				q := manyParts([]string{"a"}, n)
+				buf := answersTo(q, order == "shuffled")
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := q.decode(buf); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// The ops of a request in any order, to be encoded.
+func BenchmarkProduceSort(b *testing.B) {
+	for _, n := range []int{10, 200, 2000} {
+		b.Run(fmt.Sprintf("%d partitions", n), func(b *testing.B) {
+			q := manyParts([]string{"a"}, n)
+			rand.Shuffle(n, (*byAddress)(q).Swap)
+			mixed := append([]*partQueue(nil), q.parts...)
+			b.ReportAllocs()
+			for b.Loop() {
+				copy(q.parts, mixed)
+				q.sort()
+			}
+		})
+	}
+}
