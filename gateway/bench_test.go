@@ -101,9 +101,11 @@ func BenchmarkDeliver(b *testing.B) {
 				c := newCursor(d, reader, slice, 0, noStop, noStop)
 				w := window{math.MaxInt64, math.MaxInt64}
 				for !c.used() {
-					if _, err := c.frame(&w); err != nil {
+					f, err := c.frame(&w)
+					if err != nil {
 						b.Fatal(err)
 					}
+					f.release() // as after its send
 				}
 			}
 		})

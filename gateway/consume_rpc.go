@@ -344,7 +344,8 @@ func (st *consumeStream) deliver() {
 			continue
 		}
 		st.lastSent = time.Now()
-		st.out.add(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Records{Records: ev.batch}}, int(before.bytes-after.bytes))
+		msg := &braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Records{Records: &ev.frame.message}}
+		st.out.addFrame(msg, int(before.bytes-after.bytes), ev.frame)
 	}
 	if st.s.reachedStop() && !st.s.halfDone {
 		st.end(stopCause)

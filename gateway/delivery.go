@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"sort"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -124,7 +123,8 @@ type cursor struct {
 	chunk   []byte
 	inBatch bool
 	aborted abortFilter
-	out     frameBuilder
+	out     *recordFrame       // in the making
+	scratch recordbatch.Record // the next one
 }
 
 const noStop = int64(-1)
@@ -143,9 +143,10 @@ func newCursor(d *delivery, reader *recordbatch.Reader, s *router.Slice, next, s
 // frame delivers up to the window and the frame size. It returns nil when the
 // slice is used up (or its stop reached) and the position has not moved since the last frame.
 // An error is the partition's: its position stays before what could not be read.
-func (c *cursor) frame(w *window) (*braidv1.RecordBatch, error) {
+// The frame is the caller's, who may release it.
+func (c *cursor) frame(w *window) (*recordFrame, error) {
 	start := c.next
-	c.out = frameBuilder{first: -1}
+	c.out = newRecordFrame()
 	for w.open() && c.out.bytes < c.delivery.frameBytes && !c.stopped {
 		if !c.inBatch {
 			more, err := c.nextBatch(w)
@@ -166,22 +167,26 @@ func (c *cursor) used() bool {
 	return c.stopped || !c.inBatch && len(c.chunk) == 0 && len(c.chunks) == 0
 }
 
-func (c *cursor) finish(start int64, err error) (*braidv1.RecordBatch, error) {
+func (c *cursor) finish(start int64, err error) (*recordFrame, error) {
 	if c.stop != noStop && c.next >= c.stop {
 		c.stopped = true
 	}
+	f := c.out
+	c.out = nil
 	if c.next == start {
+		f.release()
 		return nil, err
 	}
-	b := &braidv1.RecordBatch{
-		Topic: c.topic, Partition: c.number, FirstOffset: c.out.first, NextOffset: c.next, HighWatermark: c.high,
-		Records: c.out.records, KafkaBatches: c.out.raw,
+	m := &f.message
+	m.Topic, m.Partition, m.FirstOffset, m.NextOffset, m.HighWatermark = c.topic, c.number, f.first, c.next, c.high
+	m.Records = f.records
+	if f.raw != nil {
+		m.KafkaBatches = *f.raw
 	}
-	if c.out.first < 0 {
-		b.FirstOffset = start
+	if f.first < 0 {
+		m.FirstOffset = start
 	}
-	c.out = frameBuilder{}
-	return b, err
+	return f, err
 }
 
 // nextBatch goes on to the next batch; false if there is none.
@@ -232,15 +237,26 @@ func (c *cursor) rawBatch(w *window, batch []byte, h *recordbatch.Header) {
 	if c.out.first < 0 {
 		c.out.first = max(h.BaseOffset, c.next)
 	}
-	c.out.raw = append(c.out.raw, batch...)
-	c.out.bytes += len(batch)
+	c.out.addRaw(batch, c.ahead(len(batch)))
 	c.next = h.LastOffset() + 1
 	w.records -= int64(h.Count)
 	w.bytes -= int64(len(batch))
 }
 
+// ahead returns how many bytes a frame with n more will have, as far as this chunk tells.
+func (c *cursor) ahead(n int) int {
+	for rest := c.chunk; c.out.bytes+n < c.delivery.frameBytes; {
+		var batch []byte
+		if batch, rest = recordbatch.Next(rest); batch == nil {
+			break
+		}
+		n += len(batch)
+	}
+	return n
+}
+
 func (c *cursor) nextRecord(w *window) error {
-	rec := &c.out.scratch
+	rec := &c.scratch
 	ok, err := c.reader.Next(rec)
 	if err != nil {
 		c.inBatch = false
@@ -266,65 +282,6 @@ func (c *cursor) nextRecord(w *window) error {
 	w.records--
 	w.bytes -= int64(n)
 	return nil
-}
-
-// A frameBuilder collects the records of one frame in few allocations.
-type frameBuilder struct {
-	first   int64
-	bytes   int
-	records []*braidv1.Record
-	raw     []byte
-
-	block   []braidv1.Record
-	slab    []byte
-	scratch recordbatch.Record
-}
-
-const (
-	recordBlock = 64
-	slabBytes   = 32 << 10
-)
-
-// add copies a record into the frame and returns its payload size.
-func (b *frameBuilder) add(r *recordbatch.Record, d *delivery) int {
-	if len(b.block) == cap(b.block) {
-		b.block = make([]braidv1.Record, 0, recordBlock)
-	}
-	b.block = b.block[:len(b.block)+1]
-	out := &b.block[len(b.block)-1]
-	out.Offset, out.TimestampMs, out.Key = r.Offset, r.TimestampMs, b.copy(r.Key)
-	n := len(r.Key)
-	if !d.keysOnly {
-		out.Value = b.copy(r.Value)
-		n += len(r.Value)
-	}
-	for i := range r.Headers {
-		h := &r.Headers[i]
-		out.Headers = append(out.Headers, &braidv1.Header{Key: strings.ToValidUTF8(strings.Clone(h.Key), "\uFFFD"), Value: b.copy(h.Value)})
-		n += len(h.Key) + len(h.Value)
-	}
-	if d.text {
-		out.KeyText, out.ValueText = text(out.GetKey()), text(out.GetValue())
-	}
-	if b.first < 0 {
-		b.first = r.Offset
-	}
-	b.records = append(b.records, out)
-	b.bytes += n
-	return n
-}
-
-// copy keeps null and empty apart.
-func (b *frameBuilder) copy(v []byte) []byte {
-	if v == nil {
-		return nil
-	}
-	if len(v) > cap(b.slab)-len(b.slab) {
-		b.slab = make([]byte, 0, max(slabBytes, len(v)))
-	}
-	at := len(b.slab)
-	b.slab = append(b.slab, v...)
-	return b.slab[at:len(b.slab):len(b.slab)]
 }
 
 func text(b []byte) string {

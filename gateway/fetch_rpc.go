@@ -112,8 +112,10 @@ func (p *page) step(ctx context.Context) (bool, error) {
 			continue
 		}
 		moved = true
-		if len(ev.batch.GetRecords()) > 0 || len(ev.batch.GetKafkaBatches()) > 0 {
-			p.out.Batches = append(p.out.Batches, ev.batch)
+		if m := &ev.frame.message; len(m.GetRecords()) > 0 || len(m.GetKafkaBatches()) > 0 {
+			p.out.Batches = append(p.out.Batches, m) // not released: it is encoded when this has returned
+		} else {
+			ev.frame.release()
 		}
 	}
 	switch {

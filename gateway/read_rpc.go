@@ -155,8 +155,10 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		if !ok {
 			break
 		}
-		msg := &braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Records{Records: ev.batch}}
-		if ev.err != nil {
+		msg := &braidv1.ReadResponse{}
+		if ev.err == nil {
+			msg.Frame = &braidv1.ReadResponse_Records{Records: &ev.frame.message}
+		} else {
 			st.g.logInternal("read failed", ev.position.TopicPartition, ev.err)
 			fail := ev.position.note(&st.g.cfg, ev.err, time.Now())
 			if fail == nil {
@@ -164,7 +166,9 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 			}
 			msg.Frame = &braidv1.ReadResponse_PartitionFailure{PartitionFailure: fail}
 		}
-		if err := st.send(msg); err != nil {
+		err := st.send(msg)
+		ev.frame.release()
+		if err != nil {
 			return err
 		}
 	}

@@ -205,7 +205,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // partition.
 type event struct {
 	position *readPosition
-	batch    *braidv1.RecordBatch
+	frame    *recordFrame // who gets the event may release it
 	err      error
 }
 
@@ -237,19 +237,19 @@ func (f *fetcher) next(w *window) (event, bool) {
 			p.high = f.cursor.high
 			p.failed = false
 		}
-		batch, err := f.cursor.frame(w)
+		frame, err := f.cursor.frame(w)
 		p.next = f.cursor.next
 		used := f.cursor.used() || err != nil
 		p.done = p.done || f.cursor.stopped
 		if used {
 			f.index, f.cursor = f.index+1, nil
 		}
-		if batch != nil {
-			batch.AssignmentEpoch = p.epoch
+		if frame != nil {
+			frame.message.AssignmentEpoch = p.epoch
 			if err != nil {
 				p.retryAt = time.Time{} // the next fetch meets the error again, alone
 			}
-			return event{position: p, batch: batch}, true
+			return event{position: p, frame: frame}, true
 		}
 		if err != nil {
 			return event{position: p, err: err}, true

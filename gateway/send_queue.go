@@ -21,6 +21,7 @@ type sendQueue[T any] struct {
 type queued[T any] struct {
 	msg   *T
 	bytes int
+	frame *recordFrame // that the message is of, or nil
 }
 
 // queueMessagesMax is how many messages may wait, whatever their size.
@@ -30,9 +31,12 @@ func newSendQueue[T any](bytesMax int) *sendQueue[T] {
 	return &sendQueue[T]{bytesMax: bytesMax, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-func (q *sendQueue[T]) add(msg *T, bytes int) {
+func (q *sendQueue[T]) add(msg *T, bytes int) { q.addFrame(msg, bytes, nil) }
+
+// addFrame is add for a message whose frame is to be released when it was sent.
+func (q *sendQueue[T]) addFrame(msg *T, bytes int, frame *recordFrame) {
 	q.mu.Lock()
-	q.items = append(q.items, queued[T]{msg, bytes})
+	q.items = append(q.items, queued[T]{msg, bytes, frame})
 	q.bytes += bytes
 	q.mu.Unlock()
 	signal(q.wake)
@@ -61,7 +65,9 @@ func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
 		q.items = nil
 		q.mu.Unlock()
 		for _, it := range items {
-			if err := send(it.msg); err != nil {
+			err := send(it.msg)
+			it.frame.release()
+			if err != nil {
 				return err
 			}
 			q.mu.Lock()
