@@ -143,6 +143,8 @@ func (o *operations) activate(ctx context.Context, cluster federation.ClusterNam
 		return planner.WithClusterState(m, cluster, federation.ClusterActive)
 	})
 	if err == nil && done {
+		// Who reads from the beginning when this is over gets what is back.
+		o.t.awaitVisible(ctx, m.Version)
 		o.t.tellFailed(m)
 		o.t.log.Info("physical cluster is back", "cluster", cluster)
 	}
