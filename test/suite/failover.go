@@ -274,8 +274,10 @@ func (f *failingTopic) audit(t *testing.T, log []*kgo.Record) {
 		offset    int64
 	}
 	at := make(map[position]string, len(log))
+	inLog := make(map[string]bool, len(log))
 	for _, r := range log {
 		at[position{r.Partition, r.Offset}] = string(r.Value)
+		inLog[string(r.Value)] = true
 	}
 	look := func() map[string]map[position]bool {
 		saw := map[string]map[position]bool{"group": {}, "alone": {}}
@@ -283,7 +285,10 @@ func (f *failingTopic) audit(t *testing.T, log []*kgo.Record) {
 			last := make(map[int32]int64)
 			for _, r := range records {
 				p := position{r.Partition, r.Offset}
-				require.Equal(t, at[p], string(r.Value), "%s: partition %d offset %d", who, r.Partition, r.Offset)
+				// One that its producer had to send again is hidden where it was first.
+				if value, there := at[p]; there || !inLog[string(r.Value)] {
+					require.Equal(t, value, string(r.Value), "%s: partition %d offset %d", who, r.Partition, r.Offset)
+				}
 				require.False(t, saw[who][p], "%s: partition %d offset %d comes twice", who, r.Partition, r.Offset)
 				if before, ok := last[r.Partition]; ok {
 					require.Greater(t, r.Offset, before, "%s: partition %d", who, r.Partition)
