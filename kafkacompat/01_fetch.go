@@ -19,8 +19,7 @@ import (
 // is encoded by hand: the record batches go to the socket from where the router
 // has them.
 //
-// Sessions (KIP-227) are declined: each request with a new session is answered
-// with session id 0, and clients then send full requests.
+// Requests and answers of a session (KIP-227) name what has changed; see fetchSession.
 //
 // Version notes:
 // * v4: isolation level, last stable offset, aborted transactions
@@ -34,27 +33,6 @@ import (
 // * v16: node endpoints (KIP-951)
 // * v17, v18: replica fields
 
-// fetchPart is one partition of a response.
-type fetchPart struct {
-	partition int32
-	code      int16
-	query     int // index in the positions asked of the router; -1 = refused here
-	slice     *router.Slice
-}
-
-// fetchTopic is one topic of a response, in the request's order.
-type fetchTopic struct {
-	topic string
-	id    [16]byte
-	parts []fetchPart
-}
-
-// The session epochs that ask for all partitions (FetchMetadata.java).
-const (
-	sessionEpochInitial = 0
-	sessionEpochFinal   = -1
-)
-
 func (c *conn) fetch(ctx context.Context, req *request) response {
 	var kreq kmsg.FetchRequest
 	kreq.SetVersion(req.version)
@@ -64,16 +42,28 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 	if err := kreq.ReadFrom(req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}
-	if kreq.SessionEpoch != sessionEpochInitial && kreq.SessionEpoch != sessionEpochFinal {
-		return encodeFetch(req, req.refuse(kerr.FetchSessionIDNotFound), nil, nil)
+	s, full, refused := c.fetchSessionOf(ctx, req, &kreq)
+	if refused != nil {
+		return encodeFetch(req, req.refuse(refused), 0, nil, nil)
 	}
-	topics, from := c.fetchPositions(req, &kreq)
-	limit := c.fetchLimit(&kreq)
+	fetched := c.fetchParts(ctx, req, &kreq, s)
+	resp := encodeFetch(req, 0, s.id, s.answered(full), fetched)
+	for _, p := range s.parts {
+		p.slice = nil // an idle session must not hold records
+	}
+	return resp
+}
+
+// fetchParts asks the router for the partitions of a session, and gives each its part
+// of the answer. Fetched may be nil.
+func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchRequest, s *fetchSession) *router.Fetched {
+	from := s.positions(req, c.s.mapOrNil(), fromReplica(kreq))
+	if len(from) == 0 {
+		return nil
+	}
+	limit := c.fetchLimit(kreq)
 	if req.code != 0 {
 		limit.MaxWait = 0 // an error is told at once, as in ReplicaManager.fetchMessages
-	}
-	if len(from) == 0 {
-		return encodeFetch(req, 0, topics, nil)
 	}
 	fetched, err := c.session().Fetch(ctx, from, limit)
 	if err != nil {
@@ -81,17 +71,17 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 		if ctx.Err() != nil { // the gateway drains: the client finds another one
 			code = kerr.NotLeaderForPartition.Code
 		}
-		fillFetch(topics, func(p *fetchPart) { p.code = code })
-		return encodeFetch(req, 0, topics, nil)
+		s.fill(func(p *fetchPart) { p.code = code })
+		return nil
 	}
-	fillFetch(topics, func(p *fetchPart) {
+	s.fill(func(p *fetchPart) {
 		if p.query < len(fetched.Slices) {
 			p.slice = &fetched.Slices[p.query]
 			p.code = req.failFetch(p.slice.Err)
 			passHole(p.slice, from[p.query].Offset)
 		}
 	})
-	return encodeFetch(req, 0, topics, fetched)
+	return fetched
 }
 
 // passHole has a client go on behind offsets that have no records, and nothing behind
@@ -102,16 +92,6 @@ func passHole(s *router.Slice, from federation.LogicalOffset) {
 	}
 }
 
-func fillFetch(topics []fetchTopic, fill func(*fetchPart)) {
-	for i := range topics {
-		for j := range topics[i].parts {
-			if p := &topics[i].parts[j]; p.query >= 0 {
-				fill(p)
-			}
-		}
-	}
-}
-
 func (c *conn) fetchLimit(kreq *kmsg.FetchRequest) router.FetchLimit {
 	return router.FetchLimit{
 		MinBytes:      max(kreq.MinBytes, 0),
@@ -119,47 +99,6 @@ func (c *conn) fetchLimit(kreq *kmsg.FetchRequest) router.FetchLimit {
 		MaxWait:       min(max(time.Duration(kreq.MaxWaitMillis)*time.Millisecond, 0), c.s.cfg.FetchWaitMax),
 		ReadCommitted: kreq.IsolationLevel == 1,
 	}
-}
-
-// fetchPositions resolves the partitions of a request.
-func (c *conn) fetchPositions(req *request, kreq *kmsg.FetchRequest) ([]fetchTopic, []router.Position) {
-	m := c.s.mapOrNil()
-	topics := make([]fetchTopic, len(kreq.Topics))
-	n := 0
-	for i := range kreq.Topics {
-		n += len(kreq.Topics[i].Partitions)
-	}
-	from := make([]router.Position, 0, n)
-	for i := range kreq.Topics {
-		kt, t := &kreq.Topics[i], &topics[i]
-		t.topic, t.id = kt.Topic, kt.TopicID
-		found, unknown := findTopic(m, req.version >= 13, kt.Topic, kt.TopicID)
-		t.parts = make([]fetchPart, len(kt.Partitions))
-		for j := range kt.Partitions {
-			kp, p := &kt.Partitions[j], &t.parts[j]
-			p.partition, p.query = kp.Partition, -1
-			switch {
-			case kreq.ReplicaID >= 0 || kreq.ReplicaState.ID >= 0:
-				p.code = req.refuse(kerr.ClusterAuthorizationFailed) // no broker replicates from a gateway
-			case m == nil:
-				p.code = req.refuse(kerr.NotLeaderForPartition)
-			case found == nil:
-				p.code = req.refuse(unknown)
-			case kp.Partition < 0 || int(kp.Partition) >= len(found.Partitions):
-				p.code = req.refuse(kerr.UnknownTopicOrPartition)
-			default:
-				p.query = len(from)
-				from = append(from, router.Position{
-					TopicPartition:   federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(kp.Partition)},
-					Offset:           federation.LogicalOffset(kp.FetchOffset),
-					MaxBytes:         max(kp.PartitionMaxBytes, 0),
-					CurrentEpoch:     federation.LogicalEpoch(kp.CurrentLeaderEpoch),
-					LastFetchedEpoch: federation.LogicalEpoch(kp.LastFetchedEpoch),
-				})
-			}
-		}
-	}
-	return topics, from
 }
 
 // findTopic finds a topic by id or name; if there is none, it says with which
@@ -183,33 +122,27 @@ type fetchEncoder struct {
 	size    int // of records
 }
 
-// encodeFetch encodes a response; topics in the request's order. The bytes of
-// fetched are not copied: they are released after they were written.
-func encodeFetch(req *request, code int16, topics []fetchTopic, fetched *router.Fetched) response {
+// encodeFetch encodes a response; parts of one topic that follow each other share its
+// name. The bytes of fetched are not copied: they are released after they were written.
+func encodeFetch(req *request, code int16, session int32, parts []*fetchPart, fetched *router.Fetched) response {
 	v := req.version
 	flexible := v >= 12
-	e := fetchEncoder{b: make([]byte, 0, 128+96*len(topics))}
+	e := fetchEncoder{b: make([]byte, 0, 128+96*len(parts))}
 	e.b = appendResponseHead(e.b, req, flexible)
 	e.b = appendI32(e.b, 0) // throttle
-	if v >= 7 {
+	if v >= sessionVersionMin {
 		e.b = appendI16(e.b, code)
-		e.b = appendI32(e.b, 0) // session id: none
+		e.b = appendI32(e.b, session)
 	}
-	e.b = appendLength(e.b, len(topics), flexible, false)
-	for i := range topics {
-		t := &topics[i]
-		if v >= 13 {
-			e.b = append(e.b, t.id[:]...)
-		} else {
-			e.b = appendStr(e.b, t.topic, flexible)
-		}
-		e.b = appendLength(e.b, len(t.parts), flexible, false)
-		for j := range t.parts {
-			e.partition(&t.parts[j], v)
-		}
-		if flexible {
-			e.b = append(e.b, 0)
-		}
+	topics := 0
+	for rest := parts; len(rest) > 0; rest = rest[sameTopic(rest):] {
+		topics++
+	}
+	e.b = appendLength(e.b, topics, flexible, false)
+	for rest := parts; len(rest) > 0; {
+		n := sameTopic(rest)
+		e.topic(rest[:n], v)
+		rest = rest[n:]
 	}
 	if flexible {
 		e.b = append(e.b, 0)
@@ -220,6 +153,31 @@ func encodeFetch(req *request, code int16, topics []fetchTopic, fetched *router.
 		resp.release = fetched.Release
 	}
 	return resp
+}
+
+// sameTopic returns how many parts are of the same topic as the first one.
+func sameTopic(parts []*fetchPart) int {
+	n := 1
+	for n < len(parts) && parts[n].topic == parts[0].topic {
+		n++
+	}
+	return n
+}
+
+func (e *fetchEncoder) topic(parts []*fetchPart, v int16) {
+	flexible := v >= 12
+	if v >= 13 {
+		e.b = append(e.b, parts[0].topic.id[:]...)
+	} else {
+		e.b = appendStr(e.b, parts[0].topic.name, flexible)
+	}
+	e.b = appendLength(e.b, len(parts), flexible, false)
+	for _, p := range parts {
+		e.partition(p, v)
+	}
+	if flexible {
+		e.b = append(e.b, 0)
+	}
 }
 
 // noSlice stands for what could not be read.

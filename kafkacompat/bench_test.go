@@ -44,8 +44,17 @@ func (s *instant) Fetch(_ context.Context, from []router.Position, _ router.Fetc
 
 func benchServer(b *testing.B, records [][]byte) *raw {
 	b.Helper()
+	return benchServerOf(b, records, 1)
+}
+
+func benchServerOf(b *testing.B, records [][]byte, partitions int) *raw {
+	b.Helper()
 	w := federationtest.New(map[string][]string{"a": {"127.0.0.1:1"}})
-	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "p", 0)})
+	chains := make([][]*federation.Extent, partitions)
+	for i := range chains {
+		chains[i] = []*federation.Extent{federationtest.Head("a", "p", i)}
+	}
+	w.SetTopic("orders", nil, chains...)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	s, err := kafkacompat.New(kafkacompat.Config{GatewayID: "gw-0"}, kafkacompat.Deps{
@@ -112,6 +121,38 @@ func BenchmarkFetch(b *testing.B) {
 				_, err := c.c.Write(out)
 				require.NoError(b, err)
 				readFrame(b, c, buf)
+			}
+		})
+	}
+}
+
+// BenchmarkFetchMany asks for 2,000 partitions of which none has news, with and without
+// a session.
+func BenchmarkFetchMany(b *testing.B) {
+	const partitions = 2000
+	for name, epoch := range map[string]int32{"full": -1, "session": 0} {
+		b.Run(name, func(b *testing.B) {
+			c := benchServerOf(b, nil, partitions)
+			req := kmsg.NewPtrFetchRequest()
+			req.SetVersion(12)
+			req.SessionEpoch = epoch
+			t := kmsg.FetchRequestTopic{Topic: "orders"}
+			for i := range int32(partitions) {
+				t.Partitions = append(t.Partitions, kmsg.FetchRequestTopicPartition{Partition: i, CurrentLeaderEpoch: -1, PartitionMaxBytes: 1 << 20})
+			}
+			req.Topics = append(req.Topics, t)
+			buf := make([]byte, 1<<20)
+			out := kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := c.c.Write(out)
+				require.NoError(b, err)
+				readFrame(b, c, buf)
+				if epoch >= 0 {
+					epoch++
+					req.SessionID, req.SessionEpoch, req.Topics = int32(binary.BigEndian.Uint32(buf[4+1+4+2:])), epoch, nil
+					out = kmsg.NewRequestFormatter().AppendRequest(out[:0], req, 1)
+				}
 			}
 		})
 	}

@@ -54,6 +54,11 @@ type Config struct {
 	FetchWaitMax time.Duration
 	// FetchBytesMax bounds one Fetch response [fetch.max.bytes]; 55 MiB by default.
 	FetchBytesMax int32
+	// FetchSessionPartitionsMax bounds the partitions in the fetch sessions of all
+	// connections, of some 330 B each; a client whose session would go above it sends
+	// full requests [max.incremental.fetch.session.cache.slots]. 500,000 by default;
+	// negative: no sessions.
+	FetchSessionPartitionsMax int64
 	// PartitionsPerRequestMax bounds the partitions of one Produce request; 20,000 by default.
 	PartitionsPerRequestMax int
 	// RequestTimeout bounds the work for any other request but JoinGroup and SyncGroup,
@@ -100,6 +105,7 @@ func (c Config) withDefaults() Config {
 	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
 	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
 	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)
+	c.FetchSessionPartitionsMax = or(c.FetchSessionPartitionsMax, 500_000)
 	c.PartitionsPerRequestMax = or(c.PartitionsPerRequestMax, 20_000)
 	c.RequestTimeout = or(c.RequestTimeout, 30*time.Second)
 	c.DefaultPartitions = or(c.DefaultPartitions, 4)

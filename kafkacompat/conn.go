@@ -44,6 +44,8 @@ type conn struct {
 	sessionOnce sync.Once
 	sess        router.Session
 
+	fetches *fetchSession // of the goroutine that answers; nil if the client has none
+
 	cancel    context.CancelFunc // ends all work for the connection
 	stopWaits context.CancelFunc // ends long polls and waits for groups
 
@@ -104,6 +106,7 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 		c.log.Debug("connection ends", "error", err)
 	}
 	<-written
+	c.endFetchSession(ctx)
 	c.abort()
 	if c.sess != nil {
 		c.sess.Close()

@@ -98,7 +98,7 @@ func TestProduceAndFetchInEveryVersion(t *testing.T) {
 	}
 	for v := int16(4); v <= 18; v++ {
 		req := kmsg.NewPtrFetchRequest()
-		req.MaxWaitMillis, req.MinBytes, req.SessionEpoch, req.IsolationLevel = 1000, 1, 0, int8(v%2)
+		req.MaxWaitMillis, req.MinBytes, req.SessionEpoch, req.IsolationLevel = 1000, 1, -1, int8(v%2)
 		rt := kmsg.NewFetchRequestTopic()
 		rt.Topic, rt.TopicID = "orders", id
 		for p := range int32(2) {

@@ -13,25 +13,25 @@ import (
 )
 
 // randomFetch makes the parts of a response, and what kmsg makes of them.
-func randomFetch(rnd *rand.Rand, version int16) ([]fetchTopic, *kmsg.FetchResponse) {
+func randomFetch(rnd *rand.Rand, version int16) ([]*fetchPart, *kmsg.FetchResponse) {
 	want := kmsg.NewPtrFetchResponse()
 	want.Version = version
-	topics := make([]fetchTopic, rnd.IntN(4))
-	for i := range topics {
-		t := &topics[i]
-		t.topic = "topic-" + string(rune('a'+rnd.IntN(26)))
-		for j := range t.id {
-			t.id[j] = byte(rnd.Uint32())
+	var parts []*fetchPart
+	for range rnd.IntN(4) {
+		topic := fetchTopic{name: "topic-" + string(rune('a'+rnd.IntN(26)))}
+		for j := range topic.id {
+			topic.id[j] = byte(rnd.Uint32())
 		}
 		wt := kmsg.NewFetchResponseTopic()
-		wt.Topic, wt.TopicID = t.topic, t.id
-		t.parts = make([]fetchPart, rnd.IntN(4))
-		for j := range t.parts {
-			wt.Partitions = append(wt.Partitions, randomPart(rnd, &t.parts[j]))
+		wt.Topic, wt.TopicID = topic.name, topic.id
+		for range 1 + rnd.IntN(3) {
+			p := &fetchPart{fetchKey: fetchKey{topic: topic}}
+			wt.Partitions = append(wt.Partitions, randomPart(rnd, p))
+			parts = append(parts, p)
 		}
 		want.Topics = append(want.Topics, wt)
 	}
-	return topics, want
+	return parts, want
 }
 
 func randomPart(rnd *rand.Rand, p *fetchPart) kmsg.FetchResponseTopicPartition {
@@ -78,9 +78,13 @@ func FuzzFetchEncoder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		for v := int16(4); v <= 18; v++ {
-			topics, want := randomFetch(rnd, v)
+			parts, want := randomFetch(rnd, v)
 			req := &request{key: int16(kmsg.Fetch), version: v, corr: rnd.Int32()}
-			resp := encodeFetch(req, 0, topics, nil)
+			session := rnd.Int32()
+			if v >= sessionVersionMin {
+				want.SessionID = session
+			}
+			resp := encodeFetch(req, 0, session, parts, nil)
 			var got []byte
 			for _, vec := range resp.vecs {
 				require.NotEmpty(t, vec)

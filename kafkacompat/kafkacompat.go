@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -58,6 +59,8 @@ type Server struct {
 
 	draining chan struct{} // closed by Drain
 	drained  sync.Once
+
+	fetchParts atomic.Int64 // partitions in fetch sessions
 
 	// mu guards the following.
 	mu        sync.Mutex

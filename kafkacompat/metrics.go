@@ -20,6 +20,9 @@ type Metrics struct {
 	connsRefused metric.Int64Counter
 	badRequests  metric.Int64Counter
 
+	sessions         metric.Int64UpDownCounter
+	sessionsDeclined metric.Int64Counter
+
 	// options has the attributes of each kind of answer, ready made: there are as many
 	// as APIs, versions and error codes that occur together.
 	options sync.Map // of answer to answerOptions
@@ -43,9 +46,10 @@ type answerOptions struct {
 //	braid.kafka.bytes.in, .out
 //	braid.kafka.connections, .refused
 //	braid.kafka.requests.malformed
+//	braid.kafka.fetch.sessions, .declined
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	var m Metrics
-	var errs [7]error
+	var errs [9]error
 	m.requests, errs[0] = meter.Int64Counter("braid.kafka.requests",
 		metric.WithDescription("Requests of Kafka clients that were answered."))
 	m.duration, errs[1] = meter.Float64Histogram("braid.kafka.request.duration", metric.WithUnit("s"),
@@ -62,6 +66,10 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		metric.WithDescription("Connections closed at once because there were too many."))
 	m.badRequests, errs[6] = meter.Int64Counter("braid.kafka.requests.malformed",
 		metric.WithDescription("Requests that could not be read; their connections were closed."))
+	m.sessions, errs[7] = meter.Int64UpDownCounter("braid.kafka.fetch.sessions",
+		metric.WithDescription("Incremental fetch sessions of consumers."))
+	m.sessionsDeclined, errs[8] = meter.Int64Counter("braid.kafka.fetch.sessions.declined",
+		metric.WithDescription("Fetch sessions that were not begun because there were too many partitions in others."))
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("kafka facade metrics: %w", err)
@@ -124,5 +132,17 @@ func (m *Metrics) refused(ctx context.Context) {
 func (m *Metrics) malformed(ctx context.Context) {
 	if m != nil {
 		m.badRequests.Add(ctx, 1)
+	}
+}
+
+func (m *Metrics) fetchSessions(ctx context.Context, delta int64) {
+	if m != nil {
+		m.sessions.Add(ctx, delta)
+	}
+}
+
+func (m *Metrics) fetchSessionDeclined(ctx context.Context) {
+	if m != nil {
+		m.sessionsDeclined.Add(ctx, 1)
 	}
 }

@@ -77,7 +77,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.Fetch, name: "Fetch", min: 4, max: 18, flexible: 12, seen: 18, hot: true,
-		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions are declined (session id 0). Never names a preferred read replica.",
+		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica.",
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
