@@ -152,10 +152,11 @@ func (s *suite) testFetchVersions(t *testing.T) {
 func (s *suite) testFetchSessions(t *testing.T) {
 	topic := s.topic(t, 3)
 	conn := dial(t, s.w.KafkaAddresses()[0])
-	ask := func(id, epoch int32, partitions ...int32) *kmsg.FetchResponse {
+	ask := func(wait time.Duration, id, epoch int32, partitions ...int32) *kmsg.FetchResponse {
 		r := kmsg.NewPtrFetchRequest()
 		r.SetVersion(12)
 		r.MaxBytes, r.SessionID, r.SessionEpoch = 1<<20, id, epoch
+		r.MinBytes, r.MaxWaitMillis = 1, int32(wait.Milliseconds())
 		if len(partitions) > 0 {
 			rt := kmsg.NewFetchRequestTopic()
 			rt.Topic = topic
@@ -168,21 +169,19 @@ func (s *suite) testFetchSessions(t *testing.T) {
 		}
 		return conn.call(r).(*kmsg.FetchResponse)
 	}
-	full := ask(0, 0, 0, 1, 2)
+	full := ask(0, 0, 0, 0, 1, 2)
 	require.Zero(t, full.ErrorCode)
 	require.Len(t, full.Topics[0].Partitions, 3)
-	if full.SessionID == 0 {
-		return // no session is a legal answer: clients then send full fetches
-	}
-	require.Empty(t, ask(full.SessionID, 1).Topics, "nothing has changed")
+	require.NotZero(t, full.SessionID)
+	require.Empty(t, ask(0, full.SessionID, 1).Topics, "nothing has changed")
 	require.Zero(t, conn.produce(topic, 1, -1, plainBatch("v").encode()).ErrorCode)
-	changed := ask(full.SessionID, 2)
+	changed := ask(10*time.Second, full.SessionID, 2)
 	require.Len(t, changed.Topics, 1)
 	require.Len(t, changed.Topics[0].Partitions, 1)
 	require.Equal(t, int32(1), changed.Topics[0].Partitions[0].Partition)
 	require.NotEmpty(t, changed.Topics[0].Partitions[0].RecordBatches)
-	require.Equal(t, kerr.InvalidFetchSessionEpoch.Code, ask(full.SessionID, 9).ErrorCode)
-	require.Equal(t, kerr.FetchSessionIDNotFound.Code, ask(full.SessionID+12345, 1).ErrorCode)
+	require.Equal(t, kerr.InvalidFetchSessionEpoch.Code, ask(0, full.SessionID, 9).ErrorCode)
+	require.Equal(t, kerr.FetchSessionIDNotFound.Code, ask(0, full.SessionID+12345, 1).ErrorCode)
 }
 
 func (s *suite) testFetchUnknown(t *testing.T) {

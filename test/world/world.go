@@ -297,6 +297,7 @@ func (w *World) Braid(ctx context.Context, stdin string, args ...string) (stdout
 // MustBraid is Braid for a command that must succeed; it returns its output.
 func (w *World) MustBraid(t TB, stdin string, args ...string) string {
 	t.Helper()
+	Binary(t) // building it is not the command's time
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	out, errs, err := w.Braid(ctx, stdin, args...)
