@@ -15,6 +15,12 @@ import (
 // No committed offset is -1 without an error; a store that is away for a moment is
 // an error, or the client would fall back to auto.offset.reset.
 //
+// Every gateway answers, whoever coordinates the group, and the only error that passes is
+// COORDINATOR_LOAD_IN_PROGRESS: after NOT_COORDINATOR or COORDINATOR_NOT_AVAILABLE
+// librdkafka looks the coordinator up, but never asks for the offsets again
+// (rd_kafka_assignment_apply_offsets leaves the partitions in its list of the queried
+// ones), so that it reads nothing any more.
+//
 // Version notes:
 // * v2: null topics ask for all; top-level error
 // * v5: leader epoch
@@ -66,7 +72,7 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 	rg.Group = g.Group
 	m := c.s.mapOrNil()
 	if m == nil {
-		rg.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
+		rg.ErrorCode = req.refuse(kerr.CoordinatorLoadInProgress)
 		return rg
 	}
 	if g.Topics == nil {

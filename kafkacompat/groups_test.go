@@ -326,3 +326,28 @@ func TestGroupsOfAnotherGateway(t *testing.T) {
 	require.Equal(t, kerr.NotCoordinator.Code, exchange[*kmsg.HeartbeatResponse](dial(t, other), beat, 4).ErrorCode)
 	require.Equal(t, kerr.UnknownMemberID.Code, exchange[*kmsg.HeartbeatResponse](w.dial(), beat, 4).ErrorCode)
 }
+
+// TestOffsetsAtAnyGateway: librdkafka does not ask again where it was told that
+// somebody else coordinates the group.
+func TestOffsetsAtAnyGateway(t *testing.T) {
+	w := newWorld(t)
+	other := w.addGateway("gw-1", 2, "")
+	w.create("orders", 2, nil)
+	id := w.Current().Topics["orders"].ID
+	group := "g"
+	for i := 0; w.Current().GroupGateway(group).ID != "gw-0"; i++ {
+		group = fmt.Sprint("g", i)
+	}
+	commit := kmsg.NewPtrOffsetCommitRequest()
+	commit.Group, commit.Generation = group, -1
+	commit.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Partition: 0, Offset: 7, LeaderEpoch: -1}}}}
+	require.Equal(t, kerr.NotCoordinator.Code, exchange[*kmsg.OffsetCommitResponse](dial(t, other), commit, 8).Topics[0].Partitions[0].ErrorCode)
+	require.Zero(t, exchange[*kmsg.OffsetCommitResponse](w.dial(), commit, 8).Topics[0].Partitions[0].ErrorCode)
+	for v := int16(1); v <= 10; v++ {
+		got := fetchOffsets(dial(t, other), v, group, id)
+		require.Len(t, got, 2, "v%d", v)
+		require.Zero(t, got[0].ErrorCode, "v%d", v)
+		require.EqualValues(t, 7, got[0].Offset, "v%d", v)
+		require.EqualValues(t, -1, got[1].Offset, "v%d", v)
+	}
+}

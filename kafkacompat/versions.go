@@ -97,7 +97,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.OffsetFetch, name: "OffsetFetch", min: 1, max: 10, flexible: 6, seen: 10, handle: on(handleOffsetFetch),
-		note: "While the offset store is away the answer is COORDINATOR_LOAD_IN_PROGRESS, never \"no offset\".",
+		note: "Answered by every gateway, whoever coordinates the group, so never NOT_COORDINATOR: librdkafka does not ask again after it. While the offset store is away the answer is COORDINATOR_LOAD_IN_PROGRESS, never \"no offset\".",
 	},
 	{
 		key: kmsg.FindCoordinator, name: "FindCoordinator", min: 0, max: 6, flexible: 3, seen: 6, handle: on(handleFindCoordinator),

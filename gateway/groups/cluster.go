@@ -23,7 +23,8 @@ type ClusterConfig struct {
 }
 
 // A Cluster is the Coordinator of all groups, wherever they are coordinated: it asks
-// the engine of this gateway or relays to the one that the map names. The classic
+// the engine of this gateway or relays to the one that the map names. Committed offsets
+// it reads here. The classic
 // protocol's methods serve the groups of this gateway only: a Kafka client is told
 // where to go.
 type Cluster struct {
@@ -51,7 +52,6 @@ func NewCluster(cfg ClusterConfig) *Cluster {
 type relayed interface {
 	Subscribe(ctx context.Context, r SubscribeRequest) (Membership, error)
 	Commit(ctx context.Context, r CommitRequest) ([]error, error)
-	Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error)
 	DeleteOffsets(ctx context.Context, group string, tps []federation.TopicPartition) ([]error, error)
 	Describe(ctx context.Context, group string) (Description, error)
 	Delete(ctx context.Context, group string) error
@@ -136,13 +136,16 @@ func (c *Cluster) Commit(ctx context.Context, r CommitRequest) (errs []error, er
 	return errs, err
 }
 
-// Committed reads stored offsets at the coordinator.
-func (c *Cluster) Committed(ctx context.Context, group string, tps []federation.TopicPartition) (offsets []CommittedOffset, err error) {
-	err = c.retry(ctx, group, func(ctx context.Context, at relayed) error {
-		offsets, err = at.Committed(ctx, group, tps)
-		return err
-	})
-	return offsets, err
+// Committed reads stored offsets. They need no coordinator, only the store.
+func (c *Cluster) Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error) {
+	find, cancel := context.WithTimeout(ctx, c.cfg.FindTimeout)
+	defer cancel()
+	for pause := c.backoff(); ; {
+		offsets, err := c.Engine.Committed(ctx, group, tps)
+		if final(err) || !pause.wait(find) {
+			return offsets, err
+		}
+	}
 }
 
 // DeleteOffsets deletes offsets at the coordinator.

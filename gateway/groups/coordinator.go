@@ -48,11 +48,14 @@ func (e *Engine) Commit(ctx context.Context, r CommitRequest) ([]error, error) {
 	return errs, err
 }
 
-// Committed reads stored offsets. It does not wait for the group: what a commit was
-// acknowledged for is in the store.
+// Committed reads stored offsets, on any gateway: what a commit was acknowledged for is
+// in the store, and nothing of an earlier generation or coordinator gets into it once a
+// member was told of a later one. It never refuses for want of ownership: librdkafka does
+// not ask again after NOT_COORDINATOR, and its partitions would stand still for good
+// (https://github.com/confluentinc/librdkafka/issues/5586).
 func (e *Engine) Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error) {
-	if err := e.serves(group); err != nil {
-		return nil, err
+	if group == "" {
+		return nil, errNoGroupID
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.StoreTimeout)
 	defer cancel()
@@ -103,18 +106,7 @@ func committedOffset(tp federation.TopicPartition, o redisstore.GroupOffset) Com
 	return CommittedOffset{TopicPartition: tp, Offset: o.Offset, Epoch: o.Epoch, Metadata: o.Metadata, CommittedMs: o.CommittedMs}
 }
 
-func (e *Engine) serves(group string) error {
-	if group == "" {
-		return federation.Errorf(federation.InvalidGroupID, "the group id is empty")
-	}
-	e.mu.Lock()
-	closed := e.closed
-	e.mu.Unlock()
-	if closed || !e.owns(e.cfg.Maps.Current(), group) {
-		return errMoved
-	}
-	return nil
-}
+var errNoGroupID = federation.Errorf(federation.InvalidGroupID, "the group id is empty")
 
 func errGroupNotFound(group string) error {
 	return federation.Errorf(federation.GroupNotFound, "group %q does not exist", group)

@@ -181,7 +181,7 @@ func (e *Engine) forget(o *owner) {
 // error, if nothing of the group is stored and create is not set.
 func (e *Engine) owner(ctx context.Context, group string, create bool) (*owner, error) {
 	if group == "" {
-		return nil, federation.Errorf(federation.InvalidGroupID, "the group id is empty")
+		return nil, errNoGroupID
 	}
 	for {
 		en, load, err := e.entry(group)

@@ -38,7 +38,7 @@ type Coordinator interface {
 	// is created again does not inherit them.
 	Commit(ctx context.Context, r CommitRequest) ([]error, error)
 	// Committed returns the offsets of the given partitions in their order (Offset -1 =
-	// none), or all of the group's if tps is nil.
+	// none), or all of the group's if tps is nil. Any gateway does, whoever coordinates.
 	Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error)
 	DeleteOffsets(ctx context.Context, group string, tps []federation.TopicPartition) ([]error, error)
 

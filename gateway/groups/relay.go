@@ -180,7 +180,6 @@ func serveRequests(ctx context.Context, m Membership, recv func() ([]byte, error
 // The methods of calls.
 const (
 	methodCommit        = "commit"
-	methodCommitted     = "committed"
 	methodDeleteOffsets = "delete_offsets"
 	methodDescribe      = "describe"
 	methodDelete        = "delete"
@@ -197,7 +196,6 @@ type callRequest struct {
 type callResponse struct {
 	Errors      []*relayError     `json:"errors,omitempty"`
 	Error       *relayError       `json:"error,omitempty"`
-	Offsets     []CommittedOffset `json:"offsets,omitempty"`
 	Description *Description      `json:"description,omitempty"`
 	Listings    []Listing         `json:"listings,omitempty"`
 }
@@ -218,8 +216,6 @@ func ServeCall(ctx context.Context, c Coordinator, group, method string, message
 			return nil, federation.Errorf(federation.InvalidArgument, "relay: a commit without offsets")
 		}
 		errs, err = c.Commit(ctx, *r.Commit)
-	case methodCommitted:
-		res.Offsets, err = c.Committed(ctx, group, r.Partitions)
 	case methodDeleteOffsets:
 		errs, err = c.DeleteOffsets(ctx, group, r.Partitions)
 	case methodDescribe:

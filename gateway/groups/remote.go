@@ -61,12 +61,6 @@ func (r *Remote) Commit(ctx context.Context, req CommitRequest) ([]error, error)
 	return fromRelayAll(res.Errors), err
 }
 
-// Committed is Coordinator.Committed.
-func (r *Remote) Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error) {
-	res, err := r.call(ctx, group, methodCommitted, callRequest{Partitions: tps})
-	return res.Offsets, err
-}
-
 // DeleteOffsets is Coordinator.DeleteOffsets.
 func (r *Remote) DeleteOffsets(ctx context.Context, group string, tps []federation.TopicPartition) ([]error, error) {
 	res, err := r.call(ctx, group, methodDeleteOffsets, callRequest{Partitions: tps})
