@@ -260,10 +260,12 @@ func (g *group) joinKnown(to any, r *JoinRequest, m *member) {
 	switch {
 	case g.state == statePreparing:
 	case g.state == stateCompleting && !m.matches(r.Protocols):
-	case g.state == stateStable && (g.leader == m.id || !m.matches(r.Protocols)):
+	case g.state == stateStable && !m.matches(r.Protocols):
+	case g.state == stateStable && g.leader == m.id && !g.lostCoordinator(m):
 		// The leader joins again when the topics changed.
 	case g.state == stateCompleting, g.state == stateStable:
-		// It did not get the answer to its last JoinGroup.
+		// It did not get the answer to its last JoinGroup, or lost its coordinator.
+		m.reelected, m.unheard = g.state == stateStable && g.leader == m.id, false
 		g.rest(m)
 		g.reply(to, g.joinResponse(m), nil)
 		return
@@ -281,6 +283,29 @@ func (g *group) joinKnown(to any, r *JoinRequest, m *member) {
 		return
 	}
 	g.prepare()
+}
+
+// lostCoordinator reports whether a leader joins again only because the connection to
+// the former coordinator broke. sarama does, where others go on heartbeating. In Kafka
+// that is a rebalance of all; here it leads on, and its SyncGroup shows whether it would
+// assign other partitions (unlike Kafka Streams, which has more to say).
+func (g *group) lostCoordinator(m *member) bool {
+	return m.unheard && g.protocolType == consumerProtocol && g.protocol != streamsProtocol
+}
+
+// assignsAnew reports whether a leader gives out other partitions than are given out:
+// it has seen that topics changed.
+func (g *group) assignsAnew(assignments []MemberAssignment) bool {
+	given, proposed := map[federation.TopicPartition]bool{}, map[federation.TopicPartition]bool{}
+	for _, m := range g.members {
+		maps.Copy(given, m.target)
+	}
+	for _, a := range assignments {
+		for _, tp := range decodeAssignment(a.Assignment) {
+			proposed[tp] = true
+		}
+	}
+	return !maps.Equal(given, proposed)
 }
 
 func (g *group) update(m *member, r *JoinRequest) {
@@ -455,7 +480,7 @@ func (g *group) completeJoin() {
 		if m.awaitsJoin != nil {
 			g.answerJoin(m, g.joinResponse(m), nil)
 			g.rest(m)
-			m.isNew = false
+			m.isNew, m.unheard, m.reelected = false, false, false
 		}
 		g.touched(m)
 	}
@@ -527,8 +552,14 @@ func (g *group) onSync(to any, r *SyncRequest) {
 		return
 	}
 	delete(g.unsync, m.id)
+	m.unheard = false
 	if g.state == stateStable {
 		g.rest(m)
+		if m.reelected && g.leader == m.id && g.assignsAnew(r.Assignments) {
+			g.reply(to, SyncResponse{}, errRebalancing(g.id))
+			g.prepare()
+			return
+		}
 		g.reply(to, g.syncResponse(m), nil)
 		return
 	}
@@ -581,6 +612,7 @@ func (g *group) onHeartbeat(r *HeartbeatRequest) error {
 		return errGeneration(g.id, int64(r.Generation), int64(g.generation))
 	}
 	g.rest(m)
+	m.unheard = false
 	if g.state == statePreparing {
 		return errRebalancing(g.id)
 	}

@@ -118,6 +118,8 @@ type member struct {
 	protocols   []Protocol
 	assignment  []byte
 	isNew       bool // never got an answer to JoinGroup
+	unheard     bool // sent no JoinGroup, SyncGroup or Heartbeat since the group was loaded
+	reelected   bool // was told that it leads the generation that there is already
 	awaitsJoin  any  // the parked JoinGroup
 	awaitsSync  any  // the parked SyncGroup
 	decodedName string

@@ -194,10 +194,10 @@ type callRequest struct {
 }
 
 type callResponse struct {
-	Errors      []*relayError     `json:"errors,omitempty"`
-	Error       *relayError       `json:"error,omitempty"`
-	Description *Description      `json:"description,omitempty"`
-	Listings    []Listing         `json:"listings,omitempty"`
+	Errors      []*relayError `json:"errors,omitempty"`
+	Error       *relayError   `json:"error,omitempty"`
+	Description *Description  `json:"description,omitempty"`
+	Listings    []Listing     `json:"listings,omitempty"`
 }
 
 // ServeCall answers a call of another gateway. Errors of the coordinator are inside

@@ -229,7 +229,7 @@ func (g *group) loadMember(id string, b []byte) error {
 		session: time.Duration(s.SessionMs) * time.Millisecond, rebalance: time.Duration(s.RebalanceMs) * time.Millisecond,
 		assignment: s.Assignment, names: s.Topics, regex: s.Regex,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
-		target: map[federation.TopicPartition]bool{},
+		target: map[federation.TopicPartition]bool{}, unheard: !s.Connect,
 	}
 	var err error
 	if m.matcher, err = compileRegex(s.Regex); err != nil {

@@ -5,11 +5,15 @@ package sdk_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/test/sdk"
 	"github.com/braidmq/braid/test/world"
@@ -91,6 +95,43 @@ func testMixedGroup(t *testing.T) {
 	requireOnce(t, want, all())
 	member.leave()
 	requireCommitted(t, group, topic, int64(len(want)))
+}
+
+// testOffsetsAfterMove has the coordinator move between a librdkafka consumer's
+// SyncGroup and its OffsetFetch. It asks the former coordinator, and only once: told
+// NOT_COORDINATOR, it would read nothing any more.
+func testOffsetsAfterMove(t *testing.T) {
+	topic := newTopic(t)
+	stays, moves := shared.Gateways[0], shared.Gateways[1]
+	client, err := kgo.NewClient(kgo.SeedBrokers(stays.Kafka), kgo.DefaultProduceTopic(topic))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	coordinates := func(group string) string {
+		req := kmsg.NewPtrFindCoordinatorRequest()
+		req.CoordinatorKey, req.CoordinatorKeys = group, []string{group}
+		resp, err := client.SeedBrokers()[0].Request(t.Context(), req)
+		require.NoError(t, err)
+		c := resp.(*kmsg.FindCoordinatorResponse).Coordinators[0]
+		return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	}
+	group := "moved"
+	for i := 0; coordinates(group) != moves.Kafka; i++ {
+		group = fmt.Sprint("moved-", i)
+	}
+	moves.Kill()
+	require.Eventually(t, func() bool { return coordinates(group) == stays.Kafka }, 30*time.Second, 20*time.Millisecond)
+	batch := records("moved", 0, 60, 7)
+	require.NoError(t, client.ProduceSync(t.Context(), batch...).FirstErr())
+
+	program, env := sdk.Python(t, "confluent_client.py", "hesitate", bootstrap(), topic, group, "heartbeat.interval.ms=40000") // no heartbeat tells it meanwhile
+	consumer := sdk.Start(t, "confluent-kafka member", env, program...)
+	sdk.Until(t, "its assignment", func() bool { return len(consumer.Assigned()) == partitions }, consumer)
+	require.NoError(t, moves.Start())
+	require.Eventually(t, func() bool { return coordinates(group) == moves.Kafka }, 30*time.Second, 20*time.Millisecond)
+	consumer.Say("go")
+	sdk.Until(t, "all records", func() bool { return len(consumer.Records("record")) >= len(batch) }, consumer)
+	consumer.Stop()
+	requireCommitted(t, group, topic, int64(len(batch)))
 }
 
 // coordinatorOf is the gateway that coordinates a group.

@@ -254,6 +254,14 @@ func (c *Client) FinishWithin(bound time.Duration) {
 	}
 }
 
+// Say writes a line to the program's input.
+func (c *Client) Say(line string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.stdin, line+"\n"); err != nil {
+		c.t.Fatalf("%s: %v", c.Name, err)
+	}
+}
+
 // End closes the program's input, which asks it to end; Finish waits for that.
 func (c *Client) End() { _ = c.stdin.Close() }
 

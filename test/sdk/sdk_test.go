@@ -41,6 +41,7 @@ func TestSDKs(t *testing.T) {
 		{"grpcio", testGrpcio},
 		{"buf curl", testBufCurl},
 		{"mixed group", testMixedGroup},
+		{"coordinator moves before the offsets are fetched", testOffsetsAfterMove},
 		{"readme", testReadme},
 	} {
 		t.Run(s.name, s.run)

@@ -4,6 +4,7 @@ What happens is printed, one event in a line, fields separated by tabs.
 
   produce BOOTSTRAP TOPIC COUNT KEYS [SETTING=VALUE ...]
   consume BOOTSTRAP TOPIC GROUP [SETTING=VALUE ...]     ends with its input
+  hesitate BOOTSTRAP TOPIC GROUP [SETTING=VALUE ...]    the same, but takes its assignment only after a line of input
   admin BOOTSTRAP TOPIC
   transaction BOOTSTRAP TOPIC
 """
@@ -41,10 +42,13 @@ def produce(bootstrap, topic, count, keys, *more):
         sys.exit(f"{left} records are left, failures: {failures}")
 
 
-def consume(bootstrap, topic, group, *more):
-    stop = threading.Event()
+def consume(bootstrap, topic, group, *more, hesitates=False):
+    stop, go = threading.Event(), threading.Event()
 
     def watch_input():
+        if hesitates:
+            sys.stdin.readline()
+        go.set()
         sys.stdin.read()
         stop.set()
 
@@ -54,9 +58,14 @@ def consume(bootstrap, topic, group, *more):
     def numbers(partitions):
         return ",".join(str(n) for n in sorted(p.partition for p in partitions))
 
+    def assigned(_, come):
+        say("assigned", numbers(come))
+        if hesitates:
+            go.wait()  # librdkafka asks for the committed offsets when this returns
+
     consumer.subscribe(
         [topic],
-        on_assign=lambda _, come: say("assigned", numbers(come)),
+        on_assign=assigned,
         on_revoke=lambda _, gone: say("revoked", numbers(gone)),
     )
     while not stop.is_set():
@@ -67,6 +76,10 @@ def consume(bootstrap, topic, group, *more):
             raise KafkaException(message.error())
         say("record", message.partition(), message.offset(), message.key().decode(), message.value().decode())
     consumer.close()
+
+
+def hesitate(*args):
+    consume(*args, hesitates=True)
 
 
 def admin(bootstrap, topic):
@@ -105,5 +118,5 @@ def transaction(bootstrap, topic):
 
 
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume, "admin": admin, "transaction": transaction}[sys.argv[1]](*sys.argv[2:])
+    {"produce": produce, "consume": consume, "hesitate": hesitate, "admin": admin, "transaction": transaction}[sys.argv[1]](*sys.argv[2:])
     say("done")
