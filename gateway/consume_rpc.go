@@ -210,7 +210,7 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 		return stopRule{}, err
 	}
 	m := st.g.deps.Maps.Current()
-	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
+	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
 	if r.ClientID == "" {
 		r.ClientID = "connect" // member ids begin with it
 	}

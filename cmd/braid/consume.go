@@ -238,13 +238,14 @@ func partitionError(f *braidv1.PartitionFailure) error {
 
 // asMember prints as a member of a group.
 func (c *consuming) asMember(ctx context.Context, a *api) error {
+	id := ""
 	for {
-		m := &member{c: c, epochs: make(map[int32]int64), next: make(map[int32]int64)}
+		m := &member{c: c, id: id, epochs: make(map[int32]int64), next: make(map[int32]int64)}
 		done, err := m.run(ctx, a)
 		if done || err != nil && !c.again(ctx, err) {
 			return a.explain(ctx, err)
 		}
-		a = a.elsewhere(m.endpoints)
+		a, id = a.elsewhere(m.endpoints), m.id
 	}
 }
 
@@ -254,6 +255,7 @@ type consumeStream = connect.BidiStreamForClientSimple[braidv1.ConsumeRequest, b
 // sending is behind a lock.
 type member struct {
 	c         *consuming
+	id        string // of the member; of the one on the stream before until it is told
 	stream    *consumeStream
 	endpoints []string
 	leaving   atomic.Bool // what comes is not printed any more
@@ -289,7 +291,7 @@ func (m *member) run(interrupt context.Context, a *api) (done bool, err error) {
 	}
 	subscribe := &braidv1.Subscribe{
 		LogicalCluster: *m.c.logical, Group: m.c.group, Topics: []string{m.c.topic}, Fallback: m.c.from, Stop: m.c.stop(),
-		Credit: m.credit(), ClientId: "braid-cli",
+		Credit: m.credit(), ClientId: "braid-cli", FormerMemberId: m.id,
 	}
 	if err := m.send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: subscribe}}); err != nil {
 		return false, err
@@ -363,6 +365,8 @@ func (m *member) receive() (done bool, err error) {
 		}
 		m.c.heard = time.Now()
 		switch f := msg.GetFrame().(type) {
+		case *braidv1.ConsumeResponse_Subscribed:
+			m.id = f.Subscribed.GetMemberId()
 		case *braidv1.ConsumeResponse_Assignment:
 			err = m.assignment(f.Assignment)
 		case *braidv1.ConsumeResponse_Records:

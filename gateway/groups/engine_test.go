@@ -2,6 +2,7 @@ package groups
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -181,6 +182,40 @@ func TestTakeoverWithoutRebalance(t *testing.T) {
 				errs, err = next.engine.Commit(w.t.Context(), CommitRequest{Group: "g", MemberID: c1.id, Generation: generation, Offsets: []CommitOffset{{TopicPartition: tp("t", 0), Offset: 3}}})
 				require.NoError(w.t, err)
 				require.NoError(w.t, errs[0])
+			})
+		})
+	}
+}
+
+// The gateway of a dynamic reader dies, its coordinator or another one. Its client is back
+// at once, and says who it was: it need not wait for its own former session.
+func TestReaderOfADeadGatewayGoesOn(t *testing.T) {
+	for name, gateway := range map[string]federation.GatewayID{"the coordinator": "a", "another": "b"} {
+		t.Run(name, func(t *testing.T) {
+			onWorlds(t, func(w *world) {
+				w.gateway("a")
+				w.gateway("b")
+				next := w.gateway("c")
+				w.serve("a")
+				long := func(_ *reader, r *SubscribeRequest) { r.SessionTimeout = time.Minute }
+				old := w.reader("old", w.cluster(w.gateways[gateway]), long)
+				w.reader("other", w.cluster(next), long)
+				w.shared(3, 3)
+				had := slices.Clone(old.owned)
+				old.stop()
+				<-old.ended
+				w.gateways[gateway].crash()
+				if gateway == "a" {
+					w.serve("c")
+				}
+				begin := time.Now()
+				again := w.reader("again", w.cluster(next), long, func(_ *reader, r *SubscribeRequest) { r.FormerID = old.m.MemberID() })
+				w.shared(3, 3)
+				require.Less(w.t, time.Since(begin), 10*time.Second)
+				require.Equal(w.t, had, again.owned)
+				require.NotEqual(w.t, old.m.MemberID(), again.m.MemberID())
+				errs, err := w.coordinator("g").Commit(w.t.Context(), CommitRequest{Group: "g", MemberID: old.m.MemberID(), Generation: 1, Offsets: []CommitOffset{{TopicPartition: had[0], Offset: 5}}})
+				require.Equal(w.t, federation.UnknownMember, federation.KindOf(err), "the former one is fenced: %v", errs)
 			})
 		})
 	}

@@ -126,6 +126,7 @@ type member struct {
 	decoded     *subscription // of decodedName; nil = not decoded yet
 
 	// Connect members.
+	former   string // the member id that its client had before
 	names    []federation.TopicName
 	regex    string
 	matcher  matcher

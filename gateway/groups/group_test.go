@@ -25,7 +25,7 @@ import (
 //	sync id= gen= [assign=member:t-0,t-1;member2:...]
 //	heartbeat id= gen=      (gen=now is the present generation)
 //	leave id=... [instance=]
-//	subscribe [client=] [topics=] [regex=] [id= epoch= owned=] [instance=]
+//	subscribe [client=] [topics=] [regex=] [id= epoch= owned=] [instance=] [former=]
 //	revoked id= t-0 t-1     detach stream=
 //	commit [id=] [gen=] [member] t-0=5
 //	deleteoffsets t-0       delete      describe
@@ -129,7 +129,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) {
 	case "subscribe":
 		s.streams++
 		s.step(evSubscribe{to: to, handle: fmt.Sprintf("stream%d", s.streams), r: SubscribeRequest{
-			ClientID: arg("client", "c"), InstanceID: arg("instance", ""), Topics: names(arg("topics", "")), TopicRegex: arg("regex", ""),
+			ClientID: arg("client", "c"), InstanceID: arg("instance", ""), FormerID: arg("former", ""), Topics: names(arg("topics", "")), TopicRegex: arg("regex", ""),
 			MemberID: arg("id", ""), MemberEpoch: int64(number(t, arg("epoch", "0"))), Owned: partitions(arg("owned", "")),
 			SessionTimeout: 10 * time.Second, RebalanceTimeout: 20 * time.Second,
 		}})

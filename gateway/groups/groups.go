@@ -198,6 +198,7 @@ type DescribedMember struct {
 type SubscribeRequest struct {
 	Group            string
 	InstanceID       string
+	FormerID         string // the member that the client was on a stream that broke; empty = none
 	ClientID         string
 	ClientHost       string
 	Topics           []federation.TopicName

@@ -43,6 +43,7 @@ type storedMember struct {
 	Seq         int64                                                  `json:"seq"`
 	Protocols   []storedProtocol                                       `json:"protocols,omitempty"`
 	Assignment  []byte                                                 `json:"assignment,omitempty"`
+	Former      string                                                 `json:"former,omitempty"`
 	Topics      []federation.TopicName                                 `json:"topics,omitempty"`
 	Regex       string                                                 `json:"regex,omitempty"`
 	Target      map[federation.TopicName][]federation.LogicalPartition `json:"target,omitempty"`
@@ -126,7 +127,7 @@ func (m *member) stored() storedMember {
 	s := storedMember{
 		Instance: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Connect: m.connect,
 		SessionMs: m.session.Milliseconds(), RebalanceMs: m.rebalance.Milliseconds(), Seq: m.seq,
-		Assignment: m.assignment, Topics: m.names, Regex: m.regex,
+		Assignment: m.assignment, Former: m.former, Topics: m.names, Regex: m.regex,
 	}
 	for _, p := range m.protocols {
 		s.Protocols = append(s.Protocols, storedProtocol(p))
@@ -227,7 +228,7 @@ func (g *group) loadMember(id string, b []byte) error {
 	m := &member{
 		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, connect: s.Connect, seq: s.Seq,
 		session: time.Duration(s.SessionMs) * time.Millisecond, rebalance: time.Duration(s.RebalanceMs) * time.Millisecond,
-		assignment: s.Assignment, names: s.Topics, regex: s.Regex,
+		assignment: s.Assignment, former: s.Former, names: s.Topics, regex: s.Regex,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
 		target: map[federation.TopicPartition]bool{}, unheard: !s.Connect,
 	}

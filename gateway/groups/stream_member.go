@@ -49,8 +49,13 @@ func (g *group) onSubscribe(ev *evSubscribe) {
 		g.resume(ev, match)
 		return
 	}
-	if old := g.members[g.static[r.InstanceID]]; r.InstanceID != "" && old != nil {
-		g.replaceStream(ev, match, old)
+	prefix := r.ClientID
+	if r.InstanceID != "" {
+		prefix = r.InstanceID
+	}
+	id := prefix + "-" + g.cfg.NewID()
+	if old := g.former(r); old != nil {
+		g.replaceStream(ev, match, old, id)
 		return
 	}
 	if len(g.members) >= g.cfg.MembersMax {
@@ -60,12 +65,8 @@ func (g *group) onSubscribe(ev *evSubscribe) {
 	if len(g.members) == 0 {
 		g.protocolType = consumerProtocol
 	}
-	prefix := r.ClientID
-	if r.InstanceID != "" {
-		prefix = r.InstanceID
-	}
 	m := &member{
-		id: prefix + "-" + g.cfg.NewID(), instance: r.InstanceID, connect: true, handle: ev.handle,
+		id: id, instance: r.InstanceID, former: r.FormerID, connect: true, handle: ev.handle,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
 	}
 	g.add(m)
@@ -180,24 +181,48 @@ func (g *group) resume(ev *evSubscribe, match matcher) {
 	}
 }
 
-// replaceStream is a static member that came back: it keeps its partitions, under
-// a new member id.
-func (g *group) replaceStream(ev *evSubscribe, match matcher, old *member) {
-	if !old.connect {
+// former returns the member that a client was before: a static one by its instance, any
+// other one by the id that it was told. Otherwise the member of a gateway that died would
+// keep its partitions for its session, and the client, which is back at once, would wait.
+// The client may also ask again because it was not told what it became (former).
+func (g *group) former(r *SubscribeRequest) *member {
+	if r.InstanceID != "" {
+		return g.members[g.static[r.InstanceID]]
+	}
+	if r.FormerID == "" {
+		return nil
+	}
+	for _, m := range g.members {
+		if m.connect && m.instance == "" && (m.id == r.FormerID || m.former == r.FormerID) {
+			return m
+		}
+	}
+	return nil
+}
+
+// replaceStream is a member that came back: it keeps its partitions, under a new
+// member id.
+func (g *group) replaceStream(ev *evSubscribe, match matcher, old *member, id string) {
+	fenced := federation.Errorf(federation.FencedInstance, "group %q: instance %q joined again; this one is fenced", g.id, old.instance)
+	switch {
+	case !old.connect:
 		g.reply(ev.to, nil, federation.Errorf(federation.UnreleasedInstance,
 			"group %q: instance %q is a Kafka member; it must leave first", g.id, old.instance))
 		return
+	case old.instance == "":
+		fenced = federation.Errorf(federation.UnknownMember, "group %q: member %q went on in another stream", g.id, old.id)
 	}
 	if old.handle != nil {
-		g.fx.closed = append(g.fx.closed, closedHandle{old.handle, federation.Errorf(federation.FencedInstance,
-			"group %q: instance %q joined again; this one is fenced", g.id, old.instance)})
+		g.fx.closed = append(g.fx.closed, closedHandle{old.handle, fenced})
 	}
 	m := *old
-	m.id, m.handle = old.instance+"-"+g.cfg.NewID(), ev.handle
+	m.id, m.handle, m.former = id, ev.handle, ev.r.FormerID
 	delete(g.members, old.id)
 	g.gone = append(g.gone, old.id)
 	g.members[m.id] = &m
-	g.static[m.instance] = m.id
+	if m.instance != "" {
+		g.static[m.instance] = m.id
+	}
 	changed := !slices.Equal(m.names, ev.r.Topics) || m.regex != ev.r.TopicRegex
 	g.describeStream(&m, &ev.r, match)
 	g.rest(&m)

@@ -360,8 +360,8 @@ func (l *ledger) caughtUp() bool {
 }
 
 // unsettled names the clients that have not gone on since a time: producers with a
-// record that was sent after it, members with one they read. The dynamic member by
-// Connect is not waited for: it sits out its former session when a gateway dies.
+// record that was sent after it, members with one they read; and groups that do not read
+// all partitions.
 func (l *ledger) unsettled(since time.Time, partitions int) (names []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -377,7 +377,7 @@ func (l *ledger) unsettled(since time.Time, partitions int) (names []string) {
 		for _, a := range g.members {
 			n += len(a.assigned)
 		}
-		if n != partitions && name != groupConnect {
+		if n != partitions {
 			names = append(names, "group "+name)
 		}
 	}

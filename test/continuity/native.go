@@ -273,10 +273,11 @@ func (p *pipeline) receive(next func() (*braidv1.ProduceResponse, error)) {
 }
 
 // connectMember is a member by a Consume stream. It goes to the next gateway when
-// the stream's one drains, and when the stream breaks.
+// the stream's one drains, and when the stream breaks; it says then who it was.
 func (s *soak) connectMember(ctx context.Context, a *account) {
+	id := ""
 	for gateway := 1; ctx.Err() == nil; gateway++ {
-		m := &membership{s: s, a: a, held: make(map[int32]bool)}
+		m := &membership{s: s, a: a, id: id, held: make(map[int32]bool)}
 		err := m.run(ctx, braidv1connect.NewConsumerServiceClient(s.w.Client, s.urls[gateway%len(s.urls)]))
 		if err != nil && ctx.Err() == nil {
 			s.ledger.note(a, "stream ended: "+err.Error())
@@ -284,6 +285,7 @@ func (s *soak) connectMember(ctx context.Context, a *account) {
 				s.ledger.fail(a, err.Error())
 			}
 		}
+		id = m.id
 		s.ledger.revoke(a, slices.Collect(maps.Keys(m.held)))
 		wait(ctx, time.Second/perSecond)
 	}
@@ -293,6 +295,7 @@ func (s *soak) connectMember(ctx context.Context, a *account) {
 type membership struct {
 	s    *soak
 	a    *account
+	id   string // of the member; of an earlier one until it is told
 	held map[int32]bool
 
 	mu   sync.Mutex // guards send: sends come from two goroutines
@@ -322,7 +325,7 @@ func (m *membership) run(ctx context.Context, client braidv1connect.ConsumerServ
 		instance = m.a.Name
 	}
 	m.say(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: &braidv1.Subscribe{
-		Group: m.a.Group, Topics: []string{topic}, Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}}, ClientId: m.a.Name, InstanceId: instance,
+		Group: m.a.Group, Topics: []string{topic}, Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}}, ClientId: m.a.Name, InstanceId: instance, FormerMemberId: m.id,
 	}}})
 	leave := sync.OnceFunc(func() {
 		if instance == "" || ctx.Err() != nil { // a static member only goes to another gateway
@@ -345,6 +348,8 @@ func (m *membership) run(ctx context.Context, client braidv1connect.ConsumerServ
 			return err
 		}
 		switch f := response.GetFrame().(type) {
+		case *braidv1.ConsumeResponse_Subscribed:
+			m.id = f.Subscribed.GetMemberId()
 		case *braidv1.ConsumeResponse_Assignment:
 			m.assigned(f.Assignment)
 		case *braidv1.ConsumeResponse_Records:

@@ -161,11 +161,10 @@ func (s *soak) violations() (all []string) {
 }
 
 // mayRebalance says where an assignment at a planned operation is no surprise: a member
-// by Connect opens its stream elsewhere when its gateway drains. The static one is given
-// the same partitions again, and the member beside it notices nothing. The dynamic one is
-// rebalanced once more when its session at a gateway that died has run out.
+// by Connect opens its stream elsewhere when its gateway drains. It is given the same
+// partitions again, and the member beside it notices nothing.
 func mayRebalance(kind, client string) bool {
-	return client == "connect-member" || kind == "gateway drain" && client == "connect-static"
+	return kind == "gateway drain" && (client == "connect-member" || client == "connect-static")
 }
 
 // write writes the report as path.md and path.json.

@@ -607,10 +607,13 @@ type Subscribe struct {
 	// 0 = 45000.
 	SessionTimeoutMs int64 `protobuf:"varint,15,opt,name=session_timeout_ms,json=sessionTimeoutMs,proto3" json:"session_timeout_ms,omitempty"`
 	// Time to finish a revoked partition; 0 = 60000.
-	RebalanceTimeoutMs int64  `protobuf:"varint,16,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
-	ClientId           string `protobuf:"bytes,20,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	RebalanceTimeoutMs int64 `protobuf:"varint,16,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
+	// The member of an earlier stream of this process that broke: its partitions come at
+	// once, under a new member id. Unknown ones are ignored.
+	FormerMemberId string `protobuf:"bytes,17,opt,name=former_member_id,json=formerMemberId,proto3" json:"former_member_id,omitempty"`
+	ClientId       string `protobuf:"bytes,20,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Subscribe) Reset() {
@@ -732,6 +735,13 @@ func (x *Subscribe) GetRebalanceTimeoutMs() int64 {
 		return x.RebalanceTimeoutMs
 	}
 	return 0
+}
+
+func (x *Subscribe) GetFormerMemberId() string {
+	if x != nil {
+		return x.FormerMemberId
+	}
+	return ""
 }
 
 func (x *Subscribe) GetClientId() string {
@@ -2687,7 +2697,7 @@ const file_braid_v1_consumer_proto_rawDesc = "" +
 	"\x0fmax_frame_bytes\x18\x04 \x01(\x05R\rmaxFrameBytes\x12\x1b\n" +
 	"\tlinger_ms\x18\x05 \x01(\x05R\blingerMs\x12)\n" +
 	"\x10read_uncommitted\x18\x06 \x01(\bR\x0freadUncommitted\x121\n" +
-	"\x15keys_and_headers_only\x18\a \x01(\bR\x12keysAndHeadersOnly\"\x8e\x04\n" +
+	"\x15keys_and_headers_only\x18\a \x01(\bR\x12keysAndHeadersOnly\"\xb8\x04\n" +
 	"\tSubscribe\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12'\n" +
@@ -2703,7 +2713,8 @@ const file_braid_v1_consumer_proto_rawDesc = "" +
 	"instanceId\x12\x12\n" +
 	"\x04rack\x18\x0e \x01(\tR\x04rack\x12,\n" +
 	"\x12session_timeout_ms\x18\x0f \x01(\x03R\x10sessionTimeoutMs\x120\n" +
-	"\x14rebalance_timeout_ms\x18\x10 \x01(\x03R\x12rebalanceTimeoutMs\x12\x1b\n" +
+	"\x14rebalance_timeout_ms\x18\x10 \x01(\x03R\x12rebalanceTimeoutMs\x12(\n" +
+	"\x10former_member_id\x18\x11 \x01(\tR\x0eformerMemberId\x12\x1b\n" +
 	"\tclient_id\x18\x14 \x01(\tR\bclientId\"Z\n" +
 	"\x06Commit\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\x03R\bcommitId\x123\n" +
