@@ -610,7 +610,7 @@ type Subscribe struct {
 	RebalanceTimeoutMs int64 `protobuf:"varint,16,opt,name=rebalance_timeout_ms,json=rebalanceTimeoutMs,proto3" json:"rebalance_timeout_ms,omitempty"`
 	// The member of an earlier stream of this process that broke: its partitions come at
 	// once, under a new member id. Unknown ones are ignored.
-	FormerMemberId string `protobuf:"bytes,17,opt,name=former_member_id,json=formerMemberId,proto3" json:"former_member_id,omitempty"`
+	FormerMemberId string `protobuf:"bytes,21,opt,name=former_member_id,json=formerMemberId,proto3" json:"former_member_id,omitempty"`
 	ClientId       string `protobuf:"bytes,20,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -2714,7 +2714,7 @@ const file_braid_v1_consumer_proto_rawDesc = "" +
 	"\x04rack\x18\x0e \x01(\tR\x04rack\x12,\n" +
 	"\x12session_timeout_ms\x18\x0f \x01(\x03R\x10sessionTimeoutMs\x120\n" +
 	"\x14rebalance_timeout_ms\x18\x10 \x01(\x03R\x12rebalanceTimeoutMs\x12(\n" +
-	"\x10former_member_id\x18\x11 \x01(\tR\x0eformerMemberId\x12\x1b\n" +
+	"\x10former_member_id\x18\x15 \x01(\tR\x0eformerMemberId\x12\x1b\n" +
 	"\tclient_id\x18\x14 \x01(\tR\bclientId\"Z\n" +
 	"\x06Commit\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\x03R\bcommitId\x123\n" +
