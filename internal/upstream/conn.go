@@ -154,7 +154,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 	conn := &Conn{
 		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax, buffers: c.buffers,
 		out: make(chan *call, c.cfg.ConnRequestsMax), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
-		done: make(chan struct{}), written: make(chan struct{}),
+		done: make(chan struct{}), written: make(chan struct{}), read: make(chan struct{}),
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = nc.SetDeadline(deadline)
@@ -187,9 +187,11 @@ type Conn struct {
 	mu       sync.Mutex // guards the following
 	inflight []*call    // written or about to be, oldest first
 	err      error
+	drained  bool // err is set, and all that was in flight has been told
 	closed   atomic.Bool
 	done     chan struct{} // closed by fail
 	written  chan struct{} // closed when the write loop has ended
+	read     chan struct{} // closed when the read loop has ended
 	corr     int32
 }
 
@@ -240,7 +242,8 @@ func (c *Conn) Acquire(ctx context.Context) error {
 // Send writes a request whose slot the caller has acquired. The body is written
 // without being copied and must stay untouched until done, which is called
 // exactly once, from the connection's goroutine: with the response's body in a
-// buffer that done owns, or with an error. done must not block.
+// buffer that done owns, or with an error. It is called in the order of Send, also
+// for what fails with the connection or comes after that. done must not block.
 //
 // flex says whether this version of the API has the compact encoding (KIP-482).
 func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*Buffer, error)) {
@@ -270,10 +273,15 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 
 	c.mu.Lock()
 	if c.err != nil {
-		err := c.err
+		err, later := c.err, !c.drained
+		if later { // those before it are told first
+			c.inflight = append(c.inflight, cl)
+		}
 		c.mu.Unlock()
-		<-c.slots
-		done(nil, err)
+		if !later {
+			<-c.slots
+			done(nil, err)
+		}
 		return
 	}
 	c.corr++
@@ -334,17 +342,28 @@ func (c *Conn) fail(err error) {
 	c.err = err
 	c.closed.Store(true)
 	close(c.done)
-	calls := c.inflight
-	c.inflight = nil
 	c.mu.Unlock()
 	_ = c.nc.Close()
-	go func() {
-		<-c.written // until then the write loop may read the callers' bytes
+	go c.drain(err)
+}
+
+// drain tells all that is in flight that the connection failed, in the order of Send.
+func (c *Conn) drain(err error) {
+	<-c.written // until then the write loop may read the callers' bytes
+	<-c.read    // it may be at the answer to an earlier one
+	for {
+		c.mu.Lock()
+		calls := c.inflight
+		c.inflight, c.drained = nil, len(calls) == 0
+		c.mu.Unlock()
+		if len(calls) == 0 {
+			return
+		}
 		for _, cl := range calls {
 			<-c.slots
 			cl.done(nil, err)
 		}
-	}()
+	}
 }
 
 func (c *Conn) writeLoop() {
@@ -365,6 +384,7 @@ func (c *Conn) writeLoop() {
 }
 
 func (c *Conn) readLoop() {
+	defer close(c.read)
 	// Large enough for small answers; large ones bypass it.
 	r := bufio.NewReaderSize(c.nc, 16<<10)
 	for {
@@ -407,7 +427,7 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 		buf.B = rd.Src
 	}
 	c.mu.Lock()
-	if c.err != nil { // fail has answered it
+	if c.err != nil { // drain answers it
 		c.mu.Unlock()
 		buf.Release()
 		return c.err

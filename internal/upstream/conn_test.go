@@ -1,0 +1,95 @@
+package upstream_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// A stuckConn is a connection whose writes hang until they are let go.
+type stuckConn struct {
+	net.Conn
+	mu     sync.Mutex    // guards the following
+	gate   chan struct{} // nil = writes pass
+	writes chan struct{} // told of each write that hangs
+}
+
+func (c *stuckConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	gate := c.gate
+	c.mu.Unlock()
+	if gate != nil {
+		c.writes <- struct{}{}
+		<-gate
+	}
+	return c.Conn.Write(b)
+}
+
+// Requests that fail with their connection, and those that come after it has failed,
+// are told so in the order in which they were sent: whoever sends them again by the order
+// of the answers would swap them otherwise.
+func TestRequestsFailInTheirOrder(t *testing.T) {
+	k := embedded(t, kfake.SeedTopics(1, "t"))
+	var stuck []*stuckConn
+	var mu sync.Mutex
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		s := &stuckConn{Conn: c, writes: make(chan struct{}, 16)}
+		mu.Lock()
+		stuck = append(stuck, s)
+		mu.Unlock()
+		return s, nil
+	}
+	c := open(t, upstream.Config{Dialer: dial}, k.ListenAddrs()...)
+	_, err := c.Info(t.Context()) // the brokers' addresses
+	require.NoError(t, err)
+	conn, err := c.Conn(t.Context(), 0, upstream.UseAppend, 0)
+	require.NoError(t, err)
+	mu.Lock()
+	s := stuck[len(stuck)-1]
+	mu.Unlock()
+	gate := make(chan struct{})
+	s.mu.Lock()
+	s.gate = gate
+	s.mu.Unlock()
+
+	const n = 3
+	answers := make(chan int, n)
+	send := func(i int) {
+		require.True(t, conn.TryAcquire())
+		req := kmsg.NewPtrMetadataRequest()
+		req.SetVersion(4)
+		conn.Send(req.Key(), 4, false, net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) {
+			if err == nil {
+				b.Release()
+			}
+			answers <- i
+		})
+	}
+	send(0)
+	<-s.writes // its bytes are in use
+	send(1)
+	conn.Close()
+	send(2)
+	close(gate)
+	for want := range n {
+		select {
+		case got := <-answers:
+			require.Equal(t, want, got)
+		case <-time.After(10 * time.Second):
+			t.Fatal("a request has no answer")
+		}
+	}
+}
