@@ -52,6 +52,8 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 		l.lost(p, op, err)
 	case errors.Is(err, kerr.OutOfOrderSequenceNumber) && p.followsFailed(op):
 		l.retry(p, op, err)
+	case errors.Is(err, kerr.OutOfOrderSequenceNumber) && l.followsGivenUp(p, op, time.Now()):
+		op.resolve(failedAppend(federation.Errorf(federation.NoLeader, "%s: a record batch before this one could not be appended in time; send both again, in their order", op.tp).WithCause(err)))
 	default:
 		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, RecordErrors: a.recordErrors, Err: refusal(op.tp, err, a)})
 	}
@@ -103,6 +105,7 @@ func (l *lane) opened(p *partQueue, op *appendOp) {
 		return
 	}
 	h, s := p.head, &op.seq
+	l.takenUp(h, s)
 	k, ok := h.known[s.id]
 	if !ok || k.epoch < s.epoch {
 		if l.learn(h, s.id, knownProducer{epoch: s.epoch}) {

@@ -412,7 +412,7 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 		if missing {
 			p.head.refuse(op.seq)
 		}
-		op.resolve(failedAppend(op.timedOut()))
+		l.giveUp(p, op, now)
 	}
 	clear(p.early[len(kept):])
 	p.early = kept

@@ -39,10 +39,11 @@ type lane struct {
 	ready []*partQueue
 
 	quiescences []*quiescence
-	pruneAt     int      // size at which heads of deleted topics are dropped
-	known       int      // producers in all of heads
-	repeated    []repeat // wait to be looked for in sealed extents, oldest first
-	finding     int      // those that are looked for
+	pruneAt     int                   // size at which heads of deleted topics are dropped
+	known       int                   // producers in all of heads
+	repeated    []repeat              // wait to be looked for in sealed extents, oldest first
+	finding     int                   // those that are looked for
+	gaveUp      map[giveUpKey]givenUp // see giveup.go
 	cutAt       federation.MapVersion
 	stopping    bool
 }
@@ -633,8 +634,8 @@ func failedAppend(err error) Appended {
 // retry keeps an op that came back with a failure for now, unless its time is up.
 func (l *lane) retry(p *partQueue, op *appendOp, cause error) {
 	op.cause = cause
-	if l.stopping || !time.Now().Before(op.deadline) {
-		op.resolve(failedAppend(op.timedOut()))
+	if now := time.Now(); l.stopping || !now.Before(op.deadline) {
+		l.giveUp(p, op, now)
 		return
 	}
 	p.failed = append(p.failed, op)
@@ -658,6 +659,7 @@ func (l *lane) expire(now time.Time) {
 	version := m.Version
 	l.cutAll(m)
 	l.expireRepeats(now)
+	l.forgetGivenUp(now)
 	for tp, p := range l.parts {
 		if p.held {
 			l.limitHolds(p, now)
@@ -676,7 +678,7 @@ func (l *lane) expire(now time.Time) {
 				}
 				failed[who] = true
 			}
-			op.resolve(failedAppend(op.timedOut()))
+			l.giveUp(p, op, now)
 		}
 		clear(p.queue[len(kept):])
 		p.queue = kept
