@@ -3,7 +3,10 @@ package upstream_test
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,4 +111,54 @@ func TestClusterWithADeadBrokerIsNotAway(t *testing.T) {
 		}
 		require.Empty(t, pool.Away())
 	}
+}
+
+// A cluster that was away for a while is found again soon after it is back: nobody who
+// needs its leaders waits out a pause that has grown meanwhile.
+func TestLeadersAreFoundSoonAfterAnAbsence(t *testing.T) {
+	t.Parallel()
+	k := embedded(t, kfake.SeedTopics(1, "t"))
+	var gone atomic.Bool
+	var mu sync.Mutex
+	var conns []net.Conn
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if gone.Load() {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		}
+		nc, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		mu.Lock()
+		conns = append(conns, nc)
+		mu.Unlock()
+		return nc, err
+	}
+	c := open(t, upstream.Config{Dialer: dial}, k.ListenAddrs()...)
+	lead := func(ctx context.Context) bool {
+		for ctx.Err() == nil {
+			l, pending := c.Leader("t", 0)
+			if l.Broker >= 0 {
+				return true
+			}
+			select {
+			case <-pending:
+			case <-ctx.Done():
+			}
+		}
+		return false
+	}
+	require.True(t, lead(t.Context()))
+	gone.Store(true)
+	mu.Lock()
+	for _, nc := range conns {
+		_ = nc.Close()
+	}
+	mu.Unlock()
+	c.Stale("t")
+	const absence, soon = 4 * time.Second, time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), absence)
+	require.False(t, lead(ctx))
+	cancel()
+	gone.Store(false)
+	ctx, cancel = context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	require.True(t, lead(ctx), "the leader is not known %s after the cluster is back", soon)
 }

@@ -7,6 +7,8 @@ package upstream
 import (
 	"context"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -190,6 +192,8 @@ func newCluster(cfg Config, buffers *idleBuffers, name federation.ClusterName, s
 		kgo.Dialer(cfg.Dialer),
 		kgo.RequestTimeoutOverhead(cfg.RequestTimeout),
 		kgo.RetryTimeout(cfg.AdminTimeout),
+		kgo.RequestRetries(math.MaxInt32), // AdminTimeout bounds them
+		kgo.RetryBackoffFn(retryBackoff),
 		kgo.MetadataMinAge(cfg.MetadataMinAge),
 	)
 	if err != nil {
@@ -200,6 +204,19 @@ func newCluster(cfg Config, buffers *idleBuffers, name federation.ClusterName, s
 	c.ctx, c.cancel = context.WithCancel(client.Context())
 	c.meta.init(c)
 	return c, nil
+}
+
+// The general client rests for retryPause after a failure, and twice as long each further
+// time, up to retryPauseMax: whoever needs a leader of a cluster that is back waits for
+// the rest of it.
+const (
+	retryPause    = 50 * time.Millisecond
+	retryPauseMax = 400 * time.Millisecond
+)
+
+func retryBackoff(failures int) time.Duration {
+	pause := min(retryPause<<min(max(failures-1, 0), 10), retryPauseMax)
+	return pause - rand.N(pause/4) // so that gateways do not ask all at the same time
 }
 
 func (c *Cluster) close() {
