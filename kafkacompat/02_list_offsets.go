@@ -58,6 +58,7 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 				queries = append(queries, router.OffsetQuery{
 					TopicPartition: tp, TimestampMs: p.Timestamp,
 					CurrentEpoch: federation.LogicalEpoch(p.CurrentLeaderEpoch), ReadCommitted: kreq.IsolationLevel == 1,
+					AwayWait: c.s.cfg.AwayWait,
 				})
 				answers = append(answers, rp)
 			}

@@ -40,6 +40,7 @@ func handleOffsetForLeaderEpoch(ctx context.Context, c *conn, req *request, kreq
 				TopicPartition: federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p.Partition)},
 				CurrentEpoch:   federation.LogicalEpoch(p.CurrentLeaderEpoch),
 				Epoch:          federation.LogicalEpoch(p.LeaderEpoch),
+				AwayWait:       c.s.cfg.AwayWait,
 			})
 			answers = append(answers, rp)
 		}

@@ -47,8 +47,9 @@ type Config struct {
 	// ProduceTimeoutMax bounds the timeout that a Produce request asks for; 2 min by default.
 	ProduceTimeoutMax time.Duration
 	// AwayWait is how long a batch of an idempotent producer waits for a cluster that does
-	// not take appends, before its client is told to try again: answers go out in the order
-	// of requests, so what the client writes to other clusters waits behind it. 1 s by default.
+	// not take appends, and a question about offsets for one that answers nothing, before the
+	// client is told to try again: answers go out in the order of requests, so what the client
+	// writes to other clusters, or reads there, waits behind it. 1 s by default.
 	AwayWait time.Duration
 	// FetchWaitMax bounds the wait that a Fetch request asks for; 30 s by default.
 	FetchWaitMax time.Duration

@@ -439,7 +439,7 @@ func (r *Router) readable(head *federation.Extent, it *fetchItem) bool {
 // the records away, and the reader goes on at the next one there is.
 func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again bool) {
 	extent := part.Extents[i]
-	ctx, cancel := context.WithTimeout(f.ctx, f.s.r.cfg.QueryTimeout)
+	ctx, cancel := context.WithTimeout(awayWaiting(f.ctx, readFloor), f.s.r.cfg.QueryTimeout)
 	defer cancel()
 	start, err := f.s.r.physicalOffset(ctx, extent, TimestampEarliest)
 	if err != nil {
@@ -450,7 +450,7 @@ func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again 
 	for j := 0; j < i && !first; j++ {
 		// Extents that retention has emptied do not count; one on a failed cluster does.
 		e := part.Extents[j]
-		if m := f.s.r.deps.Maps.Current(); closed(m, e) || failed(m, e.Cluster) {
+		if m := f.s.r.deps.Maps.Current(); closed(m, e) || f.s.r.absent(m, e) {
 			break
 		}
 		s, err := f.s.r.physicalOffset(ctx, e, TimestampEarliest)

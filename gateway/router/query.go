@@ -47,6 +47,8 @@ func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, 
 	if err != nil {
 		return zero, err
 	}
+	ctx, stop := r.whileAnswering(ctx, cluster)
+	defer stop()
 	topic, partition := e.PhysicalAddress.Topic, e.PhysicalAddress.Partition
 	for {
 		resp, err := askOnce[R](ctx, cluster, topic, partition, req)
@@ -155,12 +157,12 @@ func (r *Router) ends(ctx context.Context, m *federation.Map, tp federation.Topi
 	}
 	// A partition of which a cluster is away must not hold up the answer: neither the
 	// head's, nor that of the extent that the log begins with.
-	if failed(m, part.Head().Cluster) {
+	if r.absent(m, part.Head()) {
 		return Watermarks{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, readFloor)
 	defer cancel()
-	if slices.ContainsFunc(part.Extents, func(e *federation.Extent) bool { return failed(m, e.Cluster) }) {
+	if slices.ContainsFunc(part.Extents, func(e *federation.Extent) bool { return r.absent(m, e) }) {
 		_, err = r.headEnds(ctx, part)
 	} else {
 		_, err = r.watermarks(ctx, part)
@@ -316,7 +318,7 @@ func clientError(part *federation.Partition, err error) error {
 func (s *session) ListOffsets(ctx context.Context, q []OffsetQuery) []OffsetAnswer {
 	out := make([]OffsetAnswer, len(q))
 	eachQuery(len(q), func(i int) {
-		err := s.r.settled(ctx, q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
+		err := s.r.settled(awayWaiting(ctx, q[i].AwayWait), q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
 			err := checkEpoch(m, part, q[i].CurrentEpoch)
 			if err == nil {
 				out[i], err = s.r.listOffset(ctx, part, &q[i])
@@ -520,7 +522,7 @@ func (s *session) OffsetsForEpochs(ctx context.Context, q []EpochQuery) []EpochA
 	out := make([]EpochAnswer, len(q))
 	eachQuery(len(q), func(i int) {
 		out[i].Epoch, out[i].End = federation.NoEpoch, -1
-		out[i].Err = s.r.settled(ctx, q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
+		out[i].Err = s.r.settled(awayWaiting(ctx, q[i].AwayWait), q[i].TopicPartition, func(ctx context.Context, m *federation.Map, part *federation.Partition) error {
 			err := checkEpoch(m, part, q[i].CurrentEpoch)
 			if err == nil && q[i].Epoch <= m.LeaderEpoch(part) {
 				out[i].EpochEnd, err = s.r.epochEnd(ctx, part, q[i].Epoch)

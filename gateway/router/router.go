@@ -141,6 +141,9 @@ type OffsetQuery struct {
 	TimestampMs   int64
 	CurrentEpoch  federation.LogicalEpoch
 	ReadCommitted bool // TimestampLatest is the last stable offset then
+	// AwayWait is how long the answer waits for a cluster of which no broker answers
+	// anything; zero = as long as for any. It is for callers that hold up others behind it.
+	AwayWait time.Duration
 }
 
 // The special timestamps of ListOffsets, in Kafka's numbers.
@@ -164,6 +167,7 @@ type EpochQuery struct {
 	federation.TopicPartition
 	CurrentEpoch federation.LogicalEpoch
 	Epoch        federation.LogicalEpoch
+	AwayWait     time.Duration // as in OffsetQuery
 }
 
 // An EpochAnswer answers an EpochQuery; Epoch and End are -1 if unknown.

@@ -46,6 +46,16 @@ func (c *contact) away(now time.Time, after, patience time.Duration) bool {
 	return since != 0 && at-since >= after && at-tried < patience+after
 }
 
+// Silent returns for how long the brokers of the cluster have answered nothing, although
+// one was asked; zero if there is nothing to answer. It is long, too, if that was long ago.
+func (c *Cluster) Silent() time.Duration {
+	since := time.Duration(c.contact.since.Load())
+	if since == 0 {
+		return 0
+	}
+	return time.Since(c.contact.began) - since
+}
+
 // Away returns the clusters of which no broker has answered for AwayAfter, sorted. One
 // that nothing was asked of is none of them.
 func (p *Pool) Away() []federation.ClusterName {
