@@ -35,6 +35,12 @@ type Config struct {
 	// have undecided; 64 and 16 MiB by default.
 	ProduceCreditBatches int64
 	ProduceCreditBytes   int64
+	// ProduceParkAfter is how long a partition decides nothing before the frames that wait
+	// for it stop to count as undecided; 1 s by default. ProduceParkedBatches and
+	// ProduceParkedBytes bound these frames on one stream; 1024 and 16 MiB by default.
+	ProduceParkAfter     time.Duration
+	ProduceParkedBatches int64
+	ProduceParkedBytes   int64
 	// PartitionInFlightMax is how many batches of an idempotent producer are under way
 	// to one partition; 5 by default and at most, as brokers remember the last 5.
 	PartitionInFlightMax int
@@ -149,6 +155,8 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	or(&c.ProduceCreditBatches, 64)
 	or(&c.ProduceCreditBytes, 16<<20)
+	or(&c.ProduceParkedBatches, 1024)
+	or(&c.ProduceParkedBytes, 16<<20)
 	or(&c.ConsumeCreditRecords, 1000)
 	or(&c.ConsumeCreditBytes, 8<<20)
 	or(&c.FetchBytesMax, 2<<20)
@@ -160,6 +168,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.DeliveryTimeoutDefault, 2 * time.Minute},
 		{&c.DeliveryTimeoutMax, 15 * time.Minute},
 		{&c.StaleCountGrace, time.Minute},
+		{&c.ProduceParkAfter, time.Second},
 		{&c.FetchWaitMax, 20 * time.Second},
 		{&c.StreamPollWait, 5 * time.Second},
 		{&c.PartitionRetryWait, 500 * time.Millisecond},

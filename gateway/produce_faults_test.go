@@ -105,3 +105,38 @@ func TestProduceGoesOnAfterAnUnknownOutcome(t *testing.T) {
 	c.finish()
 	require.Equal(t, []string{"k=1", "k=2", "k=3", "k=4"}, w.physical(t, "a", 0, 4))
 }
+
+// A stream whose frames go to two clusters, of which one hangs, goes on writing to the
+// other one; what it has sent to the first is there once and in order when that is back.
+func TestProduceGoesOnBesideAClusterThatHangs(t *testing.T) {
+	w := newWorld(t)
+	w.topic("orders", 2, nil)
+	c := w.produce(t, &braidv1.ProduceOpen{})
+	send := func(partition int32, value int) uint64 {
+		c.await(func() bool { return c.credit.GetMaxBatches() > int64(c.seq) })
+		return c.frame(&braidv1.ProduceFrame{Topic: "orders", Partition: &partition, Records: []*braidv1.Record{record("k", strconv.Itoa(value))}})
+	}
+	gate := make(chan struct{})
+	w.clusters["a"].ControlKey(kmsg.Produce.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.clusters["a"].KeepControl()
+		w.clusters["a"].SleepControl(func() { <-gate })
+		return nil, nil, false
+	})
+	const frames = 300 // to each: more than the window
+	var want []string
+	for i := range frames {
+		send(0, i)
+		c.ack(send(1, i))
+		want = append(want, fmt.Sprint("k=", i))
+	}
+	require.Len(t, c.acks, frames)
+	require.Zero(t, c.stable)
+	close(gate)
+	c.finish()
+	require.Len(t, c.acks, 2*frames)
+	for seq, ack := range c.acks {
+		require.Nil(t, ack.GetResults()[0].GetFailure(), "frame %d", seq)
+	}
+	require.Equal(t, want, w.physical(t, "a", 0, frames))
+	require.Equal(t, want, w.physical(t, "b", 1, frames))
+}

@@ -22,6 +22,7 @@ type frame struct {
 	open        int // parts that are not decided
 	ack         *braidv1.ProduceAck
 	failed      bool
+	parked      bool
 	done        bool
 }
 
@@ -41,7 +42,8 @@ type part struct {
 	rejected error   // why the part can't be written
 
 	producer recordbatch.Producer // set when submitted
-	outcome  *outcome             // set when decided
+	outcome  *outcome             // set when it is known
+	decided  bool
 }
 
 // release gives the memory of the batch back; nobody may use it any more.

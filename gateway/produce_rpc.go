@@ -396,6 +396,9 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 	defer beat.Stop()
 	age, stop := st.g.ageLimit()
 	defer stop()
+	patrol := time.NewTimer(st.g.cfg.ProduceParkAfter / 4)
+	defer patrol.Stop()
+	patrolling := true
 	draining, grace := st.g.draining, (<-chan time.Time)(nil)
 	for {
 		changed := st.g.deps.Maps.Changed()
@@ -411,11 +414,18 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 		if len(out) > 0 {
 			beat.Reset(st.g.cfg.HeartbeatInterval)
 		}
+		if !patrolling && st.waiting() {
+			patrol.Reset(st.g.cfg.ProduceParkAfter / 4)
+			patrolling = true
+		}
 		cause := ""
 		flushStream(ctx)
 		select {
 		case <-st.wake:
 		case <-changed:
+		case now := <-patrol.C:
+			patrolling = false
+			st.patrol(now)
 		case now := <-beat.C:
 			beat.Reset(st.g.cfg.HeartbeatInterval)
 			err = conn.Send(heartbeat(now, 0))
@@ -439,6 +449,20 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 			return err
 		}
 	}
+}
+
+// waiting reports whether something is undecided.
+func (st *produceStream) waiting() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return !st.s.idle()
+}
+
+func (st *produceStream) patrol(now time.Time) {
+	st.mu.Lock()
+	st.s.patrol(now)
+	st.mu.Unlock()
+	signal(st.room)
 }
 
 func heartbeat(now time.Time, nonce int64) *braidv1.ProduceResponse {

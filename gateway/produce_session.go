@@ -43,9 +43,10 @@ type produceSession struct {
 	opened producerID // as the client knows it
 	latest producerID // newest epoch of this producer; partitions follow when they must
 
-	next     uint64 // batch_seq of the next frame
-	stable   uint64 // all frames up to it are decided
-	frames   map[uint64]*frame
+	next     uint64            // batch_seq of the next frame
+	stable   uint64            // all frames up to it are decided
+	frames   map[uint64]*frame // that are not decided, or whose failure is not told yet
+	passed   seqSet            // decided frames above stable that are in frames no more
 	topics   map[federation.TopicName]*topicState
 	unknown  map[federation.TopicName]uint64 // barriers of topics that the map does not have
 	ready    []*part
@@ -54,6 +55,12 @@ type produceSession struct {
 	received int64 // payload bytes of all frames
 	freed    int64 // of decided frames
 	decided  int64
+
+	parkAfter time.Duration
+	parkedMax credit
+	parked    credit // undecided frames that do not count as such
+	patrols   uint64
+
 	sent     credit // the last that was handed out
 	stableAt uint64 // the last stable mark that was handed out
 	fatal    error
@@ -96,6 +103,11 @@ type partitionState struct {
 	resume   int32 // the sequence after the last batch that was stored, while failing
 	unsure   bool  // a batch may be stored: a new epoch is needed
 	bumping  bool  // waiting for it
+
+	stuck     bool      // nothing is decided for a while
+	oldest    *part     // in flight, when patrol looked last
+	since     time.Time // when patrol saw it first
+	patrolled uint64
 }
 
 // An outcome is how an append ended.
@@ -116,7 +128,8 @@ func newProduceSession(cfg *Config, idempotent, silent bool, p producerID) *prod
 	return &produceSession{
 		idempotent: idempotent, silent: silent, opened: p, latest: p, next: 1,
 		inFlightMax: cfg.PartitionInFlightMax, creditBatch: cfg.ProduceCreditBatches, creditBytes: cfg.ProduceCreditBytes,
-		frames: make(map[uint64]*frame), topics: make(map[federation.TopicName]*topicState),
+		parkAfter: cfg.ProduceParkAfter, parkedMax: credit{cfg.ProduceParkedBatches, cfg.ProduceParkedBytes},
+		frames: make(map[uint64]*frame), passed: make(seqSet), topics: make(map[federation.TopicName]*topicState),
 		unknown: make(map[federation.TopicName]uint64),
 	}
 }
@@ -142,7 +155,8 @@ func (s *produceSession) admit(in *braidv1.ProduceFrame, deadline time.Time) (*f
 
 // overdrawn reports whether the client sent more than its credit.
 func (s *produceSession) overdrawn() bool {
-	return int64(s.next-1) > s.decided+s.creditBatch || s.received > s.freed+s.creditBytes
+	now := s.credit()
+	return int64(s.next-1) > now.batches || s.received > now.bytes || s.next-1-s.stable > framesAheadMax
 }
 
 // topic returns what the stream knows of a topic, brought up to the map's state;
@@ -224,6 +238,7 @@ func (s *produceSession) take(f *frame, ts *topicState) {
 		}
 	}
 	s.settle(f)
+	s.park(f)
 }
 
 func (s *produceSession) takePlain(p *part, ts *topicState) {
@@ -326,6 +341,7 @@ func (s *produceSession) complete(p *part, o *outcome) {
 	for len(ps.inFlight) > 0 && ps.inFlight[0].outcome != nil {
 		first := ps.inFlight[0]
 		ps.inFlight = ps.inFlight[1:]
+		ps.stuck = ps.stuck && first.outcome.err != nil
 		s.completeSequenced(ps, first, first.outcome)
 	}
 	if ps.failing && len(ps.inFlight) == 0 {
@@ -437,8 +453,7 @@ func (s *produceSession) decide(p *part, o *outcome) {
 		}
 	}
 	f.ack.Results = append(f.ack.Results, r)
-	f.open--
-	s.settle(f)
+	s.partDecided(p)
 }
 
 // fail ends a part that was not submitted.
@@ -453,8 +468,14 @@ func (s *produceSession) fail(p *part, ts *topicState, fail *braidv1.Failure) {
 	}
 	f.failed = true
 	f.ack.Results = append(f.ack.Results, &braidv1.PartitionResult{Partition: int32(p.partition), BaseOffset: -1, LogAppendTimeMs: -1, Failure: fail})
-	f.open--
-	s.settle(f)
+	s.partDecided(p)
+}
+
+func (s *produceSession) partDecided(p *part) {
+	p.decided = true
+	p.frame.open--
+	s.settle(p.frame)
+	s.park(p.frame)
 }
 
 // settle acknowledges a frame whose parts are all decided and moves the stable mark.
@@ -463,23 +484,29 @@ func (s *produceSession) settle(f *frame) {
 		return
 	}
 	f.done = true
-	s.decided++
-	s.freed += f.bytes
 	f.parts = nil
-	if !f.failed && !s.silent {
-		s.acks = append(s.acks, f.ack)
-		f.ack = nil
+	if !f.failed || s.silent {
+		s.pass(f)
+		s.passed.add(f.seq)
 	}
 	for {
-		next := s.frames[s.stable+1]
-		if next == nil || !next.done {
+		if next := s.frames[s.stable+1]; next != nil && next.done {
+			s.pass(next)
+		} else if !s.passed.take(s.stable + 1) {
 			return
 		}
 		s.stable++
-		delete(s.frames, s.stable)
-		if next.ack != nil && !s.silent {
-			s.acks = append(s.acks, next.ack)
-		}
+	}
+}
+
+// pass acknowledges a decided frame; its credit comes free.
+func (s *produceSession) pass(f *frame) {
+	delete(s.frames, f.seq)
+	s.unpark(f)
+	s.decided++
+	s.freed += f.bytes
+	if !s.silent {
+		s.acks = append(s.acks, f.ack)
 	}
 }
 
@@ -513,9 +540,13 @@ func (s *produceSession) stableMark() uint64 {
 	return s.stable
 }
 
+func (s *produceSession) credit() credit {
+	return credit{s.decided + s.parked.batches + s.creditBatch, s.freed + s.parked.bytes + s.creditBytes}
+}
+
 // takeCredit returns the credit if it is worth a message.
 func (s *produceSession) takeCredit() *braidv1.Credit {
-	now := credit{s.decided + s.creditBatch, s.freed + s.creditBytes}
+	now := s.credit()
 	if s.sent.batches > 0 && now.batches-s.sent.batches < max(s.creditBatch/4, 1) && now.bytes-s.sent.bytes < max(s.creditBytes/4, 1) {
 		return nil
 	}

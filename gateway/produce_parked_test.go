@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/federation"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+)
+
+// stick has a partition of a driver's session decide nothing for long enough.
+func (d *driver) stick(partition int32) (first *part) {
+	d.t.Helper()
+	d.send(partition, "first", 0)
+	parts := d.ready()
+	require.Len(d.t, parts, 1)
+	now := time.Unix(2000, 0)
+	d.s.patrol(now)
+	d.s.patrol(now.Add(d.cfg.ProduceParkAfter))
+	return parts[0]
+}
+
+// Frames for a partition that decides nothing leave the window to the others, up to a
+// bound; what the session keeps stays small meanwhile, and the order as it is.
+func TestFramesOfAStuckPartitionAreParked(t *testing.T) {
+	d := newDriver(t, true)
+	stuck := d.stick(0)
+	credit := func() int64 { return d.s.credit().batches - int64(d.s.next-1) }
+	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
+	for range d.cfg.ProduceParkedBatches - 1 {
+		d.send(0, "v", 0)
+	}
+	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
+	d.send(0, "one too many", 0)
+	require.EqualValues(t, d.cfg.ProduceCreditBatches-1, credit())
+
+	const others = 1000
+	for range others {
+		d.send(1, "v", 0)
+		for _, p := range d.ready() {
+			d.s.complete(p, &outcome{})
+		}
+		require.False(t, d.s.overdrawn())
+		require.NotPanics(t, func() { d.s.takeCredit() })
+	}
+	d.collect()
+	require.Len(t, d.acks, others)
+	require.Zero(t, d.stable)
+	require.Len(t, d.s.frames, int(d.cfg.ProduceParkedBatches)+1)
+	require.LessOrEqual(t, len(d.s.passed), others/64+2)
+
+	before := d.s.credit()
+	var got []int32
+	for parts := []*part{stuck}; len(parts) > 0; parts = d.ready() {
+		for _, p := range parts {
+			got = append(got, p.producer.Sequence)
+			d.s.complete(p, &outcome{})
+			require.GreaterOrEqual(t, d.s.credit().batches, before.batches, "credit never shrinks")
+			before = d.s.credit()
+		}
+	}
+	for i, s := range got {
+		require.EqualValues(t, i, s)
+	}
+	d.collect()
+	require.Equal(t, d.s.next-1, d.stable)
+	require.True(t, d.s.idle())
+	require.Empty(t, d.s.passed)
+	require.Zero(t, d.s.parked)
+	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
+	require.EqualValues(t, d.cfg.ProduceCreditBytes, d.s.credit().bytes-d.s.received)
+}
+
+// A frame that goes to several partitions is parked when all that is open of it waits for
+// those that are stuck; one that decides something is stuck no more.
+func TestFrameIsParkedByWhatIsOpenOfIt(t *testing.T) {
+	d := newDriver(t, true)
+	stuck := d.stick(0)
+	require.EqualValues(t, 1, d.s.parked.batches)
+	keys := map[federation.LogicalPartition]string{}
+	for i := 0; len(keys) < 2; i++ {
+		key := string(rune('a' + i))
+		if p := federation.PartitionForKey([]byte(key), 4); p < 2 {
+			keys[p] = key
+		}
+	}
+	require.NoError(t, d.frame(&braidv1.ProduceFrame{Topic: "t", Records: []*braidv1.Record{
+		{Key: []byte(keys[0]), Value: []byte("v")}, {Key: []byte(keys[1]), Value: []byte("v")},
+	}}))
+	require.EqualValues(t, 1, d.s.parked.batches, "a part of it goes to a partition that is not stuck")
+	for _, p := range d.ready() {
+		d.s.complete(p, &outcome{})
+	}
+	require.EqualValues(t, 2, d.s.parked.batches)
+	d.s.complete(stuck, &outcome{})
+	require.EqualValues(t, 1, d.s.parked.batches)
+	d.send(0, "v", 0)
+	require.EqualValues(t, 1, d.s.parked.batches, "the partition decides again")
+}
