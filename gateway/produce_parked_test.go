@@ -28,13 +28,13 @@ func TestFramesOfAStuckPartitionAreParked(t *testing.T) {
 	d := newDriver(t, true)
 	stuck := d.stick(0)
 	credit := func() int64 { return d.s.credit().batches - int64(d.s.next-1) }
-	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
+	require.Equal(t, d.cfg.ProduceCreditBatches, credit())
 	for range d.cfg.ProduceParkedBatches - 1 {
 		d.send(0, "v", 0)
 	}
-	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
+	require.Equal(t, d.cfg.ProduceCreditBatches, credit())
 	d.send(0, "one too many", 0)
-	require.EqualValues(t, d.cfg.ProduceCreditBatches-1, credit())
+	require.Equal(t, d.cfg.ProduceCreditBatches-1, credit())
 
 	const others = 1000
 	for range others {
@@ -69,8 +69,8 @@ func TestFramesOfAStuckPartitionAreParked(t *testing.T) {
 	require.True(t, d.s.idle())
 	require.Empty(t, d.s.passed)
 	require.Zero(t, d.s.parked)
-	require.EqualValues(t, d.cfg.ProduceCreditBatches, credit())
-	require.EqualValues(t, d.cfg.ProduceCreditBytes, d.s.credit().bytes-d.s.received)
+	require.Equal(t, d.cfg.ProduceCreditBatches, credit())
+	require.Equal(t, d.cfg.ProduceCreditBytes, d.s.credit().bytes-d.s.received)
 }
 
 // A frame that goes to several partitions is parked when all that is open of it waits for
