@@ -19,7 +19,8 @@ const (
 // has room for hours. The operation that is going on is known to it, so that it can
 // say what was seen meanwhile.
 type ledger struct {
-	begin time.Time
+	begin    time.Time
+	failover bool // clusters are failed over: see failover.go
 
 	mu         sync.Mutex // guards the following, and what hangs on it
 	clients    []*account
@@ -57,6 +58,8 @@ type groupLog struct {
 	again   int // of them offsets that some member had been given before
 	skipped int // offsets that a member passed over between two assignments
 	strange int // records given again to a member that had the partition all the time
+	leftOut int // records that the group went on behind at a failover
+	jumps   map[int32][]jump
 }
 
 // A failure is an error that an application saw.
@@ -117,7 +120,7 @@ func (l *ledger) add(c client) *account {
 	if c.Group != "" {
 		g := l.groups[c.Group]
 		if g == nil {
-			g = &groupLog{read: make(map[int32]*offsets)}
+			g = &groupLog{read: make(map[int32]*offsets), jumps: make(map[int32][]jump)}
 			l.groups[c.Group] = g
 		}
 		g.members = append(g.members, a)
@@ -268,9 +271,12 @@ func (l *ledger) read(a *account, partition int32, offset int64, key, text strin
 			l.problem("torn", "%s was given %s at partition %d offset %d, where its group was given %s", a.Name, text, partition, offset, l.text(was))
 		}
 	}
+	before := known.end
 	known.set(offset, value)
 	next, going := a.next[partition]
 	switch {
+	case going && l.jumped(g, partition, next, offset):
+	case before > 0 && l.jumped(g, partition, before, offset): // at an assignment
 	case going && offset < next:
 		g.strange++
 		l.problem("given again", "%s was given partition %d offset %d again, after %d, without an assignment between", a.Name, partition, offset, next-1)
@@ -282,7 +288,8 @@ func (l *ledger) read(a *account, partition int32, offset int64, key, text strin
 }
 
 // record takes in a record of the log, in the order of its partition.
-func (l *ledger) record(partition int32, offset int64, key, text string) {
+// copied is set for one that was appended again when its cluster was restored.
+func (l *ledger) record(partition int32, offset int64, key, text string, copied bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.logged++
@@ -303,10 +310,12 @@ func (l *ledger) record(partition int32, offset int64, key, text string) {
 	}
 	if n.logged[v.Number] > 1 {
 		l.problem(n.of.kind("twice"), "%s is in the log again at partition %d offset %d", text, partition, offset)
-	} else if before := n.last[partition]; v.Number <= before {
+	} else if before := n.last[partition]; v.Number <= before && !copied {
 		l.problem(n.of.kind("out of order"), "%s is behind number %d at partition %d offset %d", text, before, partition, offset)
 	}
-	n.last[partition] = max(n.last[partition], v.Number)
+	if !copied {
+		n.last[partition] = max(n.last[partition], v.Number)
+	}
 }
 
 // kind parts what an idempotent producer must never see from what others may.
@@ -335,6 +344,8 @@ func (l *ledger) finish() {
 			read := offsetsOf(g.read, p)
 			of.each(func(offset int64, value uint64) {
 				switch got := read.get(offset); {
+				case got == 0 && l.mayLack(name, p, offset):
+					g.leftOut++
 				case got == 0:
 					l.problem("never read", "%s at partition %d offset %d was not given to group %s", l.text(value), p, offset, name)
 				case got != value:
@@ -351,7 +362,8 @@ func (l *ledger) caughtUp() bool {
 	defer l.mu.Unlock()
 	for _, g := range l.groups {
 		for p, of := range l.log {
-			if offsetsOf(g.read, p).count < of.count {
+			read := offsetsOf(g.read, p)
+			if l.failover && read.end < of.end || !l.failover && read.count < of.count {
 				return false
 			}
 		}
@@ -443,6 +455,7 @@ func (l *ledger) close(moved []int32) []sight {
 type offsets struct {
 	pieces map[int64]*[pieceSize]uint64
 	count  int
+	end    int64 // after the last
 }
 
 const pieceSize = 1024
@@ -474,6 +487,7 @@ func (o *offsets) set(offset int64, value uint64) {
 		o.count++
 	}
 	piece[offset%pieceSize] = value
+	o.end = max(o.end, offset+1)
 }
 
 func (o *offsets) each(f func(offset int64, value uint64)) {

@@ -59,6 +59,7 @@ type groupReport struct {
 	Again   int    `json:"again"`
 	Strange int    `json:"given_again_without_an_assignment"`
 	Skipped int    `json:"passed_over"`
+	LeftOut int    `json:"left_out_at_a_failover"`
 }
 
 // mustNotBe are the kinds of problems that nothing excuses.
@@ -105,7 +106,7 @@ func (s *soak) report() *report {
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.groups)) {
 		g := l.groups[name]
-		r.Groups = append(r.Groups, groupReport{name, g.reads, g.again, g.strange, g.skipped})
+		r.Groups = append(r.Groups, groupReport{name, g.reads, g.again, g.strange, g.skipped, g.leftOut})
 	}
 	for _, o := range s.results {
 		r.Heads += len(o.Moved)
@@ -211,9 +212,9 @@ func (r *report) markdown() string {
 			line("| %s | %s | %s | %d | %d | %d | %.2f | %s |", c.Name, c.Group, c.Defaults, c.Reads, c.Failed, c.Rebalances, c.Gap.Seconds(), c.GapIn)
 		}
 	}
-	line("\n| group | records given | again, after a rebalance | again without one | passed over |\n|---|---|---|---|---|")
+	line("\n| group | records given | again, after a rebalance | again without one | passed over | left out at a failover |\n|---|---|---|---|---|---|")
 	for _, g := range r.Groups {
-		line("| %s | %d | %d | %d | %d |", g.Name, g.Reads, g.Again-min(g.Again, g.Strange), g.Strange, g.Skipped)
+		line("| %s | %d | %d | %d | %d | %d |", g.Name, g.Reads, g.Again-min(g.Again, g.Strange), g.Strange, g.Skipped, g.LeftOut)
 	}
 	r.operations(line)
 	line("\nErrors at applications, and what libraries told for information:\n")

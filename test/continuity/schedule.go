@@ -299,7 +299,7 @@ func (s *soak) moveWhileControllerDies() operation {
 }
 
 // failCluster kills a cluster, fails it over, and brings it back. It is no part of a
-// plan unless Failover is set: `braid cluster fail` is not there yet.
+// plan unless Failover is set, as other promises hold then.
 func (s *soak) failCluster(c world.Cluster) []operation {
 	return []operation{
 		{"fail", c.Name, false, func(ctx context.Context) (string, error) {

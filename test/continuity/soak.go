@@ -45,6 +45,9 @@ type Soak struct {
 	Report string
 }
 
+// failsOver reports whether clusters are failed over.
+func (o *Soak) failsOver() bool { return o.Failover || slices.Contains(o.Only, "fail") }
+
 // SoakOptions are the world that RunClients needs.
 func SoakOptions() world.Options {
 	return world.Options{Gateways: 3, Controllers: 2, GatewayLease: soakLease, HeapMB: 256}
@@ -88,7 +91,10 @@ func RunClients(t *testing.T, w *world.World, o Soak) {
 	defer endReader()
 	endProducers, endMembers := s.startPrograms()
 	s.startNative(producing, consuming)
-	reader.Go(func() { s.readLog(reading) })
+	s.ledger.failover = o.failsOver()
+	if !s.ledger.failover {
+		reader.Go(func() { s.readLog(reading) })
+	}
 	require.Eventually(t, s.ledger.begun, faultSettles, 20*time.Millisecond, "each member has partitions")
 	require.Empty(t, s.settle(time.Now(), faultSettles), "clients that have not begun")
 
@@ -134,7 +140,7 @@ func (s *soak) readLog(ctx context.Context) {
 	defer client.Close()
 	for ctx.Err() == nil {
 		// Errors are told for information.
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { s.ledger.record(r.Partition, r.Offset, string(r.Key), string(r.Value)) })
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { s.ledger.record(r.Partition, r.Offset, string(r.Key), string(r.Value), false) })
 	}
 }
 
@@ -149,6 +155,9 @@ func (s *soak) awaitEnd(ctx context.Context) {
 	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
 	require.NoError(s.t, err)
 	require.NoError(s.t, ends.Error())
+	if s.ledger.failover {
+		require.NoError(s.t, s.readWholeLog(ctx, ends[topic]), "the log is not read to its end within %s", faultSettles)
+	}
 	for !s.ledger.hasRead(ends[topic]) || !s.ledger.caughtUp() {
 		if ctx.Err() != nil {
 			s.t.Errorf("the log, or a group, is not read to its end within %s", faultSettles)
