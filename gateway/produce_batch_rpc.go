@@ -83,7 +83,8 @@ func (g *Gateway) splitBatch(ctx context.Context, r *braidv1.ProduceBatchRequest
 	if err := s.check(in); err != nil {
 		return nil, err
 	}
-	f := &frame{seq: in.GetBatchSeq(), topic: t.Name, ack: &braidv1.ProduceAck{BatchSeq: in.GetBatchSeq()}}
+	f := newFrame(in.GetBatchSeq(), t.Name)
+	f.bytes = payloadBytes(in)
 	s.split(f, in, count)
 	return f, nil
 }
@@ -145,10 +146,9 @@ func (g *Gateway) appendBatch(ctx context.Context, session router.Session, acks 
 			outcomes[i] <- &outcome{err: p.rejected, refused: true}
 			continue
 		}
-		appends := []router.Append{{TopicPartition: federation.TopicPartition{Topic: f.topic, Partition: p.partition}, Batch: p.batch()}}
-		err := session.Produce(ctx, acks, timeout, appends, func(done []router.Appended) {
+		err := session.Produce(ctx, acks, timeout, p.submission(), func(done []router.Appended) {
 			p.release()
-			outcomes[i] <- newOutcome(&done[0])
+			outcomes[i] <- p.answered(&done[0])
 		})
 		if err != nil {
 			p.release()
@@ -174,8 +174,8 @@ func batchResult(f *frame, p *part, o *outcome) *braidv1.PartitionResult {
 	r := &o.result
 	r.Partition, r.RecordCount = int32(p.partition), p.count
 	for _, rr := range o.records {
-		if rr.index >= 0 && int(rr.index) < len(p.indexes) {
-			f.ack.Rejected = append(f.ack.Rejected, &braidv1.RecordFailure{Index: p.indexes[rr.index], Failure: failure(rr.err)})
+		if index, ok := p.index(rr.index); ok {
+			f.ack.Rejected = append(f.ack.Rejected, &braidv1.RecordFailure{Index: index, Failure: failure(rr.err)})
 		}
 	}
 	switch {

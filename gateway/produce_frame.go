@@ -3,10 +3,10 @@ package gateway
 import (
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
@@ -24,6 +24,33 @@ type frame struct {
 	failed      bool
 	parked      bool
 	done        bool
+
+	// What most frames need of each, so that a frame is one object.
+	onePart   part
+	onePlace  [1]*part
+	oneAck    braidv1.ProduceAck
+	oneResult [1]*braidv1.PartitionResult
+}
+
+func newFrame(seq uint64, topic federation.TopicName) *frame {
+	f := &frame{seq: seq, topic: topic}
+	f.ack = &f.oneAck
+	f.ack.BatchSeq, f.ack.Results = seq, f.oneResult[:0]
+	return f
+}
+
+// newPart adds a part.
+func (f *frame) newPart(partition federation.LogicalPartition) *part {
+	if len(f.parts) > 0 {
+		p := &part{frame: f, partition: partition}
+		f.parts = append(f.parts, p)
+		return p
+	}
+	p := &f.onePart
+	p.frame, p.partition = f, partition
+	f.onePlace[0] = p
+	f.parts = f.onePlace[:]
+	return p
 }
 
 // A part is what one frame writes to one partition: one record batch.
@@ -36,22 +63,43 @@ type part struct {
 	raw     []byte              // or the client's own batch
 	header  recordbatch.Header  // of raw
 	plain   bool                // carries no producer
+	memory  *[]byte             // of either
+	room    int                 // that the batch needs, roughly, and rather more than less
 
 	count    int32
-	indexes  []int32 // where the records are in the frame
+	indexes  []int32 // where the records are in the frame; nil = at the same places
 	rejected error   // why the part can't be written
 
 	producer recordbatch.Producer // set when submitted
 	outcome  *outcome             // set when it is known
 	decided  bool
+
+	append [1]router.Append // as it is submitted
+	answer outcome          // the router's
 }
 
 // release gives the memory of the batch back; nobody may use it any more.
 func (p *part) release() {
-	if p.raw == nil {
-		putBatchBuffer(p.builder.Bytes())
+	if p.memory != nil {
+		if p.raw == nil {
+			*p.memory = p.builder.Bytes() // it may have grown out of what it had
+		}
+		putBytes(p.memory)
 	}
-	p.builder, p.raw = recordbatch.Builder{}, nil
+	p.builder, p.raw, p.memory = recordbatch.Builder{}, nil, nil
+	p.append[0].Batch = nil
+}
+
+// index returns where a record of the part is in the frame; false = it has none such.
+func (p *part) index(record int32) (int32, bool) {
+	switch {
+	case record < 0 || record >= p.count:
+		return 0, false
+	case p.indexes != nil:
+		return p.indexes[record], true
+	default:
+		return record, true
+	}
 }
 
 // batch completes the batch with the producer that was set.
@@ -77,6 +125,7 @@ type splitter struct {
 
 	record      recordbatch.Record
 	byPartition map[federation.LogicalPartition]*part // of the frame that is being split
+	places      []*part                               // of its records, if it may have several
 }
 
 // topicLimits are the limits of a topic's config.
@@ -118,45 +167,81 @@ func (s *splitter) check(in *braidv1.ProduceFrame) error {
 // split fills f.parts with the batches of a frame that passed check.
 func (s *splitter) split(f *frame, in *braidv1.ProduceFrame, count int32) {
 	if len(in.GetKafkaBatch()) > 0 {
-		f.parts = []*part{s.rawPart(f, in)}
+		s.rawPart(f, in)
 		return
 	}
-	null := federation.LogicalPartition(nullKeyPartition(s.salt, f.seq, count))
-	if s.byPartition == nil {
-		s.byPartition = make(map[federation.LogicalPartition]*part)
+	records := in.GetRecords()
+	s.places = s.places[:0]
+	if in.Partition != nil || len(records) == 1 {
+		p := f.newPart(s.place(f, in, records[0], count))
+		p.room = recordbatch.HeaderSize
+		for _, r := range records {
+			p.room += recordRoom(r)
+		}
+	} else {
+		s.spread(f, in, count)
 	}
-	clear(s.byPartition)
-	var last *part
-	for i, r := range in.GetRecords() {
+	for _, p := range f.parts {
+		p.memory = getBytes(p.room)
+		p.builder.Reset(*p.memory)
+	}
+	for i, r := range records {
+		p := f.parts[0]
+		if len(s.places) > 0 {
+			p = s.places[i]
+		}
 		s.load(r)
-		var partition federation.LogicalPartition
-		switch {
-		case in.Partition != nil:
-			partition = federation.LogicalPartition(in.GetPartition())
-		case s.record.Key == nil:
-			partition = null
-		default:
-			partition = federation.PartitionForKey(s.record.Key, count)
-		}
-		if last == nil || last.partition != partition {
-			last = s.part(f, partition)
-		}
-		s.add(last, int32(i))
+		s.add(p, int32(i))
 	}
 	for _, p := range f.parts {
 		s.finish(p)
 	}
+	// Nothing may hold the frame's bytes, which are another's soon.
+	s.record.Key, s.record.Value = nil, nil
+	clear(s.record.Headers[:cap(s.record.Headers)])
+	if clear(s.places); cap(s.places) > placesMax {
+		s.places = nil
+	}
+	clear(s.byPartition)
 }
 
-func (s *splitter) part(f *frame, partition federation.LogicalPartition) *part {
-	if p := s.byPartition[partition]; p != nil {
-		return p
+// placesMax is for how many records a stream keeps splitter.places.
+const placesMax = 1000
+
+// recordRoom is what a record takes in a batch, roughly.
+func recordRoom(r *braidv1.Record) int { return recordBytes(r) + 24 + 4*len(r.GetHeaders()) }
+
+// spread finds the part of each record of a frame that has no partition.
+func (s *splitter) spread(f *frame, in *braidv1.ProduceFrame, count int32) {
+	if s.byPartition == nil {
+		s.byPartition = make(map[federation.LogicalPartition]*part)
 	}
-	p := &part{frame: f, partition: partition}
-	p.builder.Reset(getBatchBuffer())
-	f.parts = append(f.parts, p)
-	s.byPartition[partition] = p
-	return p
+	var last *part
+	for _, r := range in.GetRecords() {
+		if partition := s.place(f, in, r, count); last == nil || last.partition != partition {
+			if last = s.byPartition[partition]; last == nil {
+				last = f.newPart(partition)
+				last.room = recordbatch.HeaderSize
+				s.byPartition[partition] = last
+			}
+		}
+		last.room += recordRoom(r)
+		s.places = append(s.places, last)
+	}
+}
+
+// place returns the partition of a record.
+func (s *splitter) place(f *frame, in *braidv1.ProduceFrame, r *braidv1.Record, count int32) federation.LogicalPartition {
+	switch {
+	case in.Partition != nil:
+		return federation.LogicalPartition(in.GetPartition())
+	case r.Key != nil:
+		return federation.PartitionForKey(r.GetKey(), count)
+	case r.GetKeyText() != "":
+		return federation.PartitionForKey([]byte(r.GetKeyText()), count)
+	default:
+		return federation.LogicalPartition(nullKeyPartition(s.salt, f.seq, count))
+	}
 }
 
 // load reads a record of a request into s.record.
@@ -186,8 +271,17 @@ func (s *splitter) add(p *part, index int32) {
 	if s.record.TimestampMs == 0 {
 		s.record.TimestampMs = s.now.UnixMilli()
 	}
+	n := p.builder.Count()
+	if p.indexes == nil && n != index {
+		p.indexes = make([]int32, n, n+16)
+		for i := range n {
+			p.indexes[i] = i
+		}
+	}
+	if p.indexes != nil {
+		p.indexes = append(p.indexes, index)
+	}
 	p.builder.Add(&s.record)
-	p.indexes = append(p.indexes, index)
 }
 
 func (s *splitter) validate() error {
@@ -223,11 +317,12 @@ func (s *splitter) finish(p *part) {
 	}
 }
 
-func (s *splitter) rawPart(f *frame, in *braidv1.ProduceFrame) *part {
-	p := &part{frame: f, partition: federation.LogicalPartition(in.GetPartition()), raw: in.GetKafkaBatch()}
+func (s *splitter) rawPart(f *frame, in *braidv1.ProduceFrame) {
+	p := f.newPart(federation.LogicalPartition(in.GetPartition()))
+	p.raw = in.GetKafkaBatch()
 	if err := recordbatch.Check(p.raw, s.topic.batchBytesMax); err != nil {
 		p.rejected = err
-		return p
+		return
 	}
 	p.header, _ = recordbatch.ParseHeader(p.raw)
 	p.count, p.plain = p.header.Count, !p.header.Idempotent()
@@ -237,7 +332,10 @@ func (s *splitter) rawPart(f *frame, in *braidv1.ProduceFrame) *part {
 	if int(p.count) > s.cfg.FrameRecordsMax {
 		p.rejected = invalid("kafka_batch: %d records, want at most %d in one frame", p.count, s.cfg.FrameRecordsMax)
 	}
-	return p
+	// The frame's bytes are another's soon.
+	p.memory = getBytes(len(p.raw))
+	*p.memory = append(*p.memory, p.raw...)
+	p.raw = *p.memory
 }
 
 // payloadBytes is the size of a frame as credit and limits count it: keys,
@@ -267,18 +365,4 @@ func nullKeyPartition(salt int64, seq uint64, count int32) int32 {
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	x ^= x >> 31
 	return int32(x % uint64(count))
-}
-
-// batchBuffers keeps the memory of batches; pooledBytesMax keeps a rare large
-// one from staying.
-var batchBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-const pooledBytesMax = 2 << 20
-
-func getBatchBuffer() []byte { return (*batchBuffers.Get().(*[]byte))[:0] }
-
-func putBatchBuffer(b []byte) {
-	if cap(b) > 0 && cap(b) <= pooledBytesMax {
-		batchBuffers.Put(&b)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -200,18 +201,39 @@ func (st *produceStream) receive(ctx context.Context, conn *produceConn) {
 	case <-ctx.Done():
 		return
 	}
+	next := st.receiver(conn)
 	for {
-		msg, err := conn.Receive()
-		if err == nil {
-			err = st.message(msg)
-		}
-		if err != nil {
+		if err := next(); err != nil {
 			st.end(err)
 			return
 		}
 		if !st.awaitRoom(ctx) {
 			return
 		}
+	}
+}
+
+// receiver returns what receives a message and takes it.
+func (st *produceStream) receiver(conn *produceConn) func() error {
+	if strings.Contains(conn.RequestHeader().Get("Content-Type"), "json") {
+		return func() error {
+			msg, err := conn.Receive()
+			if err != nil {
+				return err
+			}
+			return st.message(msg)
+		}
+	}
+	raw, in := conn.Conn(), &produceInput{take: st.message}
+	return func() error {
+		in.taken = false
+		if err := raw.Receive(in); err != nil {
+			return err
+		}
+		if !in.taken { // Connect decodes no message without a byte
+			return st.message(&braidv1.ProduceRequest{})
+		}
+		return in.err
 	}
 }
 
@@ -339,16 +361,22 @@ func (st *produceStream) append(ctx context.Context, p *part) {
 		st.complete(p, &outcome{err: err, refused: true})
 		return
 	}
-	appends := []router.Append{{TopicPartition: federation.TopicPartition{Topic: p.frame.topic, Partition: p.partition}, Batch: p.batch()}}
-	err := st.session.Produce(ctx, st.acks, timeout, appends, func(done []router.Appended) { st.complete(p, newOutcome(&done[0])) })
+	err := st.session.Produce(ctx, st.acks, timeout, p.submission(), func(done []router.Appended) { st.complete(p, p.answered(&done[0])) })
 	if err != nil {
 		st.complete(p, &outcome{err: err, refused: true})
 	}
 }
 
-// newOutcome reads the router's answer.
-func newOutcome(a *router.Appended) *outcome {
-	o := &outcome{err: a.Err}
+// submission is the part as the router takes it.
+func (p *part) submission() []router.Append {
+	p.append[0] = router.Append{TopicPartition: federation.TopicPartition{Topic: p.frame.topic, Partition: p.partition}, Batch: p.batch()}
+	return p.append[:]
+}
+
+// answered reads the router's answer.
+func (p *part) answered(a *router.Appended) *outcome {
+	o := &p.answer
+	o.err = a.Err
 	if a.Err != nil && federation.KindOf(a.Err) == federation.DuplicateSequence {
 		o.err, a.Duplicate = nil, true
 	}

@@ -144,10 +144,8 @@ func (s *produceSession) admit(in *braidv1.ProduceFrame, deadline time.Time) (*f
 		return nil, invalid("batch.batch_seq: is %d, want %d: frames are numbered 1, 2, 3 ... without a gap", seq, s.next)
 	}
 	s.next++
-	f := &frame{
-		seq: seq, topic: federation.TopicName(in.GetTopic()), failureSeen: in.GetFailureSeen(), deadline: deadline,
-		bytes: payloadBytes(in), ack: &braidv1.ProduceAck{BatchSeq: seq},
-	}
+	f := newFrame(seq, federation.TopicName(in.GetTopic()))
+	f.failureSeen, f.deadline, f.bytes = in.GetFailureSeen(), deadline, payloadBytes(in)
 	s.received += f.bytes
 	s.frames[seq] = f
 	return f, nil
@@ -448,8 +446,8 @@ func (s *produceSession) decide(p *part, o *outcome) {
 		}
 	}
 	for _, rr := range o.records {
-		if rr.index >= 0 && int(rr.index) < len(p.indexes) {
-			f.ack.Rejected = append(f.ack.Rejected, &braidv1.RecordFailure{Index: p.indexes[rr.index], Failure: failure(rr.err)})
+		if index, ok := p.index(rr.index); ok {
+			f.ack.Rejected = append(f.ack.Rejected, &braidv1.RecordFailure{Index: index, Failure: failure(rr.err)})
 		}
 	}
 	f.ack.Results = append(f.ack.Results, r)

@@ -38,7 +38,8 @@ const (
 	slabMin    = 1 << 10 // of a frame's first slab; the next are twice as large
 	slabMax    = 32 << 10
 	// recordListMax keeps the list of a rare frame of very many records from staying.
-	recordListMax = 16 << 10
+	recordListMax  = 16 << 10
+	pooledBytesMax = 2 << 20
 )
 
 var (
@@ -173,7 +174,8 @@ func (f *recordFrame) addRaw(batch []byte, hint int) {
 }
 
 // bytePools keep memory for payload, in classes of a quarter of a power of two,
-// so that at most a fifth of what is taken is unused. pooledBytesMax bounds them.
+// so that at most a fifth of what is taken is unused. pooledBytesMax bounds them: it
+// keeps a rare large one from staying.
 var bytePools [128]sync.Pool
 
 func byteClass(n int) (class, size int) {

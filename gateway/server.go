@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -73,7 +74,8 @@ func (g *Gateway) Wrap(h http.Handler) http.Handler {
 
 // Mount adds all services to a mux.
 func (g *Gateway) Mount(mux *http.ServeMux) {
-	mux.Handle(braidv1connect.NewProducerServiceHandler(&producerService{g}, g.options...))
+	frames := connect.WithCodec(protoCodec{recordsMax: g.cfg.FrameRecordsMax, headersMax: g.cfg.RecordHeadersMax})
+	mux.Handle(braidv1connect.NewProducerServiceHandler(&producerService{g}, append(slices.Clone(g.options), frames)...))
 	mux.Handle(braidv1connect.NewConsumerServiceHandler(&consumerService{g}, g.options...))
 	g.mountAdmin(mux)
 	mux.Handle(grpchealth.NewHandler(g.health))
