@@ -56,8 +56,9 @@ func splitPartitionKey(rest string) (federation.TopicPartition, bool) {
 
 // Entries returns all entries of a map, in the order of their keys, each with
 // the map's version.
-func Entries(m *federation.Map) []*controlv1.MapEntry {
-	v := int64(m.Version)
+func Entries(m *federation.Map) []*controlv1.MapEntry { return entries(m, int64(m.Version)) }
+
+func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 	out := make([]*controlv1.MapEntry, 0, 1+len(m.Clusters)+len(m.Gateways)+2*len(m.Topics))
 	out = append(out, metaEntry(m, v))
 	for _, c := range m.Clusters {

@@ -324,6 +324,9 @@ func TestSnapshotInParts(t *testing.T) {
 	var a wire.Assembler
 	for i, p := range parts {
 		require.LessOrEqual(t, proto.Size(p), wire.PartBytesMax)
+		for _, e := range p.GetEntries() {
+			require.Zero(t, e.GetVersion(), "the snapshot says it once")
+		}
 		if i == 2 { // the stream broke off, and begins again
 			_, err := a.Add(parts[0])
 			require.NoError(t, err)
@@ -344,6 +347,15 @@ func TestSnapshotInParts(t *testing.T) {
 	}
 	_, err := a.Add(&controlv1.MapSnapshot{Parts: 1 << 30})
 	require.ErrorContains(t, err, "bad part")
+}
+
+// Former builds said the version in each entry, too.
+func TestSnapshotWithVersionsInEntries(t *testing.T) {
+	m := bigMap()
+	var a wire.Assembler
+	got, err := a.Add(&controlv1.MapSnapshot{Version: int64(m.Version), Parts: 1, Entries: wire.Entries(m)})
+	require.NoError(t, err)
+	requireSameMap(t, m, got)
 }
 
 // The numbers of the enums are the same, since the mapper converts by number.

@@ -186,7 +186,7 @@ func (ExtentEntry_State) EnumDescriptor() ([]byte, []int) {
 type MapEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// The map version that wrote this entry last.
+	// The map version that wrote this entry last; 0 in a snapshot, whose version it is.
 	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Types that are valid to be assigned to Value:
 	//
