@@ -98,7 +98,8 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	c.appends.Add(int64(len(appends)))
 	c.appendBytes.Add(size)
 	c.inFlight.Add(size)
-	sub := &submission{results: make([]Appended, len(appends)), left: len(appends), done: func(a []Appended) {
+	sub := newSubmission(len(appends))
+	sub.done = func(a []Appended) {
 		c.inFlight.Add(-size)
 		s.r.bytes.release(size)
 		s.bytes.release(size)
@@ -108,11 +109,10 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 			}
 		}
 		done(a)
-	}}
+	}
 	if acks == AcksNone {
 		acks = AcksLeader
 	}
-	sub.ops = make([]appendOp, len(appends))
 	deadline := time.Now().Add(timeout)
 	for i := range appends {
 		sub.ops[i] = appendOp{sub: sub, index: int32(i), tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline, awayWait: appends[i].AwayWait}
@@ -133,6 +133,20 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 		return err
 	}
 	return errStopping()
+}
+
+// newSubmission makes a submission of n appends. Most have one, which is one object then.
+func newSubmission(n int) *submission {
+	if n == 1 {
+		s := new(struct {
+			submission
+			op     [1]appendOp
+			result [1]Appended
+		})
+		s.ops, s.results, s.left = s.op[:], s.result[:], 1
+		return &s.submission
+	}
+	return &submission{ops: make([]appendOp, n), results: make([]Appended, n), left: n}
 }
 
 func errStopping() error {

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"encoding/binary"
 	"net"
+	"slices"
 	"sort"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kbin"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/internal/upstream"
 )
@@ -29,15 +29,17 @@ type produceRequest struct {
 	ops     []*appendOp
 	parts   []*partQueue // of ops
 	scratch []byte
+	cuts    []int
 	bufs    net.Buffers
+	answers []produceAnswer
 }
 
 // encode builds the request's body around the batches, which are not copied.
 func (q *produceRequest) encode(acks Acks, timeoutMs int32) net.Buffers {
 	flex := q.version >= produceFlexible
 	b := q.scratch[:0]
-	// cut[i] is where the i-th batch goes in b.
-	cuts := make([]int, 0, len(q.ops))
+	// cuts[i] is where the i-th batch goes in b.
+	cuts := q.cuts[:0]
 	if flex {
 		b = append(b, 0) // no transactional id
 	} else {
@@ -84,7 +86,7 @@ func (q *produceRequest) encode(acks Acks, timeoutMs int32) net.Buffers {
 	if flex {
 		b = append(b, 0)
 	}
-	q.scratch = b
+	q.scratch, q.cuts = b, cuts
 	bufs := q.bufs[:0]
 	from := 0
 	for i, cut := range cuts {
@@ -113,39 +115,80 @@ type produceAnswer struct {
 	present       bool
 }
 
-// decode reads the response into one answer for each op, in their order.
+// decode reads the response into one answer for each op, in their order; they are
+// the request's, until it is used again. It reads by hand: kmsg makes an object of each
+// list and each string of a response.
 func (q *produceRequest) decode(b *upstream.Buffer) ([]produceAnswer, error) {
-	resp := kmsg.NewPtrProduceResponse()
-	resp.SetVersion(q.version)
-	if err := resp.ReadFrom(b.B); err != nil {
-		return nil, err
-	}
-	answers := make([]produceAnswer, len(q.ops))
+	flex := q.version >= produceFlexible
+	q.answers = slices.Grow(q.answers[:0], len(q.ops))[:len(q.ops)]
+	clear(q.answers)
+	r := kbin.Reader{Src: b.B}
 	next := 0
-	for i := range resp.Topics {
-		t := &resp.Topics[i]
-		for j := range t.Partitions {
-			p := &t.Partitions[j]
-			at := q.find(t.Topic, p.Partition, next)
-			if at < 0 {
-				continue
-			}
-			next = at + 1
-			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset, logAppendTime: p.LogAppendTime, logStart: p.LogStartOffset, present: true}
-			for _, re := range p.ErrorRecords {
-				e := RecordError{Index: re.RelativeOffset}
-				if re.ErrorMessage != nil {
-					e.Message = *re.ErrorMessage
-				}
-				a.recordErrors = append(a.recordErrors, e)
-			}
-			if p.ErrorMessage != nil {
-				a.message = *p.ErrorMessage
-			}
-			answers[at] = a
+	for topics := readArrayLen(&r, flex); topics > 0 && r.Ok(); topics-- {
+		topic := ""
+		if flex {
+			topic = r.UnsafeCompactString()
+		} else {
+			topic = r.UnsafeString()
 		}
+		for parts := readArrayLen(&r, flex); parts > 0 && r.Ok(); parts-- {
+			partition, a := q.readAnswer(&r, flex)
+			if at := q.find(topic, partition, next); at >= 0 && r.Ok() {
+				next, q.answers[at] = at+1, a
+			}
+		}
+		skipTags(&r, flex)
 	}
-	return answers, nil
+	r.Int32() // how long the broker throttled
+	skipTags(&r, flex)
+	return q.answers, r.Complete()
+}
+
+func (q *produceRequest) readAnswer(r *kbin.Reader, flex bool) (partition int32, a produceAnswer) {
+	partition = r.Int32()
+	a = produceAnswer{code: r.Int16(), baseOffset: r.Int64(), logAppendTime: r.Int64(), logStart: -1, present: true}
+	if q.version >= 5 {
+		a.logStart = r.Int64()
+	}
+	if q.version >= 8 {
+		for n := readArrayLen(r, flex); n > 0 && r.Ok(); n-- {
+			a.recordErrors = append(a.recordErrors, RecordError{Index: r.Int32(), Message: readNullable(r, flex)})
+			skipTags(r, flex)
+		}
+		a.message = readNullable(r, flex)
+	}
+	skipTags(r, flex)
+	return partition, a
+}
+
+func readArrayLen(r *kbin.Reader, flex bool) int32 {
+	if flex {
+		return r.CompactArrayLen()
+	}
+	return r.ArrayLen()
+}
+
+func readNullable(r *kbin.Reader, flex bool) string {
+	var v *string
+	if flex {
+		v = r.CompactNullableString()
+	} else {
+		v = r.NullableString()
+	}
+	if v == nil {
+		return ""
+	}
+	return *v
+}
+
+func skipTags(r *kbin.Reader, flex bool) {
+	if !flex {
+		return
+	}
+	for n := r.Uvarint(); n > 0 && r.Ok(); n-- {
+		r.Uvarint()
+		r.Span(int(r.Uvarint()))
+	}
 }
 
 // find returns the op of a physical partition. Brokers mostly answer in the

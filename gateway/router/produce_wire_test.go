@@ -75,6 +75,88 @@ func TestAnswersFindTheirOps(t *testing.T) {
 	require.Equal(t, -1, q.find("b", 1, 0))
 }
 
+// In every version, and whatever else a broker says: answers are what kmsg reads.
+func FuzzProduceAnswers(f *testing.F) {
+	topics := []string{"a", "b"}
+	for v := int16(produceVersionMin); v <= produceVersionMax; v++ {
+		resp := kmsg.NewPtrProduceResponse()
+		resp.SetVersion(v)
+		resp.ThrottleMillis = 7
+		for i, topic := range append(topics, "other") {
+			t := kmsg.NewProduceResponseTopic()
+			t.Topic = topic
+			for p := range int32(4) {
+				part := kmsg.NewProduceResponseTopicPartition()
+				part.Partition, part.ErrorCode, part.BaseOffset, part.LogAppendTime, part.LogStartOffset = p, int16(i), int64(100*i)+int64(p), -1, 5
+				part.CurrentLeader.LeaderID = 3
+				if p == 2 {
+					part.ErrorMessage = kmsg.StringPtr("bad records")
+					part.ErrorRecords = []kmsg.ProduceResponseTopicPartitionErrorRecord{{RelativeOffset: 1, ErrorMessage: kmsg.StringPtr("this one")}, {RelativeOffset: 4}}
+				}
+				t.Partitions = append(t.Partitions, part)
+			}
+			resp.Topics = append(resp.Topics, t)
+		}
+		raw := resp.AppendTo(nil)
+		f.Add(v, raw)
+		f.Add(v, raw[:len(raw)/2])
+	}
+	f.Fuzz(func(t *testing.T, version int16, raw []byte) {
+		q := manyParts(topics, 3)
+		q.version = produceVersionMin + int16(uint16(version)%(produceVersionMax-produceVersionMin+1))
+		want, err := answersByKmsg(q, raw)
+		if err != nil {
+			return // a broker's that is broken: what matters is that nothing is made of it that is not there
+		}
+		for range 2 { // with memory that was used before
+			got, err := q.decode(&upstream.Buffer{B: raw})
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+	})
+}
+
+func answersByKmsg(q *produceRequest, raw []byte) ([]produceAnswer, error) {
+	resp := kmsg.NewPtrProduceResponse()
+	resp.SetVersion(q.version)
+	if err := resp.ReadFrom(raw); err != nil {
+		return nil, err
+	}
+	answers := make([]produceAnswer, len(q.ops))
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			at := q.find(t.Topic, p.Partition, 0)
+			if at < 0 {
+				continue
+			}
+			a := produceAnswer{code: p.ErrorCode, baseOffset: p.BaseOffset, logAppendTime: p.LogAppendTime, logStart: p.LogStartOffset, present: true}
+			for _, re := range p.ErrorRecords {
+				e := RecordError{Index: re.RelativeOffset}
+				if re.ErrorMessage != nil {
+					e.Message = *re.ErrorMessage
+				}
+				a.recordErrors = append(a.recordErrors, e)
+			}
+			if p.ErrorMessage != nil {
+				a.message = *p.ErrorMessage
+			}
+			answers[at] = a
+		}
+	}
+	return answers, nil
+}
+
+func TestBrokenAnswersAreRefused(t *testing.T) {
+	q := manyParts([]string{"a"}, 3)
+	raw := answersTo(q, false).B
+	for n := range len(raw) {
+		_, err := q.decode(&upstream.Buffer{B: raw[:n]})
+		require.Error(t, err, n)
+	}
+	_, err := q.decode(&upstream.Buffer{B: raw})
+	require.NoError(t, err)
+}
+
 // What a broker answers to a request for many partitions, to their ops.
 func BenchmarkProduceAnswers(b *testing.B) {
 	for _, n := range []int{10, 200, 2000} {

@@ -201,6 +201,10 @@ type call struct {
 	bufs     net.Buffers
 	sent     time.Time
 	done     func(*Buffer, error)
+
+	// What most requests need, so that a call is one object.
+	head [32]byte
+	few  [4][]byte
 }
 
 // Closed reports whether the connection is of no use any more.
@@ -255,7 +259,11 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 	for _, b := range body {
 		total += len(b)
 	}
-	head := make([]byte, 0, 4+n)
+	cl := &call{flexible: flex, done: done, sent: time.Now()}
+	head := cl.head[:0]
+	if 4+n > len(cl.head) {
+		head = make([]byte, 0, 4+n)
+	}
 	head = kbin.AppendInt32(head, int32(total))
 	head = kbin.AppendInt16(head, key)
 	head = kbin.AppendInt16(head, version)
@@ -266,9 +274,11 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 	if flex {
 		head = append(head, 0)
 	}
-	bufs := make(net.Buffers, 0, 1+len(body))
-	bufs = append(append(bufs, head), body...)
-	cl := &call{flexible: flex, bufs: bufs, done: done, sent: time.Now()}
+	cl.bufs = cl.few[:0]
+	if 1+len(body) > len(cl.few) {
+		cl.bufs = make(net.Buffers, 0, 1+len(body))
+	}
+	cl.bufs = append(append(cl.bufs, head), body...)
 	c.contact.ask(cl.sent)
 
 	c.mu.Lock()
@@ -366,12 +376,27 @@ func (c *Conn) drain(err error) {
 	}
 }
 
+// writeBuffersMax is from how many buffers on no further request joins a write: the
+// system takes 1024.
+const writeBuffersMax = 512
+
 func (c *Conn) writeLoop() {
 	defer close(c.written)
+	var batch net.Buffers
 	for {
 		select {
 		case cl := <-c.out:
-			bufs := cl.bufs
+			// What waits already goes in the same system call.
+			batch = append(batch[:0], cl.bufs...)
+			for more := true; more && len(batch) < writeBuffersMax; {
+				select {
+				case cl := <-c.out:
+					batch = append(batch, cl.bufs...)
+				default:
+					more = false
+				}
+			}
+			bufs := batch
 			_ = c.nc.SetWriteDeadline(time.Now().Add(c.timeout))
 			if _, err := bufs.WriteTo(c.nc); err != nil {
 				c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
