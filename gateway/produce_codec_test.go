@@ -29,7 +29,10 @@ func someFrames(tb testing.TB) map[string]*braidv1.ProduceFrame {
 		"raw":       {BatchSeq: 2, Topic: "t", Partition: proto.Int32(5), KafkaBatch: benchBatch(3, 10)},
 		"both":      {Records: many(1), KafkaBatch: []byte("b")},
 		"null and empty": {Topic: "t", Records: []*braidv1.Record{
-			{}, {Key: []byte{}}, {Value: []byte{}}, {Key: []byte{}, Value: []byte{}},
+			{},
+			{Key: []byte{}},
+			{Value: []byte{}},
+			{Key: []byte{}, Value: []byte{}},
 			{Headers: []*braidv1.Header{{}, {Key: "k"}, {Value: []byte{}}, {Key: "ключ", Value: []byte("v")}}},
 		}},
 		"text": {Topic: "t", Records: []*braidv1.Record{{KeyText: "ä", ValueText: "ö", TimestampMs: -5, Offset: 9}}},

@@ -81,6 +81,7 @@ type credit struct{ batches, bytes int64 }
 type topicState struct {
 	name       federation.TopicName
 	id         federation.TopicID
+	of         *federation.Topic // what the rest was read of; maps share what did not change
 	limits     *topicLimits
 	count      int32
 	changed    bool  // the client was not told of count yet
@@ -165,6 +166,9 @@ func (s *produceSession) topic(cfg *Config, m *federation.Map, name federation.T
 		return nil
 	}
 	ts := s.topics[name]
+	if ts != nil && ts.of == t {
+		return ts
+	}
 	if ts == nil || ts.id != t.ID {
 		// A topic that was created again has new logs: sequences begin anew.
 		fresh := &topicState{name: name, id: t.ID, count: int32(len(t.Partitions)), barrier: s.unknown[name]}
@@ -172,7 +176,7 @@ func (s *produceSession) topic(cfg *Config, m *federation.Map, name federation.T
 		fresh.partitions = make(map[federation.LogicalPartition]*partitionState)
 		ts, s.topics[name] = fresh, fresh
 	}
-	ts.limits = newTopicLimits(cfg, t)
+	ts.of, ts.limits = t, newTopicLimits(cfg, t)
 	if n := int32(len(t.Partitions)); n != ts.count {
 		ts.former, ts.formerTill, ts.count = ts.count, now.Add(cfg.StaleCountGrace), n
 		ts.changed = true

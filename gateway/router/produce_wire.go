@@ -125,7 +125,7 @@ func (q *produceRequest) decode(b *upstream.Buffer) ([]produceAnswer, error) {
 	r := kbin.Reader{Src: b.B}
 	next := 0
 	for topics := readArrayLen(&r, flex); topics > 0 && r.Ok(); topics-- {
-		topic := ""
+		var topic string
 		if flex {
 			topic = r.UnsafeCompactString()
 		} else {

@@ -90,8 +90,8 @@ func FuzzProduceAnswers(f *testing.F) {
 				part.Partition, part.ErrorCode, part.BaseOffset, part.LogAppendTime, part.LogStartOffset = p, int16(i), int64(100*i)+int64(p), -1, 5
 				part.CurrentLeader.LeaderID = 3
 				if p == 2 {
-					part.ErrorMessage = kmsg.StringPtr("bad records")
-					part.ErrorRecords = []kmsg.ProduceResponseTopicPartitionErrorRecord{{RelativeOffset: 1, ErrorMessage: kmsg.StringPtr("this one")}, {RelativeOffset: 4}}
+					part.ErrorMessage = new("bad records")
+					part.ErrorRecords = []kmsg.ProduceResponseTopicPartitionErrorRecord{{RelativeOffset: 1, ErrorMessage: new("this one")}, {RelativeOffset: 4}}
 				}
 				t.Partitions = append(t.Partitions, part)
 			}
