@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -105,4 +106,29 @@ func benchSession(b *testing.B, opts ...kfake.Opt) router.Session {
 	s := r.NewSession()
 	b.Cleanup(s.Close)
 	return s
+}
+
+// BenchmarkProduceAlone is how long an append takes when nothing else is under way,
+// as with a client that sends now and then: the way there and back wakes every
+// goroutine that it passes.
+func BenchmarkProduceAlone(b *testing.B) {
+	s := benchSession(b, kfake.BlackholeProduce())
+	data := batch(recordbatch.NoProducer, string(make([]byte, 1024)))
+	done := make(chan error, 1)
+	var took []time.Duration
+	for b.Loop() {
+		time.Sleep(time.Millisecond)
+		begin := time.Now()
+		err := s.Produce(b.Context(), router.AcksAll, 10*time.Second, []router.Append{{TopicPartition: tp0, Batch: data}}, func(a []router.Appended) { done <- a[0].Err })
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(took[len(took)/10].Nanoseconds()), "p10-ns")
 }
