@@ -3,6 +3,7 @@ package router_test
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,6 +88,13 @@ func BenchmarkFetch(b *testing.B) {
 // benchSession is a session of a router before an embedded cluster with 8 partitions.
 func benchSession(b *testing.B, opts ...kfake.Opt) router.Session {
 	b.Helper()
+	s, _ := benchRouter(b, opts...)
+	return s
+}
+
+// benchRouter is benchSession that can open more of them.
+func benchRouter(b *testing.B, opts ...kfake.Opt) (router.Session, func() router.Session) {
+	b.Helper()
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(1), kfake.SeedTopics(8, "phys"))...)
 	if err != nil {
 		b.Fatal(err)
@@ -103,9 +111,12 @@ func benchSession(b *testing.B, opts ...kfake.Opt) router.Session {
 	pool.Update([]*federation.Cluster{w.Current().Clusters["a"]})
 	r := router.New(b.Context(), router.Config{}, router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}})
 	b.Cleanup(r.Close)
-	s := r.NewSession()
-	b.Cleanup(s.Close)
-	return s
+	open := func() router.Session {
+		s := r.NewSession()
+		b.Cleanup(s.Close)
+		return s
+	}
+	return open(), open
 }
 
 // BenchmarkProduceAlone is how long an append takes when nothing else is under way,
@@ -131,4 +142,58 @@ func BenchmarkProduceAlone(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "p50-ns")
 	b.ReportMetric(float64(took[len(took)/10].Nanoseconds()), "p10-ns")
+}
+
+// BenchmarkTail is one append that 20 readers wait for at the tail of a partition.
+func BenchmarkTail(b *testing.B) {
+	const readers = 20
+	first, open := benchRouter(b)
+	data := batch(recordbatch.NoProducer, string(make([]byte, 10<<10)))
+	var wrote, served sync.WaitGroup
+	begin := make([]chan federation.LogicalOffset, readers)
+	defer func() {
+		for _, c := range begin {
+			close(c)
+		}
+	}()
+	for i := range begin {
+		begin[i] = make(chan federation.LogicalOffset, 1)
+		s := open()
+		go func() {
+			for at := range begin[i] {
+				for from := at; at == from; {
+					f, err := s.Fetch(b.Context(), []router.Position{{TopicPartition: tp0, Offset: at, MaxBytes: 1 << 20, CurrentEpoch: -1, LastFetchedEpoch: -1}},
+						router.FetchLimit{MinBytes: 1, MaxBytes: 2 << 20, MaxWait: 10 * time.Second})
+					if err != nil {
+						b.Error(err)
+						break
+					}
+					at = f.Slices[0].Next
+					f.Release()
+				}
+				served.Done()
+			}
+		}()
+	}
+	b.ReportAllocs()
+	at := federation.LogicalOffset(0)
+	for b.Loop() {
+		served.Add(readers)
+		for _, c := range begin {
+			c <- at
+		}
+		wrote.Add(1)
+		err := first.Produce(b.Context(), router.AcksAll, 10*time.Second, []router.Append{{TopicPartition: tp0, Batch: data}}, func(a []router.Appended) {
+			if a[0].Err != nil {
+				b.Error(a[0].Err)
+			}
+			at = a[0].BaseOffset + 1
+			wrote.Done()
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		wrote.Wait()
+		served.Wait()
+	}
 }

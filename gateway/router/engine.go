@@ -66,6 +66,7 @@ type session struct {
 	r     *Router
 	lane  *lane
 	bytes *budget
+	idle  atomic.Pointer[fetching] // memory for the next Fetch
 
 	mu    sync.Mutex // guards the following
 	reads map[federation.TopicPartition]*read

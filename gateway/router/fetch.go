@@ -28,9 +28,11 @@ const (
 // answer leaves when all partitions together have enough, or time is up,
 // whatever the slowest cluster does.
 func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) (*Fetched, error) {
-	f := &fetching{s: s, ctx: ctx, limit: limit, wake: make(chan struct{}, 1), items: make([]fetchItem, len(from)), started: time.Now()}
+	f := s.newFetching()
+	defer s.keep(f)
+	f.ctx, f.limit, f.started = ctx, limit, time.Now()
 	for i := range from {
-		f.items[i] = fetchItem{pos: &from[i], at: from[i].Offset}
+		f.items = append(f.items, fetchItem{pos: &from[i], at: from[i].Offset})
 	}
 	defer f.leaveTails()
 	if err := f.run(); err != nil {
@@ -39,7 +41,37 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 	}
 	f.answer()
 	f.readAhead()
-	return &f.out, nil
+	return f.out, nil
+}
+
+// keptItemsMax is how many partitions a Fetch may have whose memory the next one
+// of its session uses again.
+const keptItemsMax = 64
+
+// newFetching returns memory for a Fetch: that of the one before, if nobody else has it.
+func (s *session) newFetching() *fetching {
+	f := s.idle.Swap(nil)
+	if f == nil {
+		f = &fetching{s: s, wake: make(chan struct{}, 1)}
+	}
+	f.out = &Fetched{}
+	f.out.bufs = f.out.few[:0]
+	return f
+}
+
+// keep has the session's next Fetch use f again. A wake that comes late, of a read
+// that goes on, has that one look once too often.
+func (s *session) keep(f *fetching) {
+	if cap(f.items) > keptItemsMax {
+		return
+	}
+	clear(f.items)
+	*f = fetching{s: s, wake: f.wake, timer: f.timer, items: f.items[:0], got: f.got}
+	select {
+	case <-f.wake:
+	default:
+	}
+	s.idle.Store(f)
 }
 
 // fetching is one Fetch under way; one goroutine owns it.
@@ -48,8 +80,10 @@ type fetching struct {
 	ctx     context.Context //nolint:containedctx // ends with the call
 	limit   FetchLimit
 	wake    chan struct{}
+	timer   *time.Timer
 	items   []fetchItem
-	out     Fetched
+	got     taken // from a tail
+	out     *Fetched
 	bytes   int
 	failed  bool // an item has an error: the client wants to know at once
 	started time.Time
@@ -98,20 +132,30 @@ func (f *fetching) run() error {
 		if done {
 			return nil
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-f.wake:
-		case <-changed:
-		case <-timer.C:
-		case <-f.ctx.Done():
-			timer.Stop()
-			return f.ctx.Err()
-		case <-f.s.r.ctx.Done():
-			timer.Stop()
-			return errStopping()
+		if err := f.sleep(wait, changed); err != nil {
+			return err
 		}
-		timer.Stop()
 	}
+}
+
+// sleep waits for news.
+func (f *fetching) sleep(d time.Duration, changed <-chan struct{}) error {
+	if f.timer == nil {
+		f.timer = time.NewTimer(d)
+	} else {
+		f.timer.Reset(d)
+	}
+	defer f.timer.Stop()
+	select {
+	case <-f.wake:
+	case <-changed:
+	case <-f.timer.C:
+	case <-f.ctx.Done():
+		return f.ctx.Err()
+	case <-f.s.r.ctx.Done():
+		return errStopping()
+	}
+	return nil
 }
 
 // open reports whether an item can take more.
@@ -251,12 +295,13 @@ func (it *fetchItem) rests() bool {
 
 // wakeAfter wakes the Fetch when ch is closed, if it is still under way.
 func (f *fetching) wakeAfter(ch <-chan struct{}) {
-	f.s.r.tasks.Go(func() {
+	wake, ctx, r := f.wake, f.ctx, f.s.r // f may be another Fetch's by then
+	r.tasks.Go(func() {
 		select {
 		case <-ch:
-			notify(f.wake)
-		case <-f.ctx.Done():
-		case <-f.s.r.ctx.Done():
+			notify(wake)
+		case <-ctx.Done():
+		case <-r.ctx.Done():
 		}
 	})
 }
@@ -269,7 +314,9 @@ func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *u
 		return false, false // deleted, but perhaps cached
 	}
 	t := f.s.r.tailOf(cluster, broker)
-	part, got, miss := t.watch(it.pos.TopicPartition, extent, it.at, int(it.pos.MaxBytes)-it.bytes, join, f.wake)
+	got := &f.got
+	defer got.reset()
+	part, miss := t.watch(it.pos.TopicPartition, extent, it.at, int(it.pos.MaxBytes)-it.bytes, join, f.wake, got)
 	if miss {
 		return false, false
 	}
@@ -310,7 +357,7 @@ func (f *fetching) leaveTails() {
 
 func (f *fetching) add(it *fetchItem, data []byte, buf *upstream.Buffer) {
 	it.slice.Records = append(it.slice.Records, data)
-	f.out.release = append(f.out.release, buf.Release)
+	f.out.bufs = append(f.out.bufs, buf)
 	it.bytes += len(data)
 	f.bytes += len(data)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/upstream"
 )
 
 // Maps is the router's view of the federation: gateway/mapwatch follows the
@@ -226,14 +227,16 @@ type Session interface {
 
 // Fetched is the answer to a Fetch.
 type Fetched struct {
-	Slices  []Slice
-	release []func()
+	Slices []Slice
+	bufs   []*upstream.Buffer
+	few    [4]*upstream.Buffer // what bufs begins in
 }
 
 // Release gives the buffers of the records back; they must not be used after it.
 func (f *Fetched) Release() {
-	for _, r := range f.release {
-		r()
+	for _, b := range f.bufs {
+		b.Release()
 	}
-	f.release = nil
+	clear(f.bufs)
+	f.bufs = nil
 }

@@ -75,17 +75,17 @@ func (r *Router) tailOf(cluster *upstream.Cluster, broker int32) *tail {
 }
 
 // watch says that a reader waits for extent's records from at on. If the tail
-// has them, they are returned. If the tail is ahead and has them no more, miss
+// has them, got takes them. If the tail is ahead and has them no more, miss
 // is true: the reader must ask the broker. Else wake is notified of news until
 // the part is left.
-func (t *tail) watch(tp federation.TopicPartition, extent *federation.Extent, at federation.LogicalOffset, maxBytes int, join bool, wake chan struct{}) (part *tailPart, got taken, miss bool) {
+func (t *tail) watch(tp federation.TopicPartition, extent *federation.Extent, at federation.LogicalOffset, maxBytes int, join bool, wake chan struct{}, got *taken) (part *tailPart, miss bool) {
 	key := physicalKey{extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.parts[key]
 	if p == nil {
 		if !join || t.ended {
-			return nil, taken{}, true
+			return nil, true
 		}
 		p = &tailPart{key: key, tp: tp, extent: extent, next: extent.Physical(at), sent: -1, waiters: make(map[chan struct{}]struct{})}
 		t.parts[key] = p
@@ -93,14 +93,11 @@ func (t *tail) watch(tp federation.TopicPartition, extent *federation.Extent, at
 	}
 	p.used = time.Now()
 	if extent.Logical(p.next) > at {
-		got = p.take(at, maxBytes)
-		if len(got.data) == 0 {
-			return nil, taken{}, true
-		}
-		return p, got, false
+		p.take(at, maxBytes, got)
+		return p, len(got.data) == 0
 	}
 	p.waiters[wake] = struct{}{}
-	return p, taken{}, false
+	return p, false
 }
 
 // leave ends a watch.
@@ -119,31 +116,37 @@ type taken struct {
 	txn  bool
 }
 
-// take returns whole batches from the one that holds at on, at least one, at
+// reset forgets what was taken, but for its memory.
+func (g *taken) reset() {
+	clear(g.data)
+	clear(g.bufs)
+	*g = taken{data: g.data[:0], bufs: g.bufs[:0]}
+}
+
+// take takes whole batches from the one that holds at on, at least one, at
 // most maxBytes; the tail's mu is held.
-func (p *tailPart) take(at federation.LogicalOffset, maxBytes int) (got taken) {
+func (p *tailPart) take(at federation.LogicalOffset, maxBytes int, got *taken) {
 	for i := range p.chunks {
 		c := &p.chunks[i]
 		if c.end <= at {
 			continue
 		}
 		if c.first > at && len(got.data) == 0 {
-			return taken{} // evicted
+			return // evicted
 		}
 		data, next := cutBatches(c.data, at, maxBytes, len(got.data) == 0)
 		if len(data) == 0 {
-			return got
+			return
 		}
 		c.buf.Retain()
 		got.data, got.bufs = append(got.data, data), append(got.bufs, c.buf)
 		got.next = next
 		got.txn = got.txn || c.txn
 		if maxBytes -= len(data); maxBytes <= 0 || next < c.end {
-			return got
+			return
 		}
 		at = c.end
 	}
-	return got
 }
 
 func notify(ch chan struct{}) {
