@@ -122,12 +122,27 @@ type fetchEncoder struct {
 	size    int // of records
 }
 
+// newFetchEncoder returns one with room for a response to parts, but for what few have.
+func newFetchEncoder(parts []*fetchPart) fetchEncoder {
+	const topicBytes, partBytes = 2 + 16 + 8, 56
+	size, records := 64, 0
+	for i, p := range parts {
+		if size += partBytes; i == 0 || p.topic != parts[i-1].topic {
+			size += len(p.topic.name) + topicBytes
+		}
+		if p.slice != nil {
+			records += len(p.slice.Records)
+		}
+	}
+	return fetchEncoder{b: make([]byte, 0, size), cuts: make([]int, 0, records), records: make([][]byte, 0, records)}
+}
+
 // encodeFetch encodes a response; parts of one topic that follow each other share its
 // name. The bytes of fetched are not copied: they are released after they were written.
 func encodeFetch(req *request, code int16, session int32, parts []*fetchPart, fetched *router.Fetched) response {
 	v := req.version
 	flexible := v >= 12
-	e := fetchEncoder{b: make([]byte, 0, 128+96*len(parts))}
+	e := newFetchEncoder(parts)
 	e.b = appendResponseHead(e.b, req, flexible)
 	e.b = appendI32(e.b, 0) // throttle
 	if v >= sessionVersionMin {
