@@ -109,9 +109,15 @@ func TestProduceGoesOnAfterAnUnknownOutcome(t *testing.T) {
 // A stream whose frames go to two clusters, of which one hangs, goes on writing to the
 // other one; what it has sent to the first is there once and in order when that is back.
 func TestProduceGoesOnBesideAClusterThatHangs(t *testing.T) {
+	for name, open := range map[string]*braidv1.ProduceOpen{"idempotent": {}, "not idempotent": {NonIdempotent: true}} {
+		t.Run(name, func(t *testing.T) { testProduceBesideAClusterThatHangs(t, open) })
+	}
+}
+
+func testProduceBesideAClusterThatHangs(t *testing.T, open *braidv1.ProduceOpen) {
 	w := newWorld(t)
 	w.topic("orders", 2, nil)
-	c := w.produce(t, &braidv1.ProduceOpen{})
+	c := w.produce(t, open)
 	send := func(partition int32, value int) uint64 {
 		c.await(func() bool { return c.credit.GetMaxBatches() > int64(c.seq) })
 		return c.frame(&braidv1.ProduceFrame{Topic: "orders", Partition: &partition, Records: []*braidv1.Record{record("k", strconv.Itoa(value))}})

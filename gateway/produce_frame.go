@@ -58,6 +58,7 @@ type part struct {
 	frame     *frame
 	partition federation.LogicalPartition
 	state     *partitionState // of an idempotent producer
+	pace      *pace           // of the partition
 
 	builder recordbatch.Builder // the batch of records
 	raw     []byte              // or the client's own batch

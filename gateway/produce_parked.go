@@ -1,8 +1,6 @@
 package gateway
 
-import (
-	"time"
-)
+import "time"
 
 // Parked frames. A frame whose parts all wait for partitions that decide nothing, since
 // their cluster is away, would use the stream's window up, and then nothing goes on for
@@ -13,16 +11,32 @@ import (
 //
 // A frame stays parked until it is decided, as credit never shrinks.
 
-// A partition is stuck when its oldest batch in flight has been that for ParkAfter.
-func (ps *partitionState) patrol(now time.Time, after time.Duration) {
-	if len(ps.inFlight) == 0 {
-		ps.stuck, ps.oldest = false, nil
-		return
+// A pace says whether a partition decides what it gets. It is stuck when nothing of
+// what is in flight to it was decided for ProduceParkAfter.
+type pace struct {
+	inFlight  int
+	decisions uint64
+	stuck     bool
+
+	// As of the last patrol.
+	patrolled uint64
+	seen      uint64    // decisions
+	since     time.Time // when they were seen first, with something in flight
+}
+
+func (g *pace) decide(stored bool) {
+	g.inFlight--
+	g.decisions++
+	if stored {
+		g.stuck = false
 	}
-	if ps.oldest != ps.inFlight[0] {
-		ps.oldest, ps.since = ps.inFlight[0], now
+}
+
+func (g *pace) patrol(now time.Time, after time.Duration) {
+	if g.since.IsZero() || g.decisions != g.seen || g.inFlight == 0 {
+		g.seen, g.since = g.decisions, now
 	}
-	ps.stuck = now.Sub(ps.since) >= after
+	g.stuck = now.Sub(g.since) >= after
 }
 
 // patrol looks which partitions are stuck, and parks frames. It is called now and then
@@ -31,9 +45,12 @@ func (s *produceSession) patrol(now time.Time) {
 	s.patrols++
 	for _, f := range s.frames {
 		for _, p := range f.parts {
-			if ps := p.state; ps != nil && ps.patrolled != s.patrols {
-				ps.patrolled = s.patrols
-				ps.patrol(now, s.parkAfter)
+			if g := p.pace; g != nil && g.patrolled != s.patrols {
+				if g.patrolled != s.patrols-1 {
+					g.since = time.Time{} // nothing was open of it
+				}
+				g.patrolled = s.patrols
+				g.patrol(now, s.parkAfter)
 			}
 		}
 	}
@@ -48,7 +65,7 @@ func (s *produceSession) park(f *frame) {
 		return
 	}
 	for _, p := range f.parts {
-		if !p.decided && (p.state == nil || !p.state.stuck) {
+		if !p.decided && (p.pace == nil || !p.pace.stuck) {
 			return
 		}
 	}

@@ -89,6 +89,7 @@ type topicState struct {
 	formerTill time.Time
 	barrier    uint64
 	partitions map[federation.LogicalPartition]*partitionState
+	plain      map[federation.LogicalPartition]*pace // of a stream that is not idempotent
 }
 
 // A partitionState is what the stream knows of its producer in a partition.
@@ -105,10 +106,7 @@ type partitionState struct {
 	unsure   bool  // a batch may be stored: a new epoch is needed
 	bumping  bool  // waiting for it
 
-	stuck     bool      // nothing is decided for a while
-	oldest    *part     // in flight, when patrol looked last
-	since     time.Time // when patrol saw it first
-	patrolled uint64
+	pace pace
 }
 
 // An outcome is how an append ended.
@@ -174,6 +172,7 @@ func (s *produceSession) topic(cfg *Config, m *federation.Map, name federation.T
 		fresh := &topicState{name: name, id: t.ID, count: int32(len(t.Partitions)), barrier: s.unknown[name]}
 		delete(s.unknown, name)
 		fresh.partitions = make(map[federation.LogicalPartition]*partitionState)
+		fresh.plain = make(map[federation.LogicalPartition]*pace)
 		ts, s.topics[name] = fresh, fresh
 	}
 	ts.of, ts.limits = t, newTopicLimits(cfg, t)
@@ -252,7 +251,12 @@ func (s *produceSession) takePlain(p *part, ts *topicState) {
 		return
 	}
 	p.plain, p.producer = true, recordbatch.NoProducer
-	s.ready = append(s.ready, p)
+	p.pace = ts.plain[p.partition]
+	if p.pace == nil {
+		p.pace = &pace{}
+		ts.plain[p.partition] = p.pace
+	}
+	s.submit(p)
 }
 
 func (s *produceSession) takeSequenced(p *part, ts *topicState) {
@@ -261,7 +265,7 @@ func (s *produceSession) takeSequenced(p *part, ts *topicState) {
 		ps = &partitionState{producer: s.latest}
 		ts.partitions[p.partition] = ps
 	}
-	p.state = ps
+	p.state, p.pace = ps, &ps.pace
 	if p.frame.failureSeen >= ps.barrier {
 		ps.barrier = 0
 	}
@@ -303,8 +307,13 @@ func (s *produceSession) pump(ps *partitionState) {
 			return
 		}
 		ps.inFlight = append(ps.inFlight, p)
-		s.ready = append(s.ready, p)
+		s.submit(p)
 	}
+}
+
+func (s *produceSession) submit(p *part) {
+	p.pace.inFlight++
+	s.ready = append(s.ready, p)
 }
 
 // restart begins the sequences of a new epoch.
@@ -343,7 +352,6 @@ func (s *produceSession) complete(p *part, o *outcome) {
 	for len(ps.inFlight) > 0 && ps.inFlight[0].outcome != nil {
 		first := ps.inFlight[0]
 		ps.inFlight = ps.inFlight[1:]
-		ps.stuck = ps.stuck && first.outcome.err != nil
 		s.completeSequenced(ps, first, first.outcome)
 	}
 	if ps.failing && len(ps.inFlight) == 0 {
@@ -437,6 +445,7 @@ func (s *produceSession) bumped(ps *partitionState, p producerID, err error) {
 // decide ends a part that was submitted.
 func (s *produceSession) decide(p *part, o *outcome) {
 	f := p.frame
+	p.pace.decide(o.err == nil)
 	r := &o.result
 	r.Partition, r.RecordCount = int32(p.partition), p.count
 	if o.err != nil {
