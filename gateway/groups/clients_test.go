@@ -18,6 +18,7 @@ type consumer struct {
 	group       string
 	instance    string
 	cooperative bool
+	impatient   bool // joins again when its coordinator is gone, as sarama does
 	topics      []federation.TopicName
 
 	id         string
@@ -46,6 +47,8 @@ func (w *world) consumer(name string, change ...func(*consumer)) *consumer {
 }
 
 func cooperatively(c *consumer) { c.cooperative = true }
+
+func impatiently(c *consumer) { c.impatient = true }
 
 func static(instance string) func(*consumer) { return func(c *consumer) { c.instance = instance } }
 
@@ -152,7 +155,7 @@ func (c *consumer) heartbeats(ctx context.Context) error {
 		case <-time.After(testHeartbeat):
 		}
 		err := c.w.coordinator(c.group).Heartbeat(ctx, HeartbeatRequest{Group: c.group, MemberID: c.id, InstanceID: c.instance, Generation: c.generation.Load()})
-		if kind := federation.KindOf(err); kind == federation.NotCoordinator || kind == federation.CoordinatorLoading {
+		if kind := federation.KindOf(err); !c.impatient && (kind == federation.NotCoordinator || kind == federation.CoordinatorLoading) {
 			continue // look it up again
 		}
 		if err != nil {

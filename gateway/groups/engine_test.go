@@ -187,6 +187,33 @@ func TestTakeoverWithoutRebalance(t *testing.T) {
 	}
 }
 
+// A leader that joins again when its coordinator is gone has its partitions back, and
+// nobody else notices.
+func TestImpatientLeader(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		old := w.gateway("a")
+		w.gateway("b")
+		w.serve("a")
+		leader := w.consumer("leader", impatiently)
+		w.shared(6)
+		other := w.consumer("other")
+		w.shared(3, 3)
+		w.eventually("one generation", func() bool { return leader.generation.Load() == other.generation.Load() })
+		generation, joins, others := leader.generation.Load(), leader.joins.Load(), other.joins.Load()
+		old.crash()
+		w.wait(2 * testHeartbeat)
+		w.serve("b")
+		w.eventually("the leader joins again", func() bool { return leader.joins.Load() > joins })
+		w.wait(2 * testSession)
+		w.shared(3, 3)
+		require.Equal(w.t, generation, leader.generation.Load())
+		require.Equal(w.t, others, other.joins.Load())
+		w.topics("t=8")
+		leader.crash()
+		w.shared(8)
+	})
+}
+
 // The gateway of a dynamic reader dies, its coordinator or another one. Its client is back
 // at once, and says who it was: it need not wait for its own former session.
 func TestReaderOfADeadGatewayGoesOn(t *testing.T) {

@@ -31,7 +31,7 @@ func TestRandomLives(t *testing.T) {
 				mini := miniredis.NewMiniRedis()
 				t.Cleanup(mini.Close)
 				w := newWorld(t, mini, "redis://127.0.0.1:6379/0")
-				l := &lives{w: w, rng: rand.New(rand.NewSource(seed)), mode: func(*consumer) {}}
+				l := &lives{w: w, rng: rand.New(rand.NewSource(seed)), ways: rand.New(rand.NewSource(-seed)), mode: func(*consumer) {}}
 				if seed%2 == 0 {
 					l.mode = cooperatively
 				}
@@ -51,7 +51,8 @@ func TestRandomLives(t *testing.T) {
 
 type lives struct {
 	w         *world
-	rng       *rand.Rand
+	rng       *rand.Rand // of what happens
+	ways      *rand.Rand // of the ways of members
 	mode      func(*consumer)
 	consumers []*consumer
 	readers   []*reader
@@ -69,15 +70,21 @@ func take[T any](l *lives, from *[]T) T {
 	return v
 }
 
+func (l *lives) read(former string) {
+	l.readers = append(l.readers, l.w.reader(fmt.Sprintf("reader%d", l.n), l.w.cluster(l.w.gateways[l.some()]), func(r *reader, req *SubscribeRequest) {
+		r.slow, r.commits, req.FormerID = time.Duration(l.rng.Intn(300))*time.Millisecond, true, former
+		req.SessionTimeout = 3 * testSession // longer than Redis is away, and the pauses of its clients after it
+	}))
+}
+
 func (l *lives) act() {
 	l.n++
 	switch k := l.rng.Intn(16); {
 	case k < 3 && len(l.consumers) < 4:
-		l.consumers = append(l.consumers, l.w.consumer(fmt.Sprintf("consumer%d", l.n), l.mode))
+		impatient := l.ways.Intn(2) == 0
+		l.consumers = append(l.consumers, l.w.consumer(fmt.Sprintf("consumer%d", l.n), l.mode, func(c *consumer) { c.impatient = impatient }))
 	case k < 6 && len(l.readers) < 4:
-		l.readers = append(l.readers, l.w.reader(fmt.Sprintf("reader%d", l.n), l.w.cluster(l.w.gateways[l.some()]), func(r *reader, _ *SubscribeRequest) {
-			r.slow, r.commits = time.Duration(l.rng.Intn(300))*time.Millisecond, true
-		}))
+		l.read("")
 	case k == 6 && len(l.consumers) > 0:
 		take(l, &l.consumers).leave()
 	case k == 7 && len(l.consumers) > 0:
@@ -88,6 +95,9 @@ func (l *lives) act() {
 		r := take(l, &l.readers)
 		r.stop()
 		<-r.ended
+		if l.ways.Intn(2) == 0 {
+			l.read(r.m.MemberID()) // it is back at once
+		}
 	case k < 13:
 		switch l.rng.Intn(3) {
 		case 0:
