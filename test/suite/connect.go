@@ -2,6 +2,7 @@ package suite
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,7 +150,15 @@ func (s *suite) testProduceBatchRepeated(t *testing.T) {
 // produceStream writes frames on one stream within its credit and returns all acks.
 func (s *suite) produceStream(t *testing.T, open *braidv1.ProduceOpen, frames []*braidv1.ProduceFrame) map[uint64]*braidv1.ProduceAck {
 	t.Helper()
-	stream, err := s.producerAPI().Produce(call(t))
+	return s.produceStreamWith(call(t), t, open, frames, func(map[uint64]*braidv1.ProduceAck) {})
+}
+
+// produceStreamWith is produceStream that shows the acks whenever there are more.
+func (s *suite) produceStreamWith(ctx context.Context, t *testing.T, open *braidv1.ProduceOpen, frames []*braidv1.ProduceFrame,
+	seen func(map[uint64]*braidv1.ProduceAck),
+) map[uint64]*braidv1.ProduceAck {
+	t.Helper()
+	stream, err := s.producerAPI().Produce(ctx)
 	require.NoError(t, err)
 	require.NoError(t, stream.Send(&braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Open{Open: open}}))
 	first, err := stream.Receive()
@@ -176,6 +185,7 @@ func (s *suite) produceStream(t *testing.T, open *braidv1.ProduceOpen, frames []
 				require.NotContains(t, acks, a.GetBatchSeq(), "acknowledged twice")
 				acks[a.GetBatchSeq()] = a
 			}
+			seen(acks)
 			if len(acks) == len(frames) {
 				require.NoError(t, stream.CloseRequest())
 			}

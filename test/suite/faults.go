@@ -13,12 +13,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/test/check"
 	"github.com/braidmq/braid/test/world"
 )
 
 func (s *suite) faults() []test {
-	return []test{
+	tests := []test{
 		{"the leading controller is killed", s.testControllerKilled},
 		{"a group's coordinator is killed: no rebalance", func(t *testing.T) { s.testCoordinatorGone(t, func(g *world.Node) { g.Kill() }) }},
 		{"a group's coordinator is stopped: no rebalance", func(t *testing.T) {
@@ -31,6 +32,10 @@ func (s *suite) faults() []test {
 		{"Redis is away for a while", s.testRedisAway},
 		{"a physical cluster is away for a while", s.testClusterAway},
 	}
+	if s.w.Clusters[0].Kill != nil {
+		tests = append(tests, test{"a produce stream goes on beside a cluster that is away", s.testStreamBesideAClusterAway})
+	}
+	return tests
 }
 
 func (s *suite) status(t *testing.T) *adminv1.GetStatusResponse {
@@ -304,6 +309,47 @@ func (s *suite) testClusterAway(t *testing.T) {
 	s.w.Clusters[1].Restart()
 	l.more(t, 500)
 	s.audit(t, topic, l.end(t))
+}
+
+// A Connect stream that writes to all clusters goes on for those that are there; what it
+// has sent to the one that is away is there once, in order, when that is back.
+func (s *suite) testStreamBesideAClusterAway(t *testing.T) {
+	const each = 100 // for a partition
+	topic := s.topic(t, 4)
+	var frames []*braidv1.ProduceFrame
+	var acked []check.Value
+	away := make(map[int32]bool)
+	for _, p := range s.describe(t, topic).Partitions {
+		away[p.Partition] = p.Extents[0].PhysicalCluster == s.w.Clusters[1].Name
+	}
+	for n := 1; n <= each; n++ {
+		for p := range away {
+			v := check.Value{Producer: "stream", Key: fmt.Sprint("p", p), Number: n}
+			acked = append(acked, v)
+			frames = append(frames, &braidv1.ProduceFrame{Topic: topic, Partition: &p, Records: []*braidv1.Record{{Key: []byte(v.Key), Value: []byte(v.String())}}})
+		}
+	}
+	gone := 0
+	for _, f := range frames {
+		if away[f.GetPartition()] {
+			gone++
+		}
+	}
+	require.Positive(t, gone)
+	require.Less(t, gone, len(frames))
+	s.w.Clusters[1].Kill()
+	back := false
+	acks := s.produceStreamWith(t.Context(), t, &braidv1.ProduceOpen{}, frames, func(acks map[uint64]*braidv1.ProduceAck) {
+		if !back && len(acks) == len(frames)-gone {
+			back = true
+			s.w.Clusters[1].Restart()
+		}
+	})
+	require.True(t, back)
+	for seq, a := range acks {
+		require.Nil(t, a.GetResults()[0].GetFailure(), "frame %d", seq)
+	}
+	s.audit(t, topic, acked)
 }
 
 // testClusterAwayFromStart registers nothing that does not answer.
