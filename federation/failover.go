@@ -7,3 +7,8 @@ const ConfigFailoverRead = "braid.failover.read"
 
 // FailoverWaits reports whether readers wait at an extent whose cluster failed.
 func (t *Topic) FailoverWaits() bool { return t.Config[ConfigFailoverRead] == "wait" }
+
+// FailedOnce reports whether the cluster of the extent failed while the extent was the head.
+func (e *Extent) FailedOnce() bool {
+	return e.State == ExtentSuspended || e.Seen > 0 || e.Acknowledged > 0 || e.Seal > 0
+}

@@ -78,11 +78,6 @@ func extentAt(part *federation.Partition, at *federation.PhysicalAddress) *feder
 	return nil
 }
 
-// failedOnce reports whether the cluster of an extent failed while the extent was the head.
-func failedOnce(e *federation.Extent) bool {
-	return e.State == federation.ExtentSuspended || e.Seen > 0 || e.Acknowledged > 0 || e.Seal > 0
-}
-
 // listable returns the extents of a partition that questions about its records go to,
 // never none: those that are suspended are passed over, unless readers wait at them.
 func (r *Router) listable(part *federation.Partition) ([]*federation.Extent, error) {
@@ -265,7 +260,7 @@ func (l *lane) succeed(part *federation.Partition, h, next *headState) {
 	h.gone = true
 	lost := false
 	for _, e := range part.Extents[:len(part.Extents)-1] {
-		lost = lost || e.Number >= h.extent && failedOnce(e)
+		lost = lost || e.Number >= h.extent && e.FailedOnce()
 	}
 	next.before = h.before
 	if !lost { // what it knows is among what was carried over
@@ -279,9 +274,9 @@ func (l *lane) succeed(part *federation.Partition, h, next *headState) {
 // carried returns where a producer stood before the head; asks reports whether the
 // extents before may still say more of it.
 func (h *headState) carried(id int64) (p mark.Producer, lost, ok bool) {
-	if p, ok = h.opening.carried(id); ok {
-		return p, false, true
+	p, ok = h.opening.carried(id)
+	if mine, remembers := h.before.of(id); remembers && (!ok || p.Before(&mine)) {
+		return mine, true, true
 	}
-	p, ok = h.before.of(id)
-	return p, ok, ok
+	return p, false, ok
 }

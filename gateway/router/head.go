@@ -474,7 +474,12 @@ func (r *Router) readOpening(ctx context.Context, e *federation.Extent) (*openin
 		return nil, err
 	}
 	o := &opening{producers: make(map[int64]mark.Producer)}
-	carried := mark.Collector{Each: func(p mark.Producer) { o.producers[p.ID] = p }}
+	// Of several extents: the one before, and those of a cluster that came back.
+	carried := mark.Collector{Each: func(p mark.Producer) {
+		if have, ok := o.producers[p.ID]; !ok || have.Before(&p) {
+			o.producers[p.ID] = p
+		}
+	}}
 	at := upstream.Partition{Topic: e.PhysicalAddress.Topic, Partition: e.PhysicalAddress.Partition}
 	err = cluster.ReadBatches(ctx, at, e.Opening, e.Start, carried.Visit)
 	if err == nil {
@@ -604,11 +609,12 @@ func (r *Router) findBatch(of repeat) federation.LogicalOffset {
 		if !e.Sealed() || failed(r.deps.Maps.Current(), e.Cluster) {
 			continue
 		}
+		// What comes again only when a failed cluster is back may have moved far behind.
+		if looked++; looked > findExtents && !e.FailedOnce() {
+			continue
+		}
 		if at := r.findBatchIn(ctx, e, of.op.seq); at >= 0 {
 			return at
-		}
-		if looked++; looked == findExtents {
-			break
 		}
 	}
 	return -1
@@ -627,7 +633,7 @@ func (r *Router) findBatchIn(ctx context.Context, e *federation.Extent, s opSequ
 		from := max(e.Start, e.End-back)
 		err := cluster.ReadBatches(ctx, at, from, end, func(h recordbatch.Header, batch []byte) bool {
 			bytes += len(batch)
-			if h.ProducerID == s.id && h.ProducerEpoch == s.epoch && h.BaseSequence == s.base {
+			if h.ProducerID == s.id && h.ProducerEpoch == s.epoch && h.BaseSequence == s.base && !e.Hides(federation.PhysicalOffset(h.BaseOffset)) {
 				found = e.Logical(federation.PhysicalOffset(h.BaseOffset))
 				return false
 			}

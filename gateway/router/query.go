@@ -539,7 +539,7 @@ func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch
 		if !ok {
 			continue
 		}
-		if failedOnce(e) && i+1 < len(part.Extents) && (!e.Sealed() || entry == e.LastEpoch()) {
+		if e.FailedOnce() && i+1 < len(part.Extents) && (!e.Sealed() || entry == e.LastEpoch()) {
 			// Behind it there is nothing up to the next extent: no reader is cut back, also
 			// none that was given more than this gateway knows of.
 			return EpochEnd{entry.Logical, part.Extents[i+1].Base}, nil

@@ -82,6 +82,19 @@ type Producer struct {
 	KnownMs int64
 }
 
+// Before reports whether a state is one that the same producer had before another one.
+func (p *Producer) Before(q *Producer) bool {
+	if p.Epoch != q.Epoch {
+		return p.Epoch < q.Epoch
+	}
+	if p.LastSequence < 0 || q.LastSequence < 0 {
+		return p.LastSequence < q.LastSequence
+	}
+	// Sequences wrap to 0 after 2^31-1: the nearer way round counts.
+	d := uint32(q.LastSequence-p.LastSequence) & math.MaxInt32
+	return d > 0 && d < 1<<30
+}
+
 // HeaderKey is the key of the record header that names a mark's kind, for people
 // who look at the physical partition.
 const HeaderKey = "braid.mark"

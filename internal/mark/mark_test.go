@@ -219,3 +219,25 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestProducerBefore(t *testing.T) {
+	for _, c := range []struct {
+		epoch, otherEpoch int16
+		last, otherLast   int32
+		before            bool
+	}{
+		{0, 0, 3, 4, true},
+		{0, 0, 4, 4, false},
+		{0, 0, 5, 4, false},
+		{0, 1, 5, -1, true},
+		{1, 0, -1, 5, false},
+		{0, 0, -1, 0, true},
+		{0, 0, 0, -1, false},
+		{0, 0, -1, -1, false},
+		{0, 0, math.MaxInt32, 2, true}, // sequences come round
+		{0, 0, 2, math.MaxInt32, false},
+	} {
+		p, q := mark.Producer{Epoch: c.epoch, LastSequence: c.last}, mark.Producer{Epoch: c.otherEpoch, LastSequence: c.otherLast}
+		require.Equal(t, c.before, p.Before(&q), "%+v", c)
+	}
+}
