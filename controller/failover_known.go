@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -40,37 +41,71 @@ func (s *sealer) knownBefore(ctx context.Context, heads []primedHead) []endedHea
 	defer cancel()
 	m := s.current()
 	away := s.health.away()
-	known := make([]endedHead, len(heads))
-	before := make([]*federation.Extent, len(heads))
-	var which []int
+	var before []*federation.Extent
+	var which []int // of heads, for each of before
 	for i, h := range heads {
 		part, err := m.Partition(h.TopicPartition)
 		if err != nil {
 			continue
 		}
+		last := true
 		for _, e := range slices.Backward(part.Extents) {
-			if e.Number < h.Extent && e.Sealed() && !away[e.Cluster] && !s.failed(e.Cluster) {
-				before[i], which = e, append(which, i)
-				break
+			switch {
+			case e.Number >= h.Extent || away[e.Cluster]:
+			case e.State == federation.ExtentSuspended: // it is being restored, or can be
+				before, which = append(before, sealedAt(e, math.MaxInt64)), append(which, i)
+			case !e.Sealed() || s.failed(e.Cluster):
+			case last || e.FailedOnce(): // of one that came back, those behind it were not told at its end
+				before, which = append(before, e), append(which, i)
+				last = false
 			}
 		}
 	}
-	err := s.allClusters(ctx, len(which), func(j int) federation.ClusterName { return before[which[j]].Cluster },
-		func(ctx context.Context, c *upstream.Cluster, at []int) error {
-			extents := make([]*federation.Extent, len(at))
-			for k, j := range at {
-				extents[k] = before[which[j]]
-			}
-			states, err := s.knownAt(ctx, c, extents)
-			for k, j := range at {
-				known[which[j]].producers = sortedProducers(states[k])
-			}
-			return err
-		})
+	states, err := s.knownAll(ctx, before)
 	if err != nil {
 		s.log.Warn("what extents before the failed ones knew of producers cannot be read; batches of those that come again may be taken for new ones", "topic", s.topic.Name, "err", err)
 	}
+	all := make([]map[int64]mark.Producer, len(heads))
+	for j, i := range which {
+		all[i] = furthest(all[i], states[j])
+	}
+	known := make([]endedHead, len(heads))
+	for i := range known {
+		known[i].producers = sortedProducers(all[i])
+	}
 	return known
+}
+
+// furthest adds states of producers to others. Of those that are in both, it takes the
+// ones that are further on.
+func furthest(all, more map[int64]mark.Producer) map[int64]mark.Producer {
+	if all == nil {
+		return more
+	}
+	for id, p := range more {
+		if have, ok := all[id]; !ok || have.Before(&p) {
+			all[id] = p
+		}
+	}
+	return all
+}
+
+// knownAll is knownAt for extents on any clusters.
+func (s *sealer) knownAll(ctx context.Context, extents []*federation.Extent) ([]map[int64]mark.Producer, error) {
+	out := make([]map[int64]mark.Producer, len(extents))
+	err := s.allClusters(ctx, len(extents), func(i int) federation.ClusterName { return extents[i].Cluster },
+		func(ctx context.Context, c *upstream.Cluster, at []int) error {
+			there := make([]*federation.Extent, len(at))
+			for k, i := range at {
+				there[k] = extents[i]
+			}
+			states, err := s.knownAt(ctx, c, there)
+			for k, i := range at {
+				out[i] = states[k]
+			}
+			return err
+		})
+	return out, err
 }
 
 // knownAt returns the producers as sealed extents on one cluster knew them at their ends.

@@ -8,7 +8,7 @@ import (
 )
 
 // A headList is saved twice in each round of a move, while appends are held: its JSON
-// names each physical topic once, and has eleven numbers for a head.
+// names each physical topic once, and has thirteen numbers for a head.
 type headList []primedHead
 
 type packedHeads struct {
@@ -18,8 +18,9 @@ type packedHeads struct {
 }
 
 // headNumbers are: partition, extent, place and partition that it moves from, place and
-// partition that it moves to, primer, epoch, where its copies begin and end, and up to where it was copied.
-const headNumbers = 11
+// partition that it moves to, primer, epoch, where its copies begin and end, up to where it was
+// copied, and where its openings of returned extents begin and end. Lists of older builds have less.
+const headNumbers = 13
 
 // MarshalJSON implements json.Marshaler. All heads are of one topic.
 func (l headList) MarshalJSON() ([]byte, error) {
@@ -38,7 +39,7 @@ func (l headList) MarshalJSON() ([]byte, error) {
 		p.Topic = h.Topic
 		p.Heads[i] = [headNumbers]int64{
 			int64(h.Partition), int64(h.Extent), place(h.From), int64(h.From.Partition), place(h.To), int64(h.To.Partition), int64(h.Primer), int64(h.Epoch),
-			int64(h.Copies.From), int64(h.Copies.To), int64(h.CopiedEnd),
+			int64(h.Copies.From), int64(h.Copies.To), int64(h.CopiedEnd), int64(h.Openings.From), int64(h.Openings.To),
 		}
 	}
 	return json.Marshal(p)
@@ -57,6 +58,7 @@ func (l *headList) UnmarshalJSON(b []byte) error {
 		h.Primer, h.Epoch = federation.PhysicalOffset(n[6]), federation.PhysicalEpoch(n[7])
 		h.Copies = federation.PhysicalRange{From: federation.PhysicalOffset(n[8]), To: federation.PhysicalOffset(n[9])}
 		h.CopiedEnd = federation.PhysicalOffset(n[10])
+		h.Openings = federation.PhysicalRange{From: federation.PhysicalOffset(n[11]), To: federation.PhysicalOffset(n[12])}
 		for _, x := range []struct {
 			at               *federation.PhysicalAddress
 			place, partition int64

@@ -23,6 +23,7 @@ func TestHeadListIsSmall(t *testing.T) {
 			},
 			Primer: federation.PhysicalOffset(i % 5), Epoch: federation.PhysicalEpoch(i),
 			Copies: federation.PhysicalRange{From: 1, To: federation.PhysicalOffset(1 + i%7)}, CopiedEnd: federation.PhysicalOffset(i),
+			Openings: federation.PhysicalRange{From: federation.PhysicalOffset(i / 5999), To: federation.PhysicalOffset(i / 5999 * 4)},
 		})
 	}
 	b, err := json.Marshal(moveState{Heads: heads})

@@ -108,7 +108,7 @@ func (t *term) awaitReachable(ctx context.Context, op *operation) error {
 			return nil
 		}
 		op.step("hold", 0, 1, fmt.Sprintf("gateways %v are lost; waits for the end of their leases, at most %s", missing, time.Until(until).Round(time.Second)))
-		if !wait(ctx, changed, op.cancel, until.Add(time.Millisecond)) {
+		if !wait(ctx, changed, op.asked(), until.Add(time.Millisecond)) {
 			return ctx.Err()
 		}
 		if err := op.cancelled(); err != nil {

@@ -50,6 +50,9 @@ type moveState struct {
 	// Acknowledged is what the gateways said of those when they held their appends.
 	Acknowledged []federation.PhysicalOffset `json:"acknowledged,omitempty"`
 
+	// within returns the state of an operation of which the move is a part; nil = it is all.
+	within func(moveState) any
+
 	undoing
 }
 
@@ -306,7 +309,7 @@ func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, mo
 		if err := o.release(ctx, moves); err != nil {
 			return hold{}, err
 		}
-		if err := firstOf(op.cancelled(), o.t.givenUp(moves)); err != nil {
+		if err := firstOf(op.cancelled(), o.t.givenUp(moves), o.givesWay(op)); err != nil {
 			return hold{}, err
 		}
 		if err := o.t.awaitReachable(ctx, op); err != nil {
@@ -323,7 +326,7 @@ func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, mo
 		o.t.log.Warn("heads could not be held; they take appends again, and the move is tried later", "topic", s.topic.Name, "heads", len(moves), "err", later)
 		op.step("hold", 0, 1, rpcerror.Error(later).Message())
 		pause := min(holdPauseMax, max(backoff(attempt), o.t.cfg.SealWait<<min(attempt, 10)))
-		wait(ctx, op.cancel, nil, time.Now().Add(pause))
+		wait(ctx, op.asked(), nil, time.Now().Add(pause))
 	}
 }
 

@@ -63,6 +63,7 @@ type operation struct {
 	cause   error                    // why it is to end, if nobody cancelled it; guarded by the mutex
 	ended   chan struct{}            // closed when rec.Done is set
 	needs   []federation.ClusterName // that heads move to; guarded by the mutex
+	firm    bool                     // it has no way back any more, and no cancel ends it; guarded by the mutex
 }
 
 func newOperations(t *term) *operations {
@@ -99,7 +100,12 @@ func (o *operations) load(recs []redisstore.Operation) {
 			continue
 		}
 		if rec.Kind == kindRestoreTopic {
-			continue // it takes its topic when that is its turn
+			var state restoreState
+			if decode(rec.State, &state) == nil && state.Roll.Ending > 0 {
+				op.uses(state.Roll.clusters())
+				o.targets[rec.Target] = op // nobody else may touch heads that have no way back
+			}
+			continue // else it takes its topic when that is its turn
 		}
 		o.targets[rec.Target] = op
 		if rec.Kind == kindMoveHeads || rec.Kind == kindFailoverTopic {
@@ -432,6 +438,9 @@ func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 
 // save persists the state of an operation before the step that rests on it.
 func (o *operations) save(ctx context.Context, op *operation, state any) error {
+	if part, ok := state.(moveState); ok && part.within != nil {
+		state = part.within(part)
+	}
 	b, err := json.Marshal(state)
 	if err != nil {
 		return err
@@ -541,10 +550,28 @@ func (op *operation) stopLocked() {
 	}
 }
 
+// goesThrough notes that an operation has no way back any more.
+func (op *operation) goesThrough() {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.firm = true
+}
+
+// asked returns a channel that is closed when somebody asks for the end; nil if that
+// does not matter any more.
+func (op *operation) asked() <-chan struct{} {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	if op.firm {
+		return nil
+	}
+	return op.cancel
+}
+
 // cancelled reports whether somebody asked for the end.
 func (op *operation) cancelled() error {
 	select {
-	case <-op.cancel:
+	case <-op.asked():
 		op.mu.Lock()
 		defer op.mu.Unlock()
 		if op.cause != nil {

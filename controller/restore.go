@@ -20,11 +20,12 @@ import (
 // lies behind the last record that a reader has seen either stays where it is (the
 // topic's readers wait), or is appended again to the head (they have gone on):
 //
-//	suspended ──► sealed at P, for its log ──► what was sent again is known ──► sealed, for the map
-//	                                               └─► the rest is appended again ─┘
+//	suspended ──► sealed at P, for its log ──► the head is rolled ──► what was sent again is known ──► sealed, for the map
+//	                                                                      └─► the rest is appended again ─┘
 //
-// From the first record on that is appended again there is no way back, so the
-// operation does not end before all are; how far it is, is saved after each batch.
+// From a rolled head on (restore_roll.go) there is no way back: a batch of the extent that
+// comes again is answered as one that the log has. So the operation does not end before
+// all of them are; how far it is, is saved after each batch that is appended again.
 
 // restoreSpec is what a restore-cluster operation was asked for.
 type restoreSpec struct {
@@ -47,6 +48,7 @@ type restoreState struct {
 	InPlace string            `json:"inPlace,omitempty"`
 	Extents []restoringExtent `json:"extents,omitempty"` // that are left, by partition and number
 	Total   int               `json:"total,omitempty"`
+	Roll    moveState         `json:"roll"` // of heads, now
 	// Hidden counts the batches that were sent again, Copied the records that were
 	// appended again, Kept the extents whose records were left in place.
 	Hidden int64  `json:"hidden,omitempty"`
@@ -63,10 +65,15 @@ type restoringExtent struct {
 	At        federation.PhysicalAddress  `json:"at"`
 	Sealed    bool                        `json:"sealed,omitempty"`
 	Seal      federation.PhysicalOffset   `json:"seal,omitempty"`
+	// Carried is the number of the extent that was told first what this one knows of its
+	// producers; 0 = none was. Rolled tells that one was opened, or will be, to be told.
+	Carried int32 `json:"carried,omitempty"`
+	Rolled  bool  `json:"rolled,omitempty"`
 	// Ready tells that the following are known.
 	Ready  bool                       `json:"ready,omitempty"`
 	End    federation.PhysicalOffset  `json:"end,omitempty"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below Seal
+	Later  []planner.HiddenLater      `json:"later,omitempty"`
 	// Copier is the producer that appends again what lies from Next to Seal, with Sequence
 	// next; 0 = it has not begun.
 	Copier   int64                     `json:"copier,omitempty"`
@@ -77,9 +84,9 @@ type restoringExtent struct {
 // copies reports whether records are to be appended again.
 func (x *restoringExtent) copies() bool { return x.Ready && x.End < x.Seal }
 
-// underWay reports whether something may have been appended again.
+// underWay reports whether something may have been appended again, or a head rolled.
 func (s *restoreState) underWay() bool {
-	return slices.ContainsFunc(s.Extents, func(x restoringExtent) bool { return x.Copier != 0 })
+	return slices.ContainsFunc(s.Extents, func(x restoringExtent) bool { return x.Copier != 0 || x.Rolled })
 }
 
 // restoreCluster: the cluster answers, and is the one that failed ► the suspended
@@ -240,8 +247,10 @@ func (o *operations) restoreTopic(ctx context.Context, op *operation) error {
 		if err := op.cancelled(); err != nil && !state.underWay() {
 			return err
 		}
-		if err := o.take(ctx, op); err != nil {
-			return err
+		if state.Roll.Ending == 0 { // else it has it
+			if err := o.take(ctx, op); err != nil {
+				return err
+			}
 		}
 		err := o.restoreExtents(ctx, op, spec, &state)
 		o.free(op)
@@ -293,6 +302,9 @@ func (o *operations) restoreExtents(ctx context.Context, op *operation, spec res
 		}
 	}
 	if err := r.seal(ctx); err != nil {
+		return err
+	}
+	if err := r.roll(ctx); err != nil {
 		return err
 	}
 	if err := r.prepare(ctx); err != nil {
@@ -453,7 +465,7 @@ func (r *restorer) publish(ctx context.Context, which func(*restoringExtent) boo
 		}
 		sealed = append(sealed, planner.RestoredExtent{
 			TopicPartition: federation.TopicPartition{Topic: r.topic.Name, Partition: x.Partition}, Extent: x.Extent, At: x.At,
-			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End),
+			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Later: x.Later,
 		})
 	}
 	if len(sealed) == 0 {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/recordbatch"
@@ -132,9 +133,16 @@ func (r *restorer) look(ctx context.Context, x *restoringExtent) (found look, er
 	if err != nil {
 		return found, err
 	}
+	had, err := r.hadBefore(ctx, part, e.Number, batches)
+	if err != nil {
+		return found, err
+	}
 	x.Hidden = nil
+	if r.state.InPlace != "" {
+		x.Later = again.inPart(part, batches)
+	}
 	for _, h := range batches {
-		if again.has(&h) {
+		if again.has(&h) || had[batchOf(&h)] {
 			found.hidden++
 			x.Hidden = addRange(x.Hidden, federation.PhysicalRange{From: federation.PhysicalOffset(h.BaseOffset), To: federation.PhysicalOffset(h.LastOffset()) + 1})
 		}
@@ -164,6 +172,14 @@ type sequences struct {
 	first, last int32
 	wanted      int32 // the highest one that is searched for
 	found       bool
+	places      []batchPlace
+	stays       bool // they stay where they were first
+}
+
+// A batchPlace is where a batch that was sent again lies.
+type batchPlace struct {
+	extent int32
+	at     federation.PhysicalRange
 }
 
 // resent is what producers wrote first behind an extent.
@@ -172,18 +188,50 @@ type resent map[producerEpoch]*sequences
 // has reports whether a batch of the extent was sent again.
 func (s resent) has(h *recordbatch.Header) bool {
 	p := s[producerEpoch{h.ProducerID, h.ProducerEpoch}]
-	return p != nil && p.found && p.first <= h.BaseSequence && h.LastSequence() <= p.last
+	return p != nil && p.found && p.first <= h.BaseSequence && h.LastSequence() <= p.last && !p.stays
+}
+
+// inPart finds the producers that have sent a part of what they have to again, and the
+// rest not yet. In the order of the log, the rest would come first; so what was sent again
+// is hidden where it came again, and not where it was first. The rest is a repeat when it
+// comes: the extents behind are told.
+func (s resent) inPart(part *federation.Partition, batches []recordbatch.Header) (out []planner.HiddenLater) {
+	for i := range batches {
+		h := &batches[i]
+		p := s[producerEpoch{h.ProducerID, h.ProducerEpoch}]
+		if p == nil || !p.found || p.stays || h.BaseSequence <= p.last {
+			continue
+		}
+		sealed := !slices.ContainsFunc(p.places, func(b batchPlace) bool {
+			return !slices.ContainsFunc(part.Extents, func(e *federation.Extent) bool { return e.Number == b.extent && e.Sealed() })
+		})
+		if !sealed {
+			continue
+		}
+		p.stays = true
+		for _, b := range p.places {
+			i := slices.IndexFunc(out, func(l planner.HiddenLater) bool { return l.Extent == b.extent })
+			if i < 0 {
+				i, out = len(out), append(out, planner.HiddenLater{Extent: b.extent})
+			}
+			out[i].Ranges = append(out[i].Ranges, b.at)
+		}
+	}
+	return out
 }
 
 // note takes in a batch of a later extent; it reports whether more is to be looked at.
-func (s resent) note(h *recordbatch.Header) bool {
+func (s resent) note(h *recordbatch.Header, extent int32) bool {
 	p := s[producerEpoch{h.ProducerID, h.ProducerEpoch}]
+	place := batchPlace{extent, federation.PhysicalRange{From: federation.PhysicalOffset(h.BaseOffset), To: federation.PhysicalOffset(h.LastOffset()) + 1}}
 	switch {
 	case p == nil || !h.Idempotent() || h.Control():
 	case !p.found:
 		p.first, p.last, p.found = h.BaseSequence, h.LastSequence(), true
+		p.places = append(p.places, place)
 	case h.BaseSequence == recordbatch.AddSequence(p.last, 1):
 		p.last = h.LastSequence()
+		p.places = append(p.places, place)
 	}
 	for _, p := range s {
 		if !p.found || p.first <= p.wanted && p.last < p.wanted {
@@ -220,8 +268,56 @@ func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, ex
 		}
 		from := max(e.Start, ends.LogStart)
 		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), from, min(ends.HighWatermark, from+resentScan), func(h recordbatch.Header, _ []byte) bool {
-			more = out.note(&h)
+			more = out.note(&h, e.Number)
 			return more
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// A batchKey names a batch of an idempotent producer.
+type batchKey struct {
+	producerEpoch
+
+	base int32
+}
+
+func batchOf(h *recordbatch.Header) batchKey {
+	return batchKey{producerEpoch{h.ProducerID, h.ProducerEpoch}, h.BaseSequence}
+}
+
+// hadBefore finds those of an extent's batches that were sent to it again: an extent before
+// it has them, whose cluster failed, too, and came back first.
+func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, extent int32, batches []recordbatch.Header) (map[batchKey]bool, error) {
+	out := make(map[batchKey]bool)
+	if len(batches) == 0 {
+		return out, nil
+	}
+	wanted := make(map[batchKey]bool, len(batches))
+	for i := range batches {
+		wanted[batchOf(&batches[i])] = true
+	}
+	for _, e := range part.Extents {
+		if e.Number >= extent || !e.FailedOnce() || !e.Sealed() || e.Cluster != r.spec.Cluster && r.t.failed(e.Cluster) {
+			continue
+		}
+		c, err := r.t.parts.Clusters.Cluster(e.Cluster)
+		if err != nil {
+			return nil, err
+		}
+		ends := c.Ends(ctx, []upstream.Partition{physical(e.PhysicalAddress)})[0]
+		if ends.Err != nil {
+			return nil, ends.Err
+		}
+		end := max(e.End, e.Seal)
+		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), max(e.Start, ends.LogStart, end-resentTail), min(end, ends.HighWatermark), func(h recordbatch.Header, _ []byte) bool {
+			if k := batchOf(&h); wanted[k] && !e.Hides(federation.PhysicalOffset(h.BaseOffset)) {
+				out[k] = true
+			}
+			return true
 		})
 		if err != nil {
 			return nil, err

@@ -40,6 +40,9 @@ type primedHead struct {
 	// Of a head that was copied: where the copies lie, and up to where, which is its end.
 	Copies    federation.PhysicalRange  `json:"copies"`
 	CopiedEnd federation.PhysicalOffset `json:"copiedEnd"`
+	// Openings are those that were written before the old head ended: what extents knew
+	// whose cluster came back.
+	Openings federation.PhysicalRange `json:"openings"`
 }
 
 func (h *primedHead) copied() bool { return h.Copies.To > 0 }
@@ -317,12 +320,18 @@ func (s *sealer) carryFrom(ctx context.Context, old *federation.Extent, states m
 		return nil, err
 	}
 	oldest := time.Now().Add(-s.cfg.ProducerExpiry).UnixMilli()
+	told := make(map[int64]mark.Producer)
 	carried := mark.Collector{Each: func(p mark.Producer) {
-		if have, ok := states[p.ID]; p.KnownMs >= oldest && (!ok || have.Epoch < p.Epoch) {
-			states[p.ID] = p
+		if have, ok := told[p.ID]; p.KnownMs >= oldest && (!ok || have.Before(&p)) {
+			told[p.ID] = p
 		}
 	}}
 	err = c.ReadBatches(ctx, physical(old.PhysicalAddress), old.Opening, old.Start, carried.Visit)
+	for id, p := range told {
+		if have, ok := states[id]; !ok || have.Epoch < p.Epoch {
+			states[id] = p
+		}
+	}
 	return states, firstOf(err, carried.Err)
 }
 
@@ -347,7 +356,9 @@ func (s *sealer) openAt(ctx context.Context, c *upstream.Cluster, at []int, head
 	now := time.Now()
 	for _, j := range at {
 		h, e := head(j)
-		moved[j] = planner.MovedHead{Move: h.Move, End: e.end, Start: max(h.Primer+1, h.Copies.To), Epoch: h.Epoch, Copies: h.Copies}
+		moved[j] = planner.MovedHead{
+			Move: h.Move, End: e.end, Start: max(h.Primer+1, h.Copies.To, h.Openings.To), Opening: h.Openings.From, Epoch: h.Epoch, Copies: h.Copies,
+		}
 		batches, err := mark.Openings(s.subject(h.Move, h.Extent+1), s.producer, e.producers, s.batchBytes, now)
 		if err != nil {
 			failed = fmt.Errorf("%s: %w", h.TopicPartition, err)

@@ -1,7 +1,9 @@
 package planner
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/braidmq/braid/federation"
@@ -98,6 +100,36 @@ func planElsewhere(m *federation.Map, failed federation.ClusterName, t *federati
 		x.room = int64(len(leaving))
 	}
 	return b.plan(t, leaving, targets), nil
+}
+
+// Roll plans that heads of one topic go on in other partitions of the clusters that they
+// lie on.
+func Roll(m *federation.Map, topic federation.TopicName, partitions []federation.LogicalPartition, existing map[federation.ClusterName]int32) (MovePlan, error) {
+	t := m.Topic(topic)
+	if t == nil {
+		return MovePlan{}, errUnknownTopic(topic)
+	}
+	out := MovePlan{Topic: t.Name, TopicID: t.ID, Generation: t.Generation}
+	rolling := make(map[federation.ClusterName][]*federation.Partition)
+	for _, n := range partitions {
+		p, err := m.Partition(federation.TopicPartition{Topic: topic, Partition: n})
+		if err != nil {
+			return MovePlan{}, err
+		}
+		h := p.Head()
+		if h.State == federation.ExtentSuspended || m.Clusters[h.Cluster].State == federation.ClusterFailed {
+			return MovePlan{}, federation.Errorf(federation.ClusterUnavailable, "topic %q: the head of partition %d lies on physical cluster %q, which failed", topic, n, h.Cluster)
+		}
+		rolling[h.Cluster] = append(rolling[h.Cluster], p)
+	}
+	for _, name := range slices.Sorted(maps.Keys(rolling)) {
+		targets := []*target{{name: name, weight: 1, room: int64(len(rolling[name]))}}
+		b := newBoard(m, targets, nil, t)
+		b.aim(t, existing)
+		plan := b.plan(t, rolling[name], targets)
+		out.Moves, out.Topics = append(out.Moves, plan.Moves...), append(out.Topics, plan.Topics...)
+	}
+	return out, nil
 }
 
 // WithFailedOver returns the map in which the old heads are suspended and the new ones
@@ -202,6 +234,15 @@ type RestoredExtent struct {
 	End    federation.PhysicalOffset  `json:"end"`
 	Seal   federation.PhysicalOffset  `json:"seal"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below End
+	// Later are ranges of extents behind it that are hidden: what lies there was sent again,
+	// and stays where it was first.
+	Later []HiddenLater `json:"later,omitempty"`
+}
+
+// HiddenLater are ranges of a sealed extent that are hidden.
+type HiddenLater struct {
+	Extent int32                      `json:"extent"`
+	Ranges []federation.PhysicalRange `json:"ranges"`
 }
 
 // WithRestored returns the map in which suspended extents are sealed; m itself if they
@@ -225,6 +266,9 @@ func WithRestored(m *federation.Map, extents []RestoredExtent) (*federation.Map,
 		}
 		out.Extents = slices.Clone(p.Extents)
 		out.Extents[i] = &sealed
+		for _, l := range v.Later {
+			hideLater(out.Extents[i+1:], l)
+		}
 		e.set(&out)
 	}
 	next := e.done()
@@ -235,6 +279,26 @@ func WithRestored(m *federation.Map, extents []RestoredExtent) (*federation.Map,
 		return nil, fmt.Errorf("planner: restored extents: %w", err)
 	}
 	return next, nil
+}
+
+// hideLater hides more of a sealed extent among some.
+func hideLater(extents []*federation.Extent, l HiddenLater) {
+	i := slices.IndexFunc(extents, func(e *federation.Extent) bool { return e.Number == l.Extent && e.Sealed() })
+	if i < 0 {
+		return
+	}
+	hidden := *extents[i]
+	all := slices.Concat(hidden.Hidden, l.Ranges)
+	slices.SortFunc(all, func(a, b federation.PhysicalRange) int { return cmp.Compare(a.From, b.From) })
+	hidden.Hidden = nil
+	for _, r := range all {
+		if n := len(hidden.Hidden); n > 0 && r.From <= hidden.Hidden[n-1].To {
+			hidden.Hidden[n-1].To = max(hidden.Hidden[n-1].To, r.To)
+			continue
+		}
+		hidden.Hidden = append(hidden.Hidden, r)
+	}
+	extents[i] = &hidden
 }
 
 // Suspended counts the suspended extents that lie on a cluster, and the topics that

@@ -261,6 +261,75 @@ func TestFailedOverHeads(t *testing.T) {
 	})
 }
 
+func TestRoll(t *testing.T) {
+	m := bigMap(3, 6, 1, 1)
+	topic := m.Topics["t0"]
+	existing := map[federation.ClusterName]int32{topic.Partitions[0].Head().Cluster: 9}
+	plan, err := planner.Roll(m, "t0", []federation.LogicalPartition{0, 1, 4}, existing)
+	require.NoError(t, err)
+	require.Len(t, plan.Moves, 3)
+	used := make(map[federation.PhysicalAddress]bool)
+	for _, p := range topic.Partitions {
+		used[p.Head().PhysicalAddress] = true
+	}
+	for _, v := range plan.Moves {
+		h := topic.Partitions[v.Partition].Head()
+		require.Equal(t, h.PhysicalAddress, v.From)
+		require.Equal(t, h.Number, v.Extent)
+		require.Equal(t, h.Cluster, v.To.Cluster, "it stays on its cluster")
+		require.NotContains(t, used, v.To)
+		require.GreaterOrEqual(t, int32(v.To.Partition), existing[v.To.Cluster])
+		used[v.To] = true
+		i := slices.IndexFunc(plan.Topics, func(pt planner.PhysicalTopic) bool { return pt.Cluster == v.To.Cluster })
+		require.Greater(t, plan.Topics[i].Partitions, int32(v.To.Partition))
+	}
+	_, err = planner.Roll(m, "none", nil, nil)
+	require.Equal(t, federation.UnknownTopic, federation.KindOf(err))
+	_, err = planner.Roll(m, "t0", []federation.LogicalPartition{99}, nil)
+	require.Equal(t, federation.UnknownPartition, federation.KindOf(err))
+	m, err = planner.WithClusterState(m, topic.Partitions[1].Head().Cluster, federation.ClusterFailed)
+	require.NoError(t, err)
+	_, err = planner.Roll(m, "t0", []federation.LogicalPartition{1}, nil)
+	require.Equal(t, federation.ClusterUnavailable, federation.KindOf(err))
+}
+
+// What was sent again in part is hidden behind the extent that is restored.
+func TestRestoredHidesLater(t *testing.T) {
+	tp := federation.TopicPartition{Topic: "t0"}
+	m := bigMap(2, 2, 1, 1)
+	h := m.Topics["t0"].Partitions[0].Head()
+	to := federation.PhysicalAddress{Cluster: "cluster-01", Topic: h.Topic, Partition: 7}
+	v := planner.Move{TopicPartition: tp, From: h.PhysicalAddress, To: to}
+	m, err := planner.WithClusterState(m, h.Cluster, federation.ClusterFailed)
+	require.NoError(t, err)
+	m, err = planner.WithSealing(m, []planner.Move{v})
+	require.NoError(t, err)
+	m, err = planner.WithFailedOver(m, []planner.FailedHead{{Move: v, Start: 1, Seen: 5}})
+	require.NoError(t, err)
+	restored := planner.RestoredExtent{TopicPartition: tp, At: h.PhysicalAddress, End: 9, Seal: 9}
+	hide := func(ranges ...federation.PhysicalRange) []planner.HiddenLater {
+		return []planner.HiddenLater{{Extent: 1, Ranges: ranges}, {Extent: 7, Ranges: ranges}}
+	}
+	restored.Later = hide(federation.PhysicalRange{From: 2, To: 3})
+	out, err := planner.WithRestored(m, []planner.RestoredExtent{restored})
+	require.NoError(t, err)
+	require.Empty(t, out.Topics["t0"].Partitions[0].Extents[1].Hidden, "a head hides nothing")
+
+	roll := planner.Move{TopicPartition: tp, Extent: 1, From: to, To: federation.PhysicalAddress{Cluster: "cluster-01", Topic: h.Topic, Partition: 8}}
+	m, err = planner.WithSealing(m, []planner.Move{roll})
+	require.NoError(t, err)
+	m, err = planner.WithMoved(m, []planner.MovedHead{{Move: roll, End: 20, Start: 1}})
+	require.NoError(t, err)
+	restored.Later = hide(federation.PhysicalRange{From: 12, To: 14}, federation.PhysicalRange{From: 2, To: 3}, federation.PhysicalRange{From: 3, To: 6})
+	out, err = planner.WithRestored(m, []planner.RestoredExtent{restored})
+	require.NoError(t, err)
+	require.Equal(t, []federation.PhysicalRange{{From: 2, To: 6}, {From: 12, To: 14}}, out.Topics["t0"].Partitions[0].Extents[1].Hidden)
+	require.Empty(t, m.Topics["t0"].Partitions[0].Extents[1].Hidden, "the map before is as it was")
+	again, err := planner.WithRestored(out, []planner.RestoredExtent{restored})
+	require.NoError(t, err)
+	require.Same(t, out, again)
+}
+
 func TestFailedHeadsArePersisted(t *testing.T) {
 	h := planner.FailedHead{
 		Move: planner.Move{
