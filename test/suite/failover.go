@@ -17,6 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
 	"github.com/braidmq/braid/test/check"
 	"github.com/braidmq/braid/test/world"
 )
@@ -40,6 +42,9 @@ type failingTopic struct {
 	group []seer
 	gone  []int32 // partitions whose heads lie on the cluster
 	at    *kgo.Client
+	// late is a batch that comes again when the cluster is back, and lateAt its first offset.
+	late   *braidv1.ProduceBatchRequest
+	lateAt int64
 }
 
 // A failure is a cluster that fails, and the topics.
@@ -61,7 +66,45 @@ func (s *suite) startFailure(t *testing.T) *failure {
 	f.wait = s.startFailingTopic(t, "wait", true, "--config", "braid.failover.read=wait")
 	f.unread = s.startFailingTopic(t, "unread", false)
 	f.more(t, 300)
+	for _, x := range f.topics() {
+		x.startLate(t)
+	}
 	return f
+}
+
+// startLate writes a batch to the cluster, by a producer that has no answer as far as it
+// knows.
+func (f *failingTopic) startLate(t *testing.T) {
+	t.Helper()
+	api := braidv1connect.NewProducerServiceClient(f.s.w.Client, f.s.w.Gateways[0].URL())
+	init, err := api.InitProducer(call(t), &braidv1.InitProducerRequest{})
+	require.NoError(t, err)
+	v := check.Value{Producer: "late", Key: "late", Number: 1}
+	f.late = &braidv1.ProduceBatchRequest{
+		Producer:  init.GetProducer(),
+		Batch:     &braidv1.ProduceFrame{BatchSeq: 1, Topic: f.topic, Partition: &f.gone[0], Records: []*braidv1.Record{{Key: []byte(v.Key), Value: []byte(v.String())}}},
+		Sequences: []*braidv1.PartitionSequence{{Topic: f.topic, Partition: f.gone[0], NextSequence: 0}},
+	}
+	response, err := api.ProduceBatch(call(t), f.late)
+	require.NoError(t, err)
+	require.Nil(t, response.GetAck().GetResults()[0].GetFailure())
+	f.lateAt = response.GetAck().GetResults()[0].GetBaseOffset()
+	f.load.answer(v, time.Now(), nil)
+}
+
+// comesLate sends that batch again, through every gateway: it is there already, also where
+// its cluster failed and came back in between. The audit finds it once.
+func (f *failingTopic) comesLate(t *testing.T) {
+	t.Helper()
+	for _, g := range f.s.w.Gateways {
+		response, err := braidv1connect.NewProducerServiceClient(f.s.w.Client, g.URL()).ProduceBatch(call(t), f.late)
+		require.NoError(t, err)
+		result := response.GetAck().GetResults()[0]
+		require.Nil(t, result.GetFailure())
+		if f.waits {
+			require.Equal(t, f.lateAt, result.GetBaseOffset(), "it is where it was")
+		}
+	}
 }
 
 func (s *suite) startFailingTopic(t *testing.T, kind string, read bool, args ...string) *failingTopic {
@@ -182,6 +225,9 @@ func (f *failure) end(t *testing.T) {
 	require.Equal(t, "active", f.s.clusterState(t, failing))
 	f.more(t, 100)
 	f.s.logRestores(t)
+	for _, x := range f.topics() {
+		x.comesLate(t)
+	}
 	for _, x := range f.topics() {
 		x.end(t)
 	}
