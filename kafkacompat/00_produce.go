@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
@@ -224,7 +223,11 @@ func (c *conn) checkBatch(req *request, p *produceRequest, t *producedTopic, par
 }
 
 func maxMessageBytes(t *federation.Topic) int {
-	if n, err := strconv.Atoi(t.Config["max.message.bytes"]); err == nil && n >= 0 {
+	v, ok := t.Config["max.message.bytes"]
+	if !ok {
+		return maxMessageBytesDefault // for each batch of each request: no error to make
+	}
+	if n, err := strconv.Atoi(v); err == nil && n >= 0 {
 		return n
 	}
 	return maxMessageBytesDefault
@@ -257,41 +260,84 @@ func (p *produceRequest) response(req *request) response {
 	if p.acks == 0 {
 		return response{close: req.code != 0}
 	}
-	b := appendResponseHead(make([]byte, 0, 128), req, req.version >= 9)
+	size := 64
+	for i := range p.topics {
+		size += 32 + len(p.topics[i].topic) + 40*len(p.topics[i].partitions)
+	}
+	b := appendResponseHead(make([]byte, 0, size), req, req.version >= 9)
 	b = p.appendTo(b, req.version)
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
 	return response{vecs: [][]byte{b}}
 }
 
+// appendTo encodes the topics by hand: kmsg compares a field of each partition by
+// reflection.
 func (p *produceRequest) appendTo(b []byte, version int16) []byte {
-	resp := kmsg.ProduceResponse{Version: version, Topics: make([]kmsg.ProduceResponseTopic, len(p.topics))}
+	flexible := version >= 9
+	b = appendLength(b, len(p.topics), flexible, false)
 	for i := range p.topics {
 		t := &p.topics[i]
-		rt := &resp.Topics[i]
-		rt.Default()
-		rt.Topic, rt.TopicID = t.topic, t.id
-		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.partitions))
+		if version >= 13 {
+			b = append(b, t.id[:]...)
+		} else {
+			b = appendStr(b, t.topic, flexible)
+		}
+		b = appendLength(b, len(t.partitions), flexible, false)
 		for j := range t.partitions {
-			part, rp := &t.partitions[j], &rt.Partitions[j]
-			rp.Default()
-			rp.Partition = part.partition
-			rp.ErrorCode = part.code
-			rp.BaseOffset = int64(part.BaseOffset)
-			rp.LogAppendTime = part.LogAppendTimeMs
-			rp.LogStartOffset = int64(part.LogStart)
-			if part.code != 0 && part.code != kerr.DuplicateSequenceNumber.Code {
-				rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = -1, -1, -1
-			}
-			rp.ErrorMessage = message(part.Err)
-			for _, e := range part.RecordErrors {
-				re := kmsg.NewProduceResponseTopicPartitionErrorRecord()
-				re.RelativeOffset = e.Index
-				if e.Message != "" {
-					re.ErrorMessage = new(e.Message)
-				}
-				rp.ErrorRecords = append(rp.ErrorRecords, re)
-			}
+			b = t.partitions[j].appendTo(b, version)
+		}
+		if flexible {
+			b = append(b, 0)
 		}
 	}
-	return resp.AppendTo(b)
+	if version >= 1 {
+		b = appendI32(b, 0) // throttle
+	}
+	if flexible {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func (p *produced) appendTo(b []byte, version int16) []byte {
+	flexible := version >= 9
+	base, appended, start := int64(p.BaseOffset), p.LogAppendTimeMs, int64(p.LogStart)
+	if p.code != 0 && p.code != kerr.DuplicateSequenceNumber.Code {
+		base, appended, start = -1, -1, -1
+	}
+	b = appendI32(b, p.partition)
+	b = appendI16(b, p.code)
+	b = appendI64(b, base)
+	if version >= 2 {
+		b = appendI64(b, appended)
+	}
+	if version >= 5 {
+		b = appendI64(b, start)
+	}
+	if version >= 8 {
+		b = appendLength(b, len(p.RecordErrors), flexible, false)
+		for _, e := range p.RecordErrors {
+			b = appendI32(b, e.Index)
+			b = appendNullable(b, e.Message, e.Message == "", flexible)
+			if flexible {
+				b = append(b, 0)
+			}
+		}
+		if m := message(p.Err); m != nil {
+			b = appendStr(b, *m, flexible)
+		} else {
+			b = appendNullable(b, "", true, flexible)
+		}
+	}
+	if flexible {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func appendNullable(b []byte, s string, null, compact bool) []byte {
+	if null {
+		return appendLength(b, -1, compact, true)
+	}
+	return appendStr(b, s, compact)
 }

@@ -133,11 +133,10 @@ func (r *request) refuse(e *kerr.Error) int16 { return r.failed(e.Code, nil) }
 // message returns the text of an error that clients may see: that of a
 // federation.Error. Any other text could name physical addresses.
 func message(err error) *string {
-	var e *federation.Error
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &e):
+	}
+	if e, ok := errors.AsType[*federation.Error](err); ok {
 		return &e.Message
 	}
 	s := "internal error of the gateway; its log says more"

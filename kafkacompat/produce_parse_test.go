@@ -1,14 +1,19 @@
 package kafkacompat
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math/rand/v2"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
 )
 
 type noMap struct{}
@@ -88,4 +93,75 @@ func TestProduceParserBoundsPartitions(t *testing.T) {
 	req.SetVersion(9)
 	_, err := c.parseProduce(&request{version: 9, body: req.AppendTo(nil)})
 	require.ErrorIs(t, err, errTooManyPartitions)
+}
+
+// The encoder of answers is held against kmsg.
+func FuzzProduceEncoder(f *testing.F) {
+	for seed := range uint64(64) {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		for v := int16(0); v <= 13; v++ {
+			p, want := randomProduced(rnd, v)
+			req := &request{key: int16(kmsg.Produce), version: v, corr: rnd.Int32()}
+			got := bytes.Join(p.response(req).vecs, nil)
+			require.EqualValues(t, len(got)-4, binary.BigEndian.Uint32(got))
+			require.EqualValues(t, req.corr, binary.BigEndian.Uint32(got[4:]))
+			body := got[8:]
+			if v >= 9 {
+				require.Zero(t, body[0])
+				body = body[1:]
+			}
+			require.Equal(t, want.AppendTo(nil), body, "v%d", v)
+			require.NoError(t, want.ReadFrom(body))
+		}
+	})
+}
+
+// randomProduced is a request that is decided, and kmsg's answer to it.
+func randomProduced(rnd *rand.Rand, version int16) (*produceRequest, *kmsg.ProduceResponse) {
+	p, want := &produceRequest{acks: -1}, kmsg.NewPtrProduceResponse()
+	want.SetVersion(version)
+	for range rnd.IntN(4) {
+		topic := producedTopic{topic: strings.Repeat("t", rnd.IntN(200)), id: federation.NewTopicID()}
+		wt := kmsg.NewProduceResponseTopic()
+		wt.Topic, wt.TopicID = topic.topic, topic.id
+		for range rnd.IntN(200) {
+			part := produced{partition: rnd.Int32(), code: int16(rnd.IntN(60) - 1)}
+			part.BaseOffset, part.LogAppendTimeMs, part.LogStart = federation.LogicalOffset(rnd.Int64()), rnd.Int64(), federation.LogicalOffset(rnd.Int64())
+			wp := kmsg.NewProduceResponseTopicPartition()
+			wp.Partition, wp.ErrorCode, wp.BaseOffset, wp.LogAppendTime, wp.LogStartOffset = part.partition, part.code, int64(part.BaseOffset), part.LogAppendTimeMs, int64(part.LogStart)
+			if part.code != 0 && part.code != kerr.DuplicateSequenceNumber.Code {
+				wp.BaseOffset, wp.LogAppendTime, wp.LogStartOffset = -1, -1, -1
+			}
+			if rnd.IntN(4) == 0 {
+				part.Err = federation.Errorf(federation.InvalidRecord, "%s", strings.Repeat("m", rnd.IntN(200)))
+				wp.ErrorMessage = message(part.Err)
+			}
+			for i := range rnd.IntN(3) {
+				re := kmsg.NewProduceResponseTopicPartitionErrorRecord()
+				re.RelativeOffset = int32(i)
+				e := router.RecordError{Index: int32(i)}
+				if rnd.IntN(2) == 0 {
+					e.Message = "bad"
+					re.ErrorMessage = new("bad")
+				}
+				part.RecordErrors, wp.ErrorRecords = append(part.RecordErrors, e), append(wp.ErrorRecords, re)
+			}
+			topic.partitions, wt.Partitions = append(topic.partitions, part), append(wt.Partitions, wp)
+		}
+		p.topics, want.Topics = append(p.topics, topic), append(want.Topics, wt)
+	}
+	return p, want
+}
+
+// BenchmarkProduceAnswer encodes the answer to a request for many partitions.
+func BenchmarkProduceAnswer(b *testing.B) {
+	p := &produceRequest{acks: -1, topics: []producedTopic{{topic: "orders", partitions: make([]produced, 500)}}}
+	req := &request{key: int16(kmsg.Produce), version: 9}
+	b.ReportAllocs()
+	for b.Loop() {
+		p.response(req)
+	}
 }
