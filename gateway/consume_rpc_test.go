@@ -403,6 +403,20 @@ func TestConsumeEndsWhenFenced(t *testing.T) {
 	b.leave()
 }
 
+// A client that comes back as who it was has its partitions at once; a stream that it
+// takes for broken, and that is not, ends.
+func TestConsumeAsFormerMember(t *testing.T) {
+	w := newWorld(t)
+	w.topic("orders", 2, nil)
+	a := w.consume(t, &braidv1.Subscribe{})
+	a.await(func() bool { return len(a.assigned) == 2 })
+	b := w.consume(t, &braidv1.Subscribe{FormerMemberId: a.subscribed.GetMemberId()})
+	b.await(func() bool { return len(b.assigned) == 2 })
+	require.NotEqual(t, a.subscribed.GetMemberId(), b.subscribed.GetMemberId())
+	require.Equal(t, braidv1.Reason_REASON_MEMBER_FENCED, reasonOf(t, a.fail()))
+	b.leave()
+}
+
 func TestGroupService(t *testing.T) {
 	w := newWorld(t)
 	w.topic("orders", 2, nil)

@@ -26,6 +26,7 @@ type connectMember struct {
 	done   chan struct{}
 
 	mu      sync.Mutex
+	id      string
 	records []*kgo.Record
 	mine    map[int32]bool
 	lost    int
@@ -37,6 +38,12 @@ type connectMember struct {
 // connectMember subscribes through the gateway at a base URL.
 func (s *suite) connectMember(t *testing.T, url, group, topic string) *connectMember {
 	t.Helper()
+	return s.connectMemberAs(t, url, group, topic, "")
+}
+
+// connectMemberAs is a member that goes on as a former one.
+func (s *suite) connectMemberAs(t *testing.T, url, group, topic, former string) *connectMember {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	m := &connectMember{topic: topic, cancel: cancel, done: make(chan struct{}), mine: make(map[int32]bool)}
 	stream, err := braidv1connect.NewConsumerServiceClient(s.w.Client, url).Consume(ctx)
@@ -44,7 +51,7 @@ func (s *suite) connectMember(t *testing.T, url, group, topic string) *connectMe
 	m.stream = stream
 	require.NoError(t, stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: &braidv1.Subscribe{
 		Group: group, Topics: []string{topic}, Fallback: &braidv1.Position{At: &braidv1.Position_Earliest{Earliest: true}},
-		Credit: &braidv1.Credit{MaxRecords: 100, MaxBytes: 1 << 20}, ClientId: "suite",
+		Credit: &braidv1.Credit{MaxRecords: 100, MaxBytes: 1 << 20}, ClientId: "suite", FormerMemberId: former,
 	}}}))
 	go func() {
 		defer close(m.done)
@@ -82,6 +89,10 @@ func (m *connectMember) run() error {
 			return err
 		}
 		switch f := response.GetFrame().(type) {
+		case *braidv1.ConsumeResponse_Subscribed:
+			m.mu.Lock()
+			m.id = f.Subscribed.GetMemberId()
+			m.mu.Unlock()
 		case *braidv1.ConsumeResponse_Assignment:
 			err = m.assign(f.Assignment)
 		case *braidv1.ConsumeResponse_Records:

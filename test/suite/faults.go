@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -25,6 +26,7 @@ func (s *suite) faults() []test {
 		{"a group's coordinator is stopped: no rebalance", func(t *testing.T) {
 			s.testCoordinatorGone(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
 		}},
+		{"the gateway of a Connect member is killed: it goes on at another", s.testMemberGoesOn},
 		{"a gateway is killed under idempotent load", func(t *testing.T) { s.testLoad(t, func(g *world.Node) { g.Kill() }) }},
 		{"a gateway is stopped under idempotent load", func(t *testing.T) {
 			s.testLoad(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
@@ -188,6 +190,32 @@ func (s *suite) testCoordinatorGone(t *testing.T, end func(*world.Node)) {
 	requireSame()
 	readOn()
 	third.leave(t)
+}
+
+// testMemberGoesOn kills the gateway that a dynamic Connect member is on. Its client goes
+// to another one and says who it was: it does not wait for its own former session, 45 s.
+func (s *suite) testMemberGoesOn(t *testing.T) {
+	topic, group := s.topic(t, 6), name(t)
+	gone, stays := s.w.Gateways[2], s.w.Gateways[1]
+	other := s.connectMember(t, stays.URL(), group, topic)
+	shared(t, []int{6}, other)
+	member := s.connectMember(t, gone.URL(), group, topic)
+	shared(t, []int{3, 3}, other, member)
+	mine, others, lost := member.partitions(), other.partitions(), other.lostCount()
+	begin := time.Now()
+	s.endFor(t, gone, func(n *world.Node) { n.Kill() })
+	<-member.done
+	member.mu.Lock()
+	id := member.id
+	member.mu.Unlock()
+	again := s.connectMemberAs(t, stays.URL(), group, topic, id)
+	shared(t, []int{3, 3}, other, again)
+	require.Less(t, time.Since(begin), 30*time.Second)
+	require.Equal(t, mine, again.partitions())
+	require.Equal(t, others, other.partitions())
+	require.Equal(t, lost, other.lostCount())
+	again.leave(t)
+	other.leave(t)
 }
 
 // fillAll writes count numbered records to every partition.
