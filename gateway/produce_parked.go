@@ -7,9 +7,10 @@ import "time"
 // other partitions either. So such frames are parked: they do not count as undecided,
 // up to bounds of their own, and credit comes for others in their place.
 //
-//	undecided ──(all that is open of it waits for partitions that are stuck)──► parked ──► decided
+//	undecided ──(all that is open of it waits for partitions that are stuck)──► parked ──► told
+//	    └──(it failed, and a frame before it is undecided)──────────────────────┘
 //
-// A frame stays parked until it is decided, as credit never shrinks.
+// A frame stays parked until its outcome is told, as credit never shrinks.
 
 // A pace says whether a partition decides what it gets. It is stuck when nothing of
 // what is in flight to it was decided for ProduceParkAfter.
@@ -61,13 +62,21 @@ func (s *produceSession) patrol(now time.Time) {
 
 // park parks a frame if all that is open of it waits for partitions that are stuck.
 func (s *produceSession) park(f *frame) {
-	if f.parked || f.done || f.open == 0 || s.parked.batches >= s.parkedMax.batches || s.parked.bytes+f.bytes > s.parkedMax.bytes {
+	if f.done || f.open == 0 {
 		return
 	}
 	for _, p := range f.parts {
 		if !p.decided && (p.pace == nil || !p.pace.stuck) {
 			return
 		}
+	}
+	s.leave(f)
+}
+
+// leave takes a frame out of the window, if the bounds allow that.
+func (s *produceSession) leave(f *frame) {
+	if f.parked || s.parked.batches >= s.parkedMax.batches || s.parked.bytes+f.bytes > s.parkedMax.bytes {
+		return
 	}
 	f.parked = true
 	s.parked.batches++

@@ -99,3 +99,28 @@ func TestFrameIsParkedByWhatIsOpenOfIt(t *testing.T) {
 	d.send(0, "v", 0)
 	require.EqualValues(t, 1, d.s.parked.batches, "the partition decides again")
 }
+
+// Failures are told in order: those that wait for a frame of a stuck partition do not
+// fill the window either.
+func TestFailuresBehindAStuckPartitionAreParked(t *testing.T) {
+	d := newDriver(t, true)
+	stuck := d.stick(0)
+	bad := d.send(1, "bad", 0)
+	d.s.complete(d.ready()[0], fails(federation.InvalidRecord))
+	for range 3 * d.cfg.ProduceCreditBatches {
+		d.send(1, "behind it", 0)
+	}
+	for range 3 * d.cfg.ProduceCreditBatches {
+		d.send(2, "v", 0)
+		for _, p := range d.ready() {
+			d.s.complete(p, &outcome{})
+		}
+	}
+	require.False(t, d.s.overdrawn())
+	d.collect()
+	require.NotContains(t, d.acks, bad)
+	d.s.complete(stuck, &outcome{})
+	require.Equal(t, braidv1.Reason_REASON_INVALID_RECORD, d.reason(bad))
+	require.Equal(t, d.s.next-1, d.stable)
+	require.Zero(t, d.s.parked)
+}

@@ -499,6 +499,8 @@ func (s *produceSession) settle(f *frame) {
 	if !f.failed || s.silent {
 		s.pass(f)
 		s.passed.add(f.seq)
+	} else {
+		s.leave(f) // until the failures before it can be told
 	}
 	for {
 		if next := s.frames[s.stable+1]; next != nil && next.done {
