@@ -222,17 +222,23 @@ type remembered struct {
 // rememberedMax bounds how many heads of a partition are remembered.
 const rememberedMax = 4
 
-// of returns where a producer stands as the newest of the heads had it.
-func (r *remembered) of(id int64) (mark.Producer, bool) {
-	for ; r != nil; r = r.next {
-		if k, ok := r.known[id]; ok && r.last[k.index] >= 0 {
-			return mark.Producer{ID: id, Epoch: k.epoch, LastSequence: r.last[k.index]}, true
-		}
-		if p, ok := r.opening.carried(id); ok {
-			return p, true
+// of returns where a producer stands as far as any of the heads had it. What was carried
+// over to a head can be older than what the lane knows of one that was lost before it.
+func (r *remembered) of(id int64) (p mark.Producer, ok bool) {
+	further := func(q mark.Producer) {
+		if !ok || p.Before(&q) {
+			p, ok = q, true
 		}
 	}
-	return mark.Producer{}, false
+	for ; r != nil; r = r.next {
+		if k, known := r.known[id]; known && r.last[k.index] >= 0 {
+			further(mark.Producer{ID: id, Epoch: k.epoch, LastSequence: r.last[k.index]})
+		}
+		if c, carried := r.opening.carried(id); carried {
+			further(c)
+		}
+	}
+	return p, ok
 }
 
 // producers counts those that are remembered beside those in openings.
@@ -271,8 +277,8 @@ func (l *lane) succeed(part *federation.Partition, h, next *headState) {
 	l.known -= next.before.forget(rememberedMax)
 }
 
-// carried returns where a producer stood before the head; asks reports whether the
-// extents before may still say more of it.
+// carried returns where a producer stood before the head; lost reports that this was in
+// an extent whose cluster is lost.
 func (h *headState) carried(id int64) (p mark.Producer, lost, ok bool) {
 	p, ok = h.opening.carried(id)
 	if mine, remembers := h.before.of(id); remembers && (!ok || p.Before(&mine)) {

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -44,7 +45,21 @@ func (w *world) suspend(t *testing.T, h federation.HeldHead, cluster string, par
 	t.Helper()
 	next := federationtest.Head(cluster, "phys", partition)
 	next.Number = w.part(t).Head().Number + 1
-	next.Start = w.append(t, next, mark.Primer(w.subject(t, next.Number), marksBy+int64(next.Number), time.Now())) + 1
+	primer := w.append(t, next, mark.Primer(w.subject(t, next.Number), marksBy+int64(next.Number), time.Now()))
+	next.Start = primer + 1
+	// What the last readable extent knew at its end is carried over.
+	for _, e := range slices.Backward(w.part(t).Extents) {
+		if e.State != federation.ExtentSealed {
+			continue
+		}
+		openings, err := mark.Openings(w.subject(t, next.Number), marksBy+int64(next.Number), w.producersAt(t, e, e.End), 1<<20, time.Now())
+		require.NoError(t, err)
+		if len(openings) > 0 {
+			next.Start = w.append(t, next, openings...) + 1
+			next.Opening = primer + 1
+		}
+		break
+	}
 	w.changePart(func(p *federation.Partition, head *federation.Extent) {
 		head.State, head.Seen, head.Acknowledged = federation.ExtentSuspended, h.SeenEnd, h.AcknowledgedEnd
 		next.Base = head.Logical(max(h.SeenEnd, h.AcknowledgedEnd)) + gap
@@ -441,4 +456,36 @@ func TestNothingBehindSeenIsGivenOut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a lane has seen acknowledged by a head that is lost is newer than what was carried
+// over from the extent before it: a producer goes on where it stands, over several such.
+func TestProducerGoesOnBehindALostHeadThatWasMovedBefore(t *testing.T) {
+	w := newWorld(t, 3)
+	w.orders()
+	s := session(t, w.r)
+	sequence := int32(0)
+	next := func() {
+		t.Helper()
+		added(t, s, one(sequence, strconv.Itoa(int(sequence))))
+		sequence++
+	}
+	next()
+	next()
+	w.move(t, "b", 0)
+	next()
+	next()
+	w.failOver(t, "a", 1)
+	next()
+	w.clusterState("b", federation.ClusterActive)
+	w.failOver(t, "b", 1)
+	w.clusterState("a", federation.ClusterActive)
+	w.failOver(t, "a", 2) // nothing was written to the one before
+	next()
+	// Repeats of each are known.
+	for i := range sequence {
+		a := answerOf(t, begin(t, s, 10*time.Second, one(i, strconv.Itoa(int(i)))))
+		require.NoError(t, a.Err)
+		require.True(t, a.Duplicate || i == sequence-1)
+	}
 }
