@@ -24,6 +24,7 @@ type Router struct {
 	states partStates
 
 	openings openings
+	refused  earlyRefusals
 
 	tailMu sync.Mutex // guards the following
 	tails  map[tailKey]*tail

@@ -187,11 +187,13 @@ func TestProducerGoesOnThroughAnotherGateway(t *testing.T) {
 	for i := range int32(3) {
 		added(t, s, one(i, "v"))
 	}
-	other := session(t, w.router(t, router.Config{EarlyWait: 100 * time.Millisecond}, nil))
+	gateway := w.router(t, router.Config{EarlyWait: 100 * time.Millisecond}, nil)
+	other := session(t, gateway)
 	w.failOver(t, "b", 0)
 	b3, b4 := begin(t, other, 10*time.Second, one(3, "3")), begin(t, other, 10*time.Second, one(4, "4"))
 	require.Equal(t, federation.NoLeader, federation.KindOf(answerOf(t, b3).Err))
 	require.Equal(t, federation.NoLeader, federation.KindOf(answerOf(t, b4).Err))
+	other = session(t, gateway) // it comes again by another connection, so another lane
 	b3, b4 = begin(t, other, 10*time.Second, one(3, "3")), begin(t, other, 10*time.Second, one(4, "4"))
 	for i, ch := range []<-chan router.Appended{b3, b4} {
 		a := answerOf(t, ch)

@@ -57,8 +57,9 @@ func notAfter(a, b int32) bool { return distance(a, b) < 1<<30 }
 // A headState is what a lane knows of the head of a logical partition that it has
 // appended to. The lane's goroutine owns it.
 type headState struct {
-	topic  federation.TopicID
-	extent int32
+	topic     federation.TopicID
+	partition federation.LogicalPartition
+	extent    int32
 	// acknowledged is the physical offset after the last record that was acknowledged.
 	acknowledged federation.PhysicalOffset
 	bytes        int64 // acknowledged since the router was asked for its loads
@@ -69,7 +70,6 @@ type headState struct {
 	opening      *opening    // what was carried over; nil until it is loaded
 	triedAt      time.Time   // when the head was asked last whom it knows
 	askedAt      time.Time   // when it answered last
-	refused      map[int64]opSequence
 }
 
 // A knownProducer is a producer that a head knows.
@@ -111,7 +111,7 @@ func (l *lane) learn(h *headState, id int64, next knownProducer) bool {
 	}
 	next.index = k.index
 	h.known[id] = next
-	delete(h.refused, id)
+	l.r.refused.forget(refusedKey{h.topic, h.partition, h.extent, id})
 	return true
 }
 
@@ -143,7 +143,7 @@ func (l *lane) headOf(m *federation.Map, part *federation.Partition) *headState 
 			l.pruneHeads(m)
 		}
 		old := h
-		h = &headState{topic: topic, extent: head.Number}
+		h = &headState{topic: topic, partition: part.Number, extent: head.Number}
 		if head.Opening == 0 {
 			h.opening = noOpening
 		}
@@ -243,7 +243,7 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 		return verdictSend
 	case s.base == next:
 		return verdictOpen
-	case h.refused[s.id] == s:
+	case l.r.refused.was(refusedKey{h.topic, h.partition, h.extent, s.id}, s):
 		return verdictOpen // it came again, and nothing before it
 	default:
 		l.informed(p)
@@ -410,7 +410,7 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 			p.away, p.awayAt = until, now
 		}
 		if missing {
-			p.head.refuse(op.seq)
+			l.r.refused.note(refusedKey{p.head.topic, p.head.partition, p.head.extent, op.seq.id}, op.seq)
 		}
 		l.giveUp(p, op, now)
 	}
@@ -418,16 +418,45 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 	p.early = kept
 }
 
-// refuse notes the first batch of a producer that was refused as early: when it
-// comes again, and none before it, the producer has nothing else.
-func (h *headState) refuse(s opSequence) {
-	const most = 1000
-	if h.refused == nil || len(h.refused) >= most {
-		h.refused = make(map[int64]opSequence)
+// earlyRefusals hold, for each producer at a head, the first batch that was refused as early:
+// when it comes again, and none before it, the producer has nothing else. They are of all
+// lanes, as it may come again by another one.
+type earlyRefusals struct {
+	mu sync.Mutex // guards the following
+	of map[refusedKey]opSequence
+}
+
+type refusedKey struct {
+	topic     federation.TopicID
+	partition federation.LogicalPartition
+	extent    int32
+	id        int64
+}
+
+// refusalsMax bounds them; when there are more, producers are refused once more.
+const refusalsMax = 10_000
+
+func (r *earlyRefusals) note(k refusedKey, s opSequence) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil || len(r.of) >= refusalsMax {
+		r.of = make(map[refusedKey]opSequence)
 	}
-	if r, ok := h.refused[s.id]; !ok || r.epoch < s.epoch || r.epoch == s.epoch && notAfter(s.base, r.base) {
-		h.refused[s.id] = s
+	if o, ok := r.of[k]; !ok || o.epoch < s.epoch || o.epoch == s.epoch && notAfter(s.base, o.base) {
+		r.of[k] = s
 	}
+}
+
+func (r *earlyRefusals) was(k refusedKey, s opSequence) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of[k] == s
+}
+
+func (r *earlyRefusals) forget(k refusedKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.of, k)
 }
 
 // An opening holds the producers that were carried over to a head.
