@@ -40,10 +40,11 @@ func (g *pace) patrol(now time.Time, after time.Duration) {
 	g.stuck = now.Sub(g.since) >= after
 }
 
-// patrol looks which partitions are stuck, and parks frames. It is called now and then
+// patrol looks which partitions are stuck, parks frames, and sends batches again. It is called now and then
 // while something is undecided.
 func (s *produceSession) patrol(now time.Time) {
 	s.patrols++
+	var again []*partitionState
 	for _, f := range s.frames {
 		for _, p := range f.parts {
 			if g := p.pace; g != nil && g.patrolled != s.patrols {
@@ -52,8 +53,14 @@ func (s *produceSession) patrol(now time.Time) {
 				}
 				g.patrolled = s.patrols
 				g.patrol(now, s.parkAfter)
+				if ps := p.state; ps != nil && len(ps.again) > 0 && len(ps.inFlight) == 0 {
+					again = append(again, ps)
+				}
 			}
 		}
+	}
+	for _, ps := range again {
+		s.sendAgain(ps, now)
 	}
 	for _, f := range s.frames {
 		s.park(f)

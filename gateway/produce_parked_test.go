@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/recordbatch"
 )
 
 // stick has a partition of a driver's session decide nothing for long enough.
@@ -123,4 +124,72 @@ func TestFailuresBehindAStuckPartitionAreParked(t *testing.T) {
 	require.Equal(t, braidv1.Reason_REASON_INVALID_RECORD, d.reason(bad))
 	require.Equal(t, d.s.next-1, d.stable)
 	require.Zero(t, d.s.parked)
+}
+
+func early(k federation.Kind) *outcome {
+	o := fails(k)
+	o.early = true
+	return o
+}
+
+// A batch that is to be tried again goes out again by itself, with those behind it, in
+// order and with their sequences; nothing else of its partition overtakes them.
+func TestBatchesThatComeBackAreSentAgain(t *testing.T) {
+	d := newDriver(t, true)
+	first := d.send(0, "0", 0)
+	d.s.complete(d.ready()[0], &outcome{})
+	for range 3 {
+		d.send(0, "v", 0)
+	}
+	parts := d.ready()
+	now := time.Unix(1001, 0)
+	d.s.complete(parts[0], early(federation.NoLeader))
+	d.s.complete(parts[1], early(federation.OutOfOrderSequence))
+	last := d.send(0, "later", 0)
+	d.s.patrol(now)
+	require.Empty(t, d.ready(), "one is in flight still")
+	d.s.complete(parts[2], early(federation.Timeout))
+	require.Empty(t, d.ready(), "not at once")
+	d.s.patrol(now)
+	again := d.ready()
+	require.Equal(t, parts, again)
+	require.Equal(t, []int32{1, 2, 3}, sequences(again))
+	for _, p := range again {
+		require.NotEmpty(t, p.batch())
+		d.s.complete(p, &outcome{})
+	}
+	rest := d.ready()
+	require.Equal(t, []int32{4}, sequences(rest))
+	d.s.complete(rest[0], &outcome{})
+	for seq := first; seq <= last; seq++ {
+		require.Zero(t, d.reason(seq))
+	}
+	require.True(t, d.s.idle())
+}
+
+// What came back fails when its time is up, or when one behind it fails for good: as if it
+// had failed at once.
+func TestBatchesThatComeBackFail(t *testing.T) {
+	for name, end := range map[string]func(d *driver, last *part){
+		"in time": func(d *driver, last *part) {
+			d.s.complete(last, early(federation.NoLeader))
+			d.s.patrol(time.Unix(1000, 0).Add(time.Minute))
+		},
+		"for good": func(d *driver, last *part) { d.s.complete(last, fails(federation.InvalidRecord)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDriver(t, true)
+			d.send(0, "0", 0)
+			d.s.complete(d.ready()[0], &outcome{})
+			b, c := d.send(0, "b", 0), d.send(0, "c", 0)
+			parts := d.ready()
+			d.s.complete(parts[0], early(federation.NoLeader))
+			end(d, parts[1])
+			require.Equal(t, braidv1.Reason_REASON_NO_LEADER, d.reason(b))
+			require.NotZero(t, d.reason(c))
+			d.send(0, "b", c)
+			again := d.ready()
+			require.Equal(t, recordbatch.Producer{ID: testProducer, Epoch: 1, Sequence: 0}, again[0].producer, "whether b was stored is not known")
+		})
+	}
 }

@@ -390,7 +390,7 @@ func (p *part) answered(a *router.Appended) *outcome {
 // complete brings the outcome of a part; it never blocks for long.
 func (st *produceStream) complete(p *part, o *outcome) {
 	st.g.logInternal("append failed", federation.TopicPartition{Topic: p.frame.topic, Partition: p.partition}, o.err)
-	p.release()
+	o.early = !o.refused && time.Now().Before(p.frame.deadline)
 	st.mu.Lock()
 	st.s.complete(p, o)
 	st.mu.Unlock()
@@ -490,6 +490,7 @@ func (st *produceStream) patrol(now time.Time) {
 	st.mu.Lock()
 	st.s.patrol(now)
 	st.mu.Unlock()
+	signal(st.work)
 	signal(st.room)
 }
 

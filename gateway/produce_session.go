@@ -100,11 +100,12 @@ type partitionState struct {
 	barrier  uint64
 	held     []*part
 	inFlight []*part
-	failing  bool  // a part failed; waiting for those in flight
-	gap      bool  // a part with a sequence failed, so later ones do not fit
-	resume   int32 // the sequence after the last batch that was stored, while failing
-	unsure   bool  // a batch may be stored: a new epoch is needed
-	bumping  bool  // waiting for it
+	again    []*part // came back to be sent again, before what is held
+	failing  bool    // a part failed; waiting for those in flight
+	gap      bool    // a part with a sequence failed, so later ones do not fit
+	resume   int32   // the sequence after the last batch that was stored, while failing
+	unsure   bool    // a batch may be stored: a new epoch is needed
+	bumping  bool    // waiting for it
 
 	pace pace
 }
@@ -116,6 +117,8 @@ type outcome struct {
 	records []rejectedRecord
 	// refused is set if nothing was submitted: then nothing can have been stored.
 	refused bool
+	// early is set if there is time to try again.
+	early bool
 }
 
 type rejectedRecord struct {
@@ -291,7 +294,7 @@ func (s *produceSession) pump(ps *partitionState) {
 		}
 		ps.restart(s.latest) // another partition needed a new epoch: it serves here too
 	}
-	for len(ps.held) > 0 && !ps.failing && !ps.bumping {
+	for len(ps.held) > 0 && !ps.failing && !ps.bumping && len(ps.again) == 0 {
 		window := s.inFlightMax
 		if !ps.opened {
 			window = 1
@@ -354,6 +357,11 @@ func (s *produceSession) complete(p *part, o *outcome) {
 		ps.inFlight = ps.inFlight[1:]
 		s.completeSequenced(ps, first, first.outcome)
 	}
+	s.goOn(ps)
+}
+
+// goOn goes on with a partition after outcomes.
+func (s *produceSession) goOn(ps *partitionState) {
 	if ps.failing && len(ps.inFlight) == 0 {
 		ps.failing, ps.gap = false, false
 		ps.next = ps.resume
@@ -362,6 +370,10 @@ func (s *produceSession) complete(p *part, o *outcome) {
 }
 
 func (s *produceSession) completeSequenced(ps *partitionState, p *part, o *outcome) {
+	if ps.comesAgain(p, o) {
+		ps.again = append(ps.again, p)
+		return
+	}
 	if o.err == nil {
 		if !p.plain {
 			ps.opened = true
@@ -371,6 +383,11 @@ func (s *produceSession) completeSequenced(ps *partitionState, p *part, o *outco
 		s.decide(p, o)
 		return
 	}
+	s.failAgain(ps)
+	s.failSequenced(ps, p, o)
+}
+
+func (s *produceSession) failSequenced(ps *partitionState, p *part, o *outcome) {
 	kind := federation.KindOf(o.err)
 	follows := ps.gap && kind == federation.OutOfOrderSequence // only the echo of the failure before it
 	if !ps.failing {
@@ -444,6 +461,7 @@ func (s *produceSession) bumped(ps *partitionState, p producerID, err error) {
 
 // decide ends a part that was submitted.
 func (s *produceSession) decide(p *part, o *outcome) {
+	p.release()
 	f := p.frame
 	p.pace.decide(o.err == nil)
 	r := &o.result
