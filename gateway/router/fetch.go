@@ -436,6 +436,9 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 	}
 	if !head && extent.Sealed() {
 		end = extent.End
+		if !rd.extent.Sealed() && rd.from < end {
+			return true // the answer is of a time when there was less
+		}
 	}
 	if rd.from < end && !rd.alone {
 		// The other partitions of the request used its size up.
