@@ -62,10 +62,7 @@ func (o *operator) failover(ctx, producing context.Context, faulty func()) {
 	if failed {
 		o.history.count("clusters failed over", 1)
 	}
-	// What is sent again after the restore has looked for it is in the log twice.
-	over := time.Now()
 	wait(producing, after)
-	poll(ctx, flushLimit, func() bool { return !o.history.sentBefore(over) })
 	mend()
 	o.history.note("%s: %s is back", o.name, cluster)
 	faulty()

@@ -21,16 +21,15 @@ type history struct {
 
 	mu       sync.Mutex // guards the following
 	acked    []check.Acknowledged
-	reads    map[string]*check.Seen    // by topic: what all readers saw
-	group    []check.Record            // what members of the group read
-	sending  map[check.Value]time.Time // what producers repeat until it is acknowledged, since when
+	reads    map[string]*check.Seen // by topic: what all readers saw
+	group    []check.Record         // what members of the group read
 	problems []string
 	trace    []string
 	counts   map[string]int
 }
 
 func newHistory() *history {
-	h := &history{begin: time.Now(), reads: make(map[string]*check.Seen), sending: make(map[check.Value]time.Time), counts: make(map[string]int)}
+	h := &history{begin: time.Now(), reads: make(map[string]*check.Seen), counts: make(map[string]int)}
 	newest.Store(h)
 	return h
 }
@@ -82,27 +81,7 @@ func (h *history) count(what string, n int) {
 func (h *history) ack(v check.Value, partition int32, offset int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.sending, v)
 	h.acked = append(h.acked, check.Acknowledged{Value: v, Partition: partition, Offset: offset})
-}
-
-// send notes that a value is sent, and sent again until it is acknowledged.
-func (h *history) send(v check.Value) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.sending[v] = time.Now()
-}
-
-// sentBefore reports whether something that was sent before a moment is not acknowledged.
-func (h *history) sentBefore(t time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, at := range h.sending {
-		if at.Before(t) {
-			return true
-		}
-	}
-	return false
 }
 
 // read notes what a reader saw that reads each partition in order.

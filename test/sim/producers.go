@@ -74,7 +74,6 @@ func (w *world) kafkaProducer(ctx context.Context, i int) {
 	unknown := make(map[int32]int64) // the next offset that says nothing, by partition
 	for ctx.Err() == nil {
 		v := c.next()
-		w.history.send(v)
 		client.Produce(context.WithoutCancel(ctx), &kgo.Record{Key: []byte(v.Key), Value: []byte(v.String())}, func(r *kgo.Record, err error) {
 			if err != nil {
 				w.history.problem("%s: %s failed: %v", name, v, err)
@@ -140,7 +139,6 @@ func (w *world) batchProducer(ctx context.Context, i int) {
 	c := counters{producer: name}
 	for sequence := int32(0); ctx.Err() == nil; sequence++ {
 		v := c.next()
-		w.history.send(v)
 		request := &braidv1.ProduceBatchRequest{
 			Producer:  producer,
 			Batch:     &braidv1.ProduceFrame{BatchSeq: uint64(sequence + 1), Topic: topic, Partition: &partition, Records: []*braidv1.Record{{Key: []byte(v.Key), Value: []byte(v.String())}}},

@@ -55,6 +55,12 @@ var breaches = []breach{
 	{"sent-again", "a restore does not look for what producers have sent again", []edit{
 		{"controller/restore_copy.go", "	return p != nil && p.found && ", "	return false && p.found && "},
 	}, true},
+	{"restore-carry", "what a returned extent knew of its producers is not carried over", []edit{
+		{"controller/restore_roll.go", "return h, endedHead{producers: told[h.Partition]}\n", "return h, endedHead{producers: []mark.Producer{{ID: 1 << 40}}}\n"},
+	}, true},
+	{"restore-roll", "a restore looks for what was sent again in a head that goes on", []edit{
+		{"controller/restore_roll.go", "	return x.Carried > 0 && !slices", "	return true || !slices"},
+	}, true},
 	{"known-before", "a failover forgets what the extents before the failed one knew", []edit{
 		{"controller/failover_known.go", "	known := s.knownBefore(ctx, heads)\n", "	known := make([]endedHead, len(heads))\n"},
 	}, true},
