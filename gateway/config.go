@@ -44,6 +44,10 @@ type Config struct {
 	// PartitionInFlightMax is how many batches of an idempotent producer are under way
 	// to one partition; 5 by default and at most, as brokers remember the last 5.
 	PartitionInFlightMax int
+	// ProduceMergeBytes bounds the batch that small frames of an idempotent stream share
+	// while they wait for earlier ones of their partition; 64 KiB by default, -1 has each
+	// frame travel by itself.
+	ProduceMergeBytes int
 	// DeliveryTimeoutDefault and DeliveryTimeoutMax bound how long a batch may take;
 	// 2 min and 15 min by default.
 	DeliveryTimeoutDefault time.Duration
@@ -140,6 +144,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.FrameRecordsMax, 10000},
 		{&c.RecordHeadersMax, 100},
 		{&c.PartitionInFlightMax, brokerRemembers},
+		{&c.ProduceMergeBytes, 64 << 10},
 		{&c.DeliveryFrameBytesDefault, 1 << 20},
 		{&c.DeliveryFrameBytesMax, 4 << 20},
 		{&c.SendQueueBytesMax, 2 << 20},

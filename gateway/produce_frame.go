@@ -66,6 +66,9 @@ type part struct {
 	plain   bool                // carries no producer
 	memory  *[]byte             // of either
 	room    int                 // that the batch needs, roughly, and rather more than less
+	more    []*part             // that share the batch, behind this one
+
+	batchBytesMax int // 0 = the broker's default, not known here
 
 	count    int32
 	indexes  []int32 // where the records are in the frame; nil = at the same places
@@ -195,6 +198,7 @@ func (s *splitter) split(f *frame, in *braidv1.ProduceFrame, count int32) {
 		s.add(p, int32(i))
 	}
 	for _, p := range f.parts {
+		p.batchBytesMax = s.topic.batchBytesMax
 		s.finish(p)
 	}
 	// Nothing may hold the frame's bytes, which are another's soon.

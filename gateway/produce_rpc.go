@@ -153,6 +153,7 @@ func (st *produceStream) open(ctx context.Context, open *braidv1.ProduceOpen) (*
 	}
 	st.split = splitter{cfg: &g.cfg, atomic: idempotent, salt: salt}
 	st.s = newProduceSession(&g.cfg, idempotent, silent, producer)
+	st.s.mergeBytes = g.cfg.ProduceMergeBytes
 	opened.Credit = st.s.takeCredit()
 	return opened, nil
 }
@@ -375,8 +376,8 @@ func (p *part) submission() []router.Append {
 
 // answered reads the router's answer.
 func (p *part) answered(a *router.Appended) *outcome {
-	o := &p.answer
-	o.err = a.Err
+	o := &p.answer // again, if the part was sent again
+	o.err, o.records = a.Err, o.records[:0]
 	if a.Err != nil && federation.KindOf(a.Err) == federation.DuplicateSequence {
 		o.err, a.Duplicate = nil, true
 	}

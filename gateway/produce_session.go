@@ -37,6 +37,7 @@ type produceSession struct {
 	idempotent  bool
 	silent      bool // ACKS_NONE: no acks but the stable mark
 	inFlightMax int
+	mergeBytes  int // of a batch that several frames share; 0 = none do
 	creditBatch int64
 	creditBytes int64
 
@@ -106,6 +107,7 @@ type partitionState struct {
 	resume   int32   // the sequence after the last batch that was stored, while failing
 	unsure   bool    // a batch may be stored: a new epoch is needed
 	bumping  bool    // waiting for it
+	alone    bool    // parts share no batches
 
 	pace pace
 }
@@ -304,6 +306,7 @@ func (s *produceSession) pump(ps *partitionState) {
 		}
 		p := ps.held[0]
 		ps.held = ps.held[1:]
+		s.merge(ps, p)
 		if err := ps.sequence(p); err != nil {
 			s.fail(p, nil, failure(err))
 			s.failHeld(ps)
@@ -315,7 +318,7 @@ func (s *produceSession) pump(ps *partitionState) {
 }
 
 func (s *produceSession) submit(p *part) {
-	p.pace.inFlight++
+	p.pace.inFlight += 1 + len(p.more)
 	s.ready = append(s.ready, p)
 }
 
@@ -380,7 +383,7 @@ func (s *produceSession) completeSequenced(ps *partitionState, p *part, o *outco
 			ps.resume = recordbatch.AddSequence(p.producer.Sequence, p.count)
 			o.result.NextSequence = ps.resume
 		}
-		s.decide(p, o)
+		s.decideAll(p, o)
 		return
 	}
 	s.failAgain(ps)
@@ -402,7 +405,7 @@ func (s *produceSession) failSequenced(ps *partitionState, p *part, o *outcome) 
 	if kind == federation.ProducerFenced && !o.refused && s.fatal == nil {
 		s.fatal = o.err
 	}
-	s.decide(p, o)
+	s.decideAll(p, o)
 	s.failHeld(ps)
 }
 

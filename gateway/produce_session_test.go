@@ -342,7 +342,7 @@ type logModel struct {
 	log   []int
 }
 
-func (l *logModel) append(p recordbatch.Producer, value int) error {
+func (l *logModel) append(p recordbatch.Producer, values ...int) error {
 	if slices.Contains(l.cache, p) {
 		return nil // a repeat
 	}
@@ -355,12 +355,12 @@ func (l *logModel) append(p recordbatch.Producer, value int) error {
 	if p.Epoch != l.epoch {
 		l.cache = nil
 	}
-	l.known, l.epoch, l.last = true, p.Epoch, p.Sequence
+	l.known, l.epoch, l.last = true, p.Epoch, p.Sequence+int32(len(values))-1
 	l.cache = append(l.cache, p)
 	if len(l.cache) > brokerRemembers {
 		l.cache = l.cache[1:]
 	}
-	l.log = append(l.log, value)
+	l.log = append(l.log, values...)
 	return nil
 }
 
@@ -382,14 +382,23 @@ type simulation struct {
 	acked    [2][]int
 	open     [2]map[int]bool // reported as unknown: given up by the client
 	failures int
+	shared   int // parts that travelled in the batch of another one
 }
 
 type late struct {
-	p     recordbatch.Producer
-	value int
+	p      recordbatch.Producer
+	values []int
 }
 
-func (s *simulation) value(p *part) int { return s.values[p.frame.seq][1] }
+// valuesOf are those of a part and of what shares its batch.
+func (s *simulation) valuesOf(p *part) []int {
+	out := []int{s.values[p.frame.seq][1]}
+	for _, q := range p.more {
+		out = append(out, s.values[q.frame.seq][1])
+	}
+	s.shared += len(p.more)
+	return out
+}
 
 func (s *simulation) step() {
 	i := s.rng.Intn(2)
@@ -403,7 +412,7 @@ func (s *simulation) step() {
 	case len(s.late[i]) > 0:
 		l := s.late[i][0]
 		s.late[i] = s.late[i][1:]
-		_ = s.logs[i].append(l.p, l.value)
+		_ = s.logs[i].append(l.p, l.values...)
 	}
 	for _, p := range s.ready() {
 		s.lanes[p.partition] = append(s.lanes[p.partition], p)
@@ -435,15 +444,15 @@ func (s *simulation) deliver(i int, p *part) {
 	case 0: // refused for what it holds
 		s.s.complete(p, fails(federation.InvalidRecord))
 	case 1: // stored, but the answer is lost
-		_ = s.logs[i].append(p.producer, s.value(p))
+		_ = s.logs[i].append(p.producer, s.valuesOf(p)...)
 		s.s.complete(p, fails(federation.Timeout))
 	case 2: // lost, or late
 		if s.rng.Intn(2) == 0 {
-			s.late[i] = append(s.late[i], late{p.producer, s.value(p)})
+			s.late[i] = append(s.late[i], late{p.producer, s.valuesOf(p)})
 		}
 		s.s.complete(p, fails(federation.Timeout))
 	default:
-		s.s.complete(p, &outcome{err: s.logs[i].append(p.producer, s.value(p))})
+		s.s.complete(p, &outcome{err: s.logs[i].append(p.producer, s.valuesOf(p)...)})
 	}
 }
 
@@ -472,10 +481,17 @@ func (s *simulation) clientReads() {
 }
 
 func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
-	failures := 0
+	failures, _ := simulate(t, 0)
+	require.Greater(t, failures, 250)
+}
+
+// simulate returns how many frames failed, and how many shared a batch.
+func simulate(t *testing.T, mergeBytes int) (failures, shared int) {
+	t.Helper()
 	for seed := range int64(100) {
 		s := &simulation{driver: newDriver(t, true), rng: rand.New(rand.NewSource(seed)), values: make(map[uint64][2]int)}
 		s.open = [2]map[int]bool{{}, {}}
+		s.s.mergeBytes = mergeBytes
 		for range 3000 {
 			s.step()
 		}
@@ -483,7 +499,7 @@ func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
 			s.step()
 		}
 		require.NoError(t, s.s.fatal, "seed %d", seed)
-		failures += s.failures
+		failures, shared = failures+s.failures, shared+s.shared
 		for i := range s.logs {
 			log := s.logs[i].log
 			require.True(t, sort.IntsAreSorted(log), "seed %d: out of order: %v", seed, log)
@@ -502,7 +518,7 @@ func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
 		}
 		require.Equal(t, s.s.next-1, s.stable)
 	}
-	require.Greater(t, failures, 250)
+	return failures, shared
 }
 
 // Whatever a client sends as a frame, the session answers each frame once, keeps

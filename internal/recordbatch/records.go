@@ -94,6 +94,36 @@ func (b *Builder) Add(r *Record) {
 	b.count++
 }
 
+// Move goes on in the memory of buf, whose content is dropped.
+func (b *Builder) Move(buf []byte) { b.buf = append(buf[:0], b.buf...) }
+
+// Append appends the records of another batch that is not finished.
+func (b *Builder) Append(o *Builder) {
+	if o.count == 0 {
+		return
+	}
+	if b.count == 0 {
+		b.baseTimestamp, b.maxTimestamp = o.baseTimestamp, o.maxTimestamp
+	}
+	b.maxTimestamp = max(b.maxTimestamp, o.maxTimestamp)
+	shift := o.baseTimestamp - b.baseTimestamp
+	for in := o.buf[HeaderSize:]; len(in) > 0; {
+		size, n := binary.Varint(in)
+		record := in[n : n+int(size)]
+		in = in[n+int(size):]
+		delta, n := binary.Varint(record[1:])
+		_, m := binary.Varint(record[1+n:])
+		rest := record[1+n+m:]
+		delta += shift
+		buf := binary.AppendVarint(b.buf, int64(1+varintSize(delta)+varintSize(int64(b.count))+len(rest)))
+		buf = append(buf, record[0])
+		buf = binary.AppendVarint(buf, delta)
+		buf = binary.AppendVarint(buf, int64(b.count))
+		b.buf = append(buf, rest...)
+		b.count++
+	}
+}
+
 // Finish completes the batch and returns it. The batch owns the memory until
 // the next Reset with it. A batch without records is not legal in Kafka.
 func (b *Builder) Finish(p Producer) []byte {

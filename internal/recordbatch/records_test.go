@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"math/rand"
 	"strings"
 	"testing"
@@ -283,6 +284,36 @@ func FuzzBuilder(f *testing.F) {
 		require.NoError(t, Check(batch, 0))
 		require.Equal(t, records, readAll(t, NewReader(1<<30), batch))
 	})
+}
+
+// Records that are appended batch by batch are the same batch.
+func TestBuilderAppends(t *testing.T) {
+	rng := rand.New(rand.NewSource(9))
+	for range 200 {
+		records := randomRecords(rng, 1+rng.Intn(300))
+		if rng.Intn(4) == 0 {
+			records[0].TimestampMs = math.MaxInt64
+		}
+		var whole, other Builder
+		whole.Reset(nil)
+		for rest := records; len(rest) > 0; {
+			n := 1 + rng.Intn(len(rest))
+			other.Reset(nil)
+			for i := range rest[:n] {
+				other.Add(&rest[i])
+			}
+			rest = rest[n:]
+			whole.Append(&other)
+			whole.Move(make([]byte, 0, rng.Intn(1000)))
+		}
+		require.EqualValues(t, len(records), whole.Count())
+		require.Equal(t, build(records, NoProducer), whole.Finish(NoProducer))
+	}
+	var none, whole Builder
+	none.Reset(nil)
+	whole.Reset(nil)
+	whole.Append(&none)
+	require.Zero(t, whole.Count())
 }
 
 func BenchmarkBuilder(b *testing.B) {
