@@ -24,7 +24,18 @@ func (ps *partitionState) comesAgain(p *part, o *outcome) bool {
 	kind := federation.KindOf(o.err)
 	echo := kind == federation.OutOfOrderSequence && len(ps.again) > 0 // of the one before it
 	// A batch without a sequence would overtake it.
-	return (echo || kind.Retriable()) && !slices.ContainsFunc(ps.inFlight, func(q *part) bool { return q.plain })
+	if !echo && !kind.Retriable() || slices.ContainsFunc(ps.inFlight, func(q *part) bool { return q.plain }) {
+		return false
+	}
+	p.unknown = p.unknown || kind == federation.Timeout
+	return true
+}
+
+// timedOut says that a part may be stored, if that is so since an earlier try.
+func (p *part) timedOut(o *outcome) {
+	if p.unknown && federation.KindOf(o.err) != federation.Timeout {
+		o.err = federation.Errorf(federation.Timeout, "topic %q, partition %d: not confirmed in time; it may or may not be in the log", p.frame.topic, p.partition).WithCause(o.err)
+	}
 }
 
 // sendAgain sends what came back, in its order.

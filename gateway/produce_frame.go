@@ -77,6 +77,7 @@ type part struct {
 	producer recordbatch.Producer // set when submitted
 	outcome  *outcome             // set when it is known
 	decided  bool
+	unknown  bool // it may be stored, since a try before this one
 
 	append [1]router.Append // as it is submitted
 	answer outcome          // the router's

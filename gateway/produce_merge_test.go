@@ -148,7 +148,7 @@ func TestRefusedBatchBlamesTheRightFrame(t *testing.T) {
 
 // The histories of the session's own test, with batches that frames share.
 func TestSharedBatchesKeepOrderAndLoseNothing(t *testing.T) {
-	failures, shared := simulate(t, 64<<10)
+	failures, shared, _ := simulate(t, 64<<10)
 	require.Greater(t, failures, 250)
 	require.Greater(t, shared, 250)
 }

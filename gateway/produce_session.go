@@ -391,6 +391,7 @@ func (s *produceSession) completeSequenced(ps *partitionState, p *part, o *outco
 }
 
 func (s *produceSession) failSequenced(ps *partitionState, p *part, o *outcome) {
+	p.timedOut(o)
 	kind := federation.KindOf(o.err)
 	follows := ps.gap && kind == federation.OutOfOrderSequence // only the echo of the failure before it
 	if !ps.failing {

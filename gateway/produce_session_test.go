@@ -383,6 +383,7 @@ type simulation struct {
 	open     [2]map[int]bool // reported as unknown: given up by the client
 	failures int
 	shared   int // parts that travelled in the batch of another one
+	again    int // and that came back
 }
 
 type late struct {
@@ -413,6 +414,12 @@ func (s *simulation) step() {
 		l := s.late[i][0]
 		s.late[i] = s.late[i][1:]
 		_ = s.logs[i].append(l.p, l.values...)
+	}
+	switch s.rng.Intn(40) {
+	case 0: // the time of what came back is up
+		s.s.patrol(time.Unix(1000, 0).Add(time.Hour))
+	case 1, 2, 3, 4:
+		s.s.patrol(time.Unix(1000, 0))
 	}
 	for _, p := range s.ready() {
 		s.lanes[p.partition] = append(s.lanes[p.partition], p)
@@ -451,8 +458,20 @@ func (s *simulation) deliver(i int, p *part) {
 			s.late[i] = append(s.late[i], late{p.producer, s.valuesOf(p)})
 		}
 		s.s.complete(p, fails(federation.Timeout))
+	case 3: // given back before its time is up: stored, late, or nowhere
+		kind := federation.Timeout
+		switch v := s.valuesOf(p); s.rng.Intn(3) {
+		case 0:
+			_ = s.logs[i].append(p.producer, v...)
+		case 1:
+			s.late[i] = append(s.late[i], late{p.producer, v})
+		default:
+			kind = federation.NoLeader
+		}
+		s.again += 1 + len(p.more)
+		s.s.complete(p, early(kind))
 	default:
-		s.s.complete(p, &outcome{err: s.logs[i].append(p.producer, s.valuesOf(p)...)})
+		s.s.complete(p, &outcome{err: s.logs[i].append(p.producer, s.valuesOf(p)...), early: true})
 	}
 }
 
@@ -481,12 +500,14 @@ func (s *simulation) clientReads() {
 }
 
 func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
-	failures, _ := simulate(t, 0)
+	failures, _, again := simulate(t, 0)
 	require.Greater(t, failures, 250)
+	require.Greater(t, again, 250)
 }
 
-// simulate returns how many frames failed, and how many shared a batch.
-func simulate(t *testing.T, mergeBytes int) (failures, shared int) {
+// simulate returns how many frames failed, how many shared a batch, and how many came back
+// to be sent again.
+func simulate(t *testing.T, mergeBytes int) (failures, shared, again int) {
 	t.Helper()
 	for seed := range int64(100) {
 		s := &simulation{driver: newDriver(t, true), rng: rand.New(rand.NewSource(seed)), values: make(map[uint64][2]int)}
@@ -499,7 +520,7 @@ func simulate(t *testing.T, mergeBytes int) (failures, shared int) {
 			s.step()
 		}
 		require.NoError(t, s.s.fatal, "seed %d", seed)
-		failures, shared = failures+s.failures, shared+s.shared
+		failures, shared, again = failures+s.failures, shared+s.shared, again+s.again
 		for i := range s.logs {
 			log := s.logs[i].log
 			require.True(t, sort.IntsAreSorted(log), "seed %d: out of order: %v", seed, log)
@@ -518,7 +539,7 @@ func simulate(t *testing.T, mergeBytes int) (failures, shared int) {
 		}
 		require.Equal(t, s.s.next-1, s.stable)
 	}
-	return failures, shared
+	return failures, shared, again
 }
 
 // Whatever a client sends as a frame, the session answers each frame once, keeps
