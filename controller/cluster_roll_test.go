@@ -257,7 +257,7 @@ func TestBatchInTwoFailedClusters(t *testing.T) {
 				}
 				f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, "a")
 				f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 1}, "b")
-				f.knows(0, 1, 1)
+				f.knows(0, 1, 2)
 				f.succeeds(t, f.fail(t, "a"))
 				_, head := f.failedOver(t, 0, "a")
 				f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 1}, "b")
@@ -283,4 +283,23 @@ func TestBatchInTwoFailedClusters(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A batch that was sent again from one failed cluster to the next, and is hidden there,
+// stays where it is when that one fails and comes back.
+func TestBatchSentAgainStaysOverTheNextFailover(t *testing.T) {
+	f := newFederated(t, 1)
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, "a")
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	f.knows(0, 1, 1)
+	f.succeeds(t, f.fail(t, "a"))
+	_, head := f.failedOver(t, 0, "a")
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	f.succeeds(t, f.restore(t, "a"))
+	f.knows(0, 2, 2)
+	f.succeeds(t, f.fail(t, string(head.Cluster)))
+	f.failedOver(t, 0, head.Cluster)
+	f.succeeds(t, f.restore(t, string(head.Cluster)))
+	f.gateway.eventually(t, "all is back", func(m *federation.Map) bool { return m.Clusters[head.Cluster].State == federation.ClusterActive })
+	require.Equal(t, []string{"a", "b"}, values(f.log(t, 0)))
 }

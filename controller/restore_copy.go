@@ -312,8 +312,9 @@ func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, ex
 		if ends.Err != nil {
 			return nil, ends.Err
 		}
-		end := max(e.End, e.Seal)
-		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), max(e.Start, ends.LogStart, end-resentTail), min(end, ends.HighWatermark), func(h recordbatch.Header, _ []byte) bool {
+		// What lies from End to the seal was appended again, or was not since it had been sent
+		// again, and then this one may be all there is of it.
+		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), max(e.Start, ends.LogStart, e.End-resentTail), min(e.End, ends.HighWatermark), func(h recordbatch.Header, _ []byte) bool {
 			if k := batchOf(&h); wanted[k] && !e.Hides(federation.PhysicalOffset(h.BaseOffset)) {
 				out[k] = true
 			}
