@@ -546,6 +546,9 @@ func (r *Router) epochEnd(ctx context.Context, part *federation.Partition, epoch
 		}
 		if entry == e.LastEpoch() {
 			if end, sealed := e.EndOffset(); sealed {
+				if i+1 < len(part.Extents) { // what lay behind it may have been given up
+					end = max(end, part.Extents[i+1].First())
+				}
 				return EpochEnd{entry.Logical, end}, nil
 			}
 			l, err := r.listPhysical(ctx, e, TimestampLatest, false)
