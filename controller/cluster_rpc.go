@@ -256,9 +256,7 @@ func (s *clusterService) DeleteCluster(ctx context.Context, req *adminv1.DeleteC
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	for _, alarm := range []string{"/away", "/id", "/missing", "/failed"} {
-		t.health.clear("cluster/" + string(cluster.Name) + alarm)
-	}
+	t.forgetAlarms(cluster.Name)
 	return &adminv1.DeleteClusterResponse{}, nil
 }
 

@@ -249,6 +249,9 @@ func (t *term) lookAt(ctx context.Context, name federation.ClusterName, topics [
 // judge sets the cluster's health and its alarms, and reports whether it is the
 // cluster that the map means.
 func (t *term) judge(m *federation.Map, s sighting) bool {
+	if t.current().Clusters[s.cluster] == nil {
+		return false // removed since it was looked at
+	}
 	key := "cluster/" + string(s.cluster)
 	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers)), silent: s.err != nil}
 	if s.err != nil {

@@ -23,6 +23,9 @@ func (t *term) tellFailed(m *federation.Map) {
 			what = "it answers again: run `braid cluster restore`"
 		}
 		t.health.alarm(key, "physical cluster %q is failed: %d suspended extents of %d topics cannot be read until it is restored; %s", name, extents, topics, what)
+		if t.current().Clusters[name] == nil { // removed meanwhile
+			t.health.clear(key)
+		}
 	}
 }
 

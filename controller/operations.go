@@ -30,6 +30,8 @@ const (
 	kindFailoverTopic   = "failover-topic"
 	kindRestoreCluster  = "restore-cluster"
 	kindRestoreTopic    = "restore-topic"
+	// kindAbandonCluster forgets a failed cluster.
+	kindAbandonCluster = "abandon-cluster"
 )
 
 // errorCancelled is the name under which a cancelled operation keeps its error;
@@ -391,6 +393,8 @@ func (o *operations) work(ctx context.Context, op *operation) {
 		err = o.restoreCluster(ctx, op)
 	case kindRestoreTopic:
 		err = o.restoreTopic(ctx, op)
+	case kindAbandonCluster:
+		err = o.abandon(ctx, op)
 	default:
 		err = federation.Errorf(federation.Unsupported, "operation kind %q is not known to this build", rec.Kind)
 	}

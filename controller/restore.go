@@ -262,6 +262,8 @@ func (o *operations) restoreTopic(ctx context.Context, op *operation) error {
 			continue
 		case !state.underWay() || federation.KindOf(err) == federation.UnknownTopic && o.deleted(spec.Topic, spec.TopicID):
 			return err
+		case o.t.current().Clusters[spec.Cluster] == nil:
+			return errUnknownCluster(spec.Cluster) // it was abandoned
 		}
 		o.t.health.alarm(alarm, "topic %q: records of physical cluster %q that were not seen when it failed are half way to their new places, and cannot go on yet: %v", spec.Topic, spec.Cluster, err)
 		o.t.log.Warn("records cannot be appended again yet; it is tried again", "topic", spec.Topic, "cluster", spec.Cluster, "err", err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -101,8 +102,25 @@ func clusterDescribeCommand() *cobra.Command {
 }
 
 func clusterRemoveCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "remove NAME", Short: "Forget a cluster; refused while it holds a topic's data", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Forget a cluster; refused while it holds a topic's data",
+		Long: "Forget a cluster; refused while it holds a topic's data. With --abandon, a failed cluster that never comes back is forgotten\n" +
+			"with all that lies there: readers go on behind it. That cannot be undone, so it tells what is given up, and asks for --confirm.",
+		Example: "  braid cluster remove east --abandon --validate-only",
+		Args:    cobra.ExactArgs(1),
+	}
+	abandon := cmd.Flags().Bool("abandon", false, "give up what lies on a failed cluster that never comes back")
+	confirm := cmd.Flags().String("confirm", "", "with --abandon: the cluster's name once more")
+	validate := cmd.Flags().Bool("validate-only", false, "with --abandon: change nothing; say what would be given up")
+	noWait := noWaitFlag(cmd)
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		switch {
+		case *abandon:
+			return a.abandon(cmd, args[0], *confirm, *noWait, *validate)
+		case *confirm != "" || *noWait || *validate:
+			return errors.New("--confirm, --no-wait and --validate-only go with --abandon")
+		}
 		if _, err := call(cmd.Context(), a, a.clusters.DeleteCluster, &adminv1.DeleteClusterRequest{Name: clusterPrefix + args[0]}); err != nil {
 			return err
 		}
@@ -110,6 +128,34 @@ func clusterRemoveCommand() *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// abandon tells what is given up with a failed cluster, and gives it up if that is
+// confirmed.
+func (a *api) abandon(cmd *cobra.Command, name, confirm string, noWait, validate bool) error {
+	plan, err := call(cmd.Context(), a, a.clusters.AbandonCluster, &adminv1.AbandonClusterRequest{Name: clusterPrefix + name, ValidateOnly: true})
+	if err != nil {
+		return err
+	}
+	records := int64(0)
+	for _, t := range plan.GetTopics() {
+		cmd.Printf("%s: %s, %s, %s that were acknowledged or read, %d of them not read by anyone\n", short(t.GetName()),
+			plural(int64(len(t.GetPartitions())), "partition"), plural(int64(t.GetExtents()), "extent"), plural(t.GetRecords(), "record"), t.GetUnseen())
+		records += t.GetRecords()
+	}
+	what := fmt.Sprintf("%s of %s, as far as is known,", plural(records, "record"), plural(int64(len(plan.GetTopics())), "topic"))
+	switch {
+	case validate:
+		cmd.PrintErrf("%s would be given up\n", what)
+		return nil
+	case confirm != name:
+		return fmt.Errorf("nothing was changed: %s would be given up for good; if cluster %s never comes back, repeat this with --confirm %s", what, name, name)
+	}
+	resp, err := call(cmd.Context(), a, a.clusters.AbandonCluster, &adminv1.AbandonClusterRequest{Name: clusterPrefix + name, NoWait: true})
+	if err != nil {
+		return err
+	}
+	return a.finish(cmd, resp.GetOperation(), noWait, fmt.Sprintf("cluster %s removed; %s given up", name, what))
 }
 
 func clusterDrainCommand() *cobra.Command {

@@ -2625,6 +2625,128 @@ func (x *RestoreClusterResponse) GetOperation() string {
 	return ""
 }
 
+type AbandonClusterRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RequestId string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Tell only what would be given up.
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Answer as soon as the operation has begun; else when it has ended.
+	NoWait        bool `protobuf:"varint,4,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonClusterRequest) Reset() {
+	*x = AbandonClusterRequest{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonClusterRequest) ProtoMessage() {}
+
+func (x *AbandonClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonClusterRequest.ProtoReflect.Descriptor instead.
+func (*AbandonClusterRequest) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *AbandonClusterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AbandonClusterRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AbandonClusterRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AbandonClusterRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+type AbandonClusterResponse struct {
+	state         protoimpl.MessageState          `protogen:"open.v1"`
+	Operation     string                          `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Topics        []*AbandonClusterResponse_Topic `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonClusterResponse) Reset() {
+	*x = AbandonClusterResponse{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonClusterResponse) ProtoMessage() {}
+
+func (x *AbandonClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonClusterResponse.ProtoReflect.Descriptor instead.
+func (*AbandonClusterResponse) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AbandonClusterResponse) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *AbandonClusterResponse) GetTopics() []*AbandonClusterResponse_Topic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
 type DeleteClusterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2634,7 +2756,7 @@ type DeleteClusterRequest struct {
 
 func (x *DeleteClusterRequest) Reset() {
 	*x = DeleteClusterRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2768,7 @@ func (x *DeleteClusterRequest) String() string {
 func (*DeleteClusterRequest) ProtoMessage() {}
 
 func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2781,7 @@ func (x *DeleteClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterRequest.ProtoReflect.Descriptor instead.
 func (*DeleteClusterRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteClusterRequest) GetName() string {
@@ -2677,7 +2799,7 @@ type DeleteClusterResponse struct {
 
 func (x *DeleteClusterResponse) Reset() {
 	*x = DeleteClusterResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +2811,7 @@ func (x *DeleteClusterResponse) String() string {
 func (*DeleteClusterResponse) ProtoMessage() {}
 
 func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +2824,7 @@ func (x *DeleteClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteClusterResponse.ProtoReflect.Descriptor instead.
 func (*DeleteClusterResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type Group struct {
@@ -2721,7 +2843,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2855,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2868,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Group) GetName() string {
@@ -2807,7 +2929,7 @@ type GetGroupRequest struct {
 
 func (x *GetGroupRequest) Reset() {
 	*x = GetGroupRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2941,7 @@ func (x *GetGroupRequest) String() string {
 func (*GetGroupRequest) ProtoMessage() {}
 
 func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2954,7 @@ func (x *GetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetGroupRequest) GetName() string {
@@ -2851,7 +2973,7 @@ type GetGroupResponse struct {
 
 func (x *GetGroupResponse) Reset() {
 	*x = GetGroupResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2985,7 @@ func (x *GetGroupResponse) String() string {
 func (*GetGroupResponse) ProtoMessage() {}
 
 func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2998,7 @@ func (x *GetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetGroupResponse) GetGroup() *Group {
@@ -2897,7 +3019,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3031,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3044,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListGroupsRequest) GetParent() string {
@@ -2956,7 +3078,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3090,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3103,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListGroupsResponse) GetGroups() []*Group {
@@ -3018,7 +3140,7 @@ type ResetOffsetsRequest struct {
 
 func (x *ResetOffsetsRequest) Reset() {
 	*x = ResetOffsetsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3152,7 @@ func (x *ResetOffsetsRequest) String() string {
 func (*ResetOffsetsRequest) ProtoMessage() {}
 
 func (x *ResetOffsetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3165,7 @@ func (x *ResetOffsetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetsRequest.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResetOffsetsRequest) GetName() string {
@@ -3163,7 +3285,7 @@ type ResetOffsetsResponse struct {
 
 func (x *ResetOffsetsResponse) Reset() {
 	*x = ResetOffsetsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3297,7 @@ func (x *ResetOffsetsResponse) String() string {
 func (*ResetOffsetsResponse) ProtoMessage() {}
 
 func (x *ResetOffsetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3310,7 @@ func (x *ResetOffsetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetOffsetsResponse.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResetOffsetsResponse) GetBefore() []*Group_PartitionLag {
@@ -3214,7 +3336,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3226,7 +3348,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3239,7 +3361,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -3257,7 +3379,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3391,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3404,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 type Gateway struct {
@@ -3306,7 +3428,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3440,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3453,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Gateway) GetName() string {
@@ -3416,7 +3538,7 @@ type Controller struct {
 
 func (x *Controller) Reset() {
 	*x = Controller{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3550,7 @@ func (x *Controller) String() string {
 func (*Controller) ProtoMessage() {}
 
 func (x *Controller) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3563,7 @@ func (x *Controller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Controller.ProtoReflect.Descriptor instead.
 func (*Controller) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Controller) GetId() string {
@@ -3482,7 +3604,7 @@ type ListGatewaysRequest struct {
 
 func (x *ListGatewaysRequest) Reset() {
 	*x = ListGatewaysRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3616,7 @@ func (x *ListGatewaysRequest) String() string {
 func (*ListGatewaysRequest) ProtoMessage() {}
 
 func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3629,7 @@ func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
 func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListGatewaysRequest) GetPageSize() int32 {
@@ -3534,7 +3656,7 @@ type ListGatewaysResponse struct {
 
 func (x *ListGatewaysResponse) Reset() {
 	*x = ListGatewaysResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +3668,7 @@ func (x *ListGatewaysResponse) String() string {
 func (*ListGatewaysResponse) ProtoMessage() {}
 
 func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +3681,7 @@ func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
 func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListGatewaysResponse) GetGateways() []*Gateway {
@@ -3588,7 +3710,7 @@ type DrainGatewayRequest struct {
 
 func (x *DrainGatewayRequest) Reset() {
 	*x = DrainGatewayRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3600,7 +3722,7 @@ func (x *DrainGatewayRequest) String() string {
 func (*DrainGatewayRequest) ProtoMessage() {}
 
 func (x *DrainGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3613,7 +3735,7 @@ func (x *DrainGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainGatewayRequest.ProtoReflect.Descriptor instead.
 func (*DrainGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DrainGatewayRequest) GetName() string {
@@ -3639,7 +3761,7 @@ type DrainGatewayResponse struct {
 
 func (x *DrainGatewayResponse) Reset() {
 	*x = DrainGatewayResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3651,7 +3773,7 @@ func (x *DrainGatewayResponse) String() string {
 func (*DrainGatewayResponse) ProtoMessage() {}
 
 func (x *DrainGatewayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3664,7 +3786,7 @@ func (x *DrainGatewayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainGatewayResponse.ProtoReflect.Descriptor instead.
 func (*DrainGatewayResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DrainGatewayResponse) GetGateway() *Gateway {
@@ -3682,7 +3804,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3694,7 +3816,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3707,7 +3829,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 type GetStatusResponse struct {
@@ -3728,7 +3850,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3740,7 +3862,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3753,7 +3875,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetStatusResponse) GetMapVersion() int64 {
@@ -3846,7 +3968,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3858,7 +3980,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3871,7 +3993,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Operation) GetName() string {
@@ -3946,7 +4068,7 @@ type GetOperationRequest struct {
 
 func (x *GetOperationRequest) Reset() {
 	*x = GetOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +4080,7 @@ func (x *GetOperationRequest) String() string {
 func (*GetOperationRequest) ProtoMessage() {}
 
 func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +4093,7 @@ func (x *GetOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationRequest.ProtoReflect.Descriptor instead.
 func (*GetOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetOperationRequest) GetName() string {
@@ -3990,7 +4112,7 @@ type GetOperationResponse struct {
 
 func (x *GetOperationResponse) Reset() {
 	*x = GetOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4124,7 @@ func (x *GetOperationResponse) String() string {
 func (*GetOperationResponse) ProtoMessage() {}
 
 func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[61]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4137,7 @@ func (x *GetOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOperationResponse.ProtoReflect.Descriptor instead.
 func (*GetOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{61}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetOperationResponse) GetOperation() *Operation {
@@ -4035,7 +4157,7 @@ type ListOperationsRequest struct {
 
 func (x *ListOperationsRequest) Reset() {
 	*x = ListOperationsRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4169,7 @@ func (x *ListOperationsRequest) String() string {
 func (*ListOperationsRequest) ProtoMessage() {}
 
 func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[62]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4182,7 @@ func (x *ListOperationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsRequest.ProtoReflect.Descriptor instead.
 func (*ListOperationsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{62}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListOperationsRequest) GetPageSize() int32 {
@@ -4087,7 +4209,7 @@ type ListOperationsResponse struct {
 
 func (x *ListOperationsResponse) Reset() {
 	*x = ListOperationsResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4099,7 +4221,7 @@ func (x *ListOperationsResponse) String() string {
 func (*ListOperationsResponse) ProtoMessage() {}
 
 func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[63]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4112,7 +4234,7 @@ func (x *ListOperationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperationsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperationsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{63}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListOperationsResponse) GetOperations() []*Operation {
@@ -4138,7 +4260,7 @@ type WatchOperationRequest struct {
 
 func (x *WatchOperationRequest) Reset() {
 	*x = WatchOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4272,7 @@ func (x *WatchOperationRequest) String() string {
 func (*WatchOperationRequest) ProtoMessage() {}
 
 func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[64]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4285,7 @@ func (x *WatchOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationRequest.ProtoReflect.Descriptor instead.
 func (*WatchOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{64}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WatchOperationRequest) GetName() string {
@@ -4182,7 +4304,7 @@ type WatchOperationResponse struct {
 
 func (x *WatchOperationResponse) Reset() {
 	*x = WatchOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4194,7 +4316,7 @@ func (x *WatchOperationResponse) String() string {
 func (*WatchOperationResponse) ProtoMessage() {}
 
 func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[65]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4207,7 +4329,7 @@ func (x *WatchOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchOperationResponse.ProtoReflect.Descriptor instead.
 func (*WatchOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{65}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *WatchOperationResponse) GetOperation() *Operation {
@@ -4226,7 +4348,7 @@ type CancelOperationRequest struct {
 
 func (x *CancelOperationRequest) Reset() {
 	*x = CancelOperationRequest{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4360,7 @@ func (x *CancelOperationRequest) String() string {
 func (*CancelOperationRequest) ProtoMessage() {}
 
 func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[66]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4373,7 @@ func (x *CancelOperationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationRequest.ProtoReflect.Descriptor instead.
 func (*CancelOperationRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{66}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CancelOperationRequest) GetName() string {
@@ -4270,7 +4392,7 @@ type CancelOperationResponse struct {
 
 func (x *CancelOperationResponse) Reset() {
 	*x = CancelOperationResponse{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4282,7 +4404,7 @@ func (x *CancelOperationResponse) String() string {
 func (*CancelOperationResponse) ProtoMessage() {}
 
 func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[67]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4295,7 +4417,7 @@ func (x *CancelOperationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelOperationResponse.ProtoReflect.Descriptor instead.
 func (*CancelOperationResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{67}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CancelOperationResponse) GetOperation() *Operation {
@@ -4303,6 +4425,87 @@ func (x *CancelOperationResponse) GetOperation() *Operation {
 		return x.Operation
 	}
 	return nil
+}
+
+// What of a topic is given up, as far as it is known.
+type AbandonClusterResponse_Topic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// logicalClusters/{lc}/topics/{topic}
+	Name       string  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Partitions []int32 `protobuf:"varint,2,rep,packed,name=partitions,proto3" json:"partitions,omitempty"`
+	Extents    int32   `protobuf:"varint,3,opt,name=extents,proto3" json:"extents,omitempty"`
+	// Records that were acknowledged, or that readers have seen; some of them retention
+	// may have deleted.
+	Records int64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	// Those of them that were acknowledged and that no reader has seen.
+	Unseen        int64 `protobuf:"varint,5,opt,name=unseen,proto3" json:"unseen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonClusterResponse_Topic) Reset() {
+	*x = AbandonClusterResponse_Topic{}
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonClusterResponse_Topic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonClusterResponse_Topic) ProtoMessage() {}
+
+func (x *AbandonClusterResponse_Topic) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonClusterResponse_Topic.ProtoReflect.Descriptor instead.
+func (*AbandonClusterResponse_Topic) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{41, 0}
+}
+
+func (x *AbandonClusterResponse_Topic) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AbandonClusterResponse_Topic) GetPartitions() []int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *AbandonClusterResponse_Topic) GetExtents() int32 {
+	if x != nil {
+		return x.Extents
+	}
+	return 0
+}
+
+func (x *AbandonClusterResponse_Topic) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *AbandonClusterResponse_Topic) GetUnseen() int64 {
+	if x != nil {
+		return x.Unseen
+	}
+	return 0
 }
 
 type Group_Member struct {
@@ -4321,7 +4524,7 @@ type Group_Member struct {
 
 func (x *Group_Member) Reset() {
 	*x = Group_Member{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4333,7 +4536,7 @@ func (x *Group_Member) String() string {
 func (*Group_Member) ProtoMessage() {}
 
 func (x *Group_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[70]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4346,7 +4549,7 @@ func (x *Group_Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group_Member.ProtoReflect.Descriptor instead.
 func (*Group_Member) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44, 0}
 }
 
 func (x *Group_Member) GetMemberId() string {
@@ -4404,7 +4607,7 @@ type Group_PartitionLag struct {
 
 func (x *Group_PartitionLag) Reset() {
 	*x = Group_PartitionLag{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4416,7 +4619,7 @@ func (x *Group_PartitionLag) String() string {
 func (*Group_PartitionLag) ProtoMessage() {}
 
 func (x *Group_PartitionLag) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[71]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4429,7 +4632,7 @@ func (x *Group_PartitionLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group_PartitionLag.ProtoReflect.Descriptor instead.
 func (*Group_PartitionLag) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{42, 1}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{44, 1}
 }
 
 func (x *Group_PartitionLag) GetTopic() string {
@@ -4476,7 +4679,7 @@ type ResetOffsetsRequest_ExplicitOffsets struct {
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) Reset() {
 	*x = ResetOffsetsRequest_ExplicitOffsets{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4488,7 +4691,7 @@ func (x *ResetOffsetsRequest_ExplicitOffsets) String() string {
 func (*ResetOffsetsRequest_ExplicitOffsets) ProtoMessage() {}
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[72]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4501,7 +4704,7 @@ func (x *ResetOffsetsRequest_ExplicitOffsets) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use ResetOffsetsRequest_ExplicitOffsets.ProtoReflect.Descriptor instead.
 func (*ResetOffsetsRequest_ExplicitOffsets) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{47, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{49, 0}
 }
 
 func (x *ResetOffsetsRequest_ExplicitOffsets) GetOffsets() []*Group_PartitionLag {
@@ -4523,7 +4726,7 @@ type Operation_Step struct {
 
 func (x *Operation_Step) Reset() {
 	*x = Operation_Step{}
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4535,7 +4738,7 @@ func (x *Operation_Step) String() string {
 func (*Operation_Step) ProtoMessage() {}
 
 func (x *Operation_Step) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_admin_proto_msgTypes[73]
+	mi := &file_braid_admin_v1_admin_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4548,7 +4751,7 @@ func (x *Operation_Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation_Step.ProtoReflect.Descriptor instead.
 func (*Operation_Step) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{59, 0}
+	return file_braid_admin_v1_admin_proto_rawDescGZIP(), []int{61, 0}
 }
 
 func (x *Operation_Step) GetName() string {
@@ -4791,7 +4994,24 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\ano_wait\x18\x03 \x01(\bR\x06noWait\"i\n" +
 	"\x16RestoreClusterResponse\x121\n" +
 	"\acluster\x18\x01 \x01(\v2\x17.braid.admin.v1.ClusterR\acluster\x12\x1c\n" +
-	"\toperation\x18\x02 \x01(\tR\toperation\"*\n" +
+	"\toperation\x18\x02 \x01(\tR\toperation\"\x88\x01\n" +
+	"\x15AbandonClusterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x17\n" +
+	"\ano_wait\x18\x04 \x01(\bR\x06noWait\"\x86\x02\n" +
+	"\x16AbandonClusterResponse\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12D\n" +
+	"\x06topics\x18\x02 \x03(\v2,.braid.admin.v1.AbandonClusterResponse.TopicR\x06topics\x1a\x87\x01\n" +
+	"\x05Topic\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\x05R\n" +
+	"partitions\x12\x18\n" +
+	"\aextents\x18\x03 \x01(\x05R\aextents\x12\x18\n" +
+	"\arecords\x18\x04 \x01(\x03R\arecords\x12\x16\n" +
+	"\x06unseen\x18\x05 \x01(\x03R\x06unseen\"*\n" +
 	"\x14DeleteClusterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
 	"\x15DeleteClusterResponse\"\xbd\x04\n" +
@@ -4946,7 +5166,7 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\vExpandTopic\x12\".braid.admin.v1.ExpandTopicRequest\x1a#.braid.admin.v1.ExpandTopicResponse\x12_\n" +
 	"\x0eMovePartitions\x12%.braid.admin.v1.MovePartitionsRequest\x1a&.braid.admin.v1.MovePartitionsResponse\x12V\n" +
 	"\vDeleteTopic\x12\".braid.admin.v1.DeleteTopicRequest\x1a#.braid.admin.v1.DeleteTopicResponse\x12[\n" +
-	"\vListExtents\x12\".braid.admin.v1.ListExtentsRequest\x1a#.braid.admin.v1.ListExtentsResponse\"\x03\x90\x02\x012\x84\x06\n" +
+	"\vListExtents\x12\".braid.admin.v1.ListExtentsRequest\x1a#.braid.admin.v1.ListExtentsResponse\"\x03\x90\x02\x012\xe5\x06\n" +
 	"\x0eClusterService\x12\\\n" +
 	"\rCreateCluster\x12$.braid.admin.v1.CreateClusterRequest\x1a%.braid.admin.v1.CreateClusterResponse\x12X\n" +
 	"\n" +
@@ -4955,7 +5175,8 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\rUpdateCluster\x12$.braid.admin.v1.UpdateClusterRequest\x1a%.braid.admin.v1.UpdateClusterResponse\x12Y\n" +
 	"\fDrainCluster\x12#.braid.admin.v1.DrainClusterRequest\x1a$.braid.admin.v1.DrainClusterResponse\x12b\n" +
 	"\x0fFailoverCluster\x12&.braid.admin.v1.FailoverClusterRequest\x1a'.braid.admin.v1.FailoverClusterResponse\x12_\n" +
-	"\x0eRestoreCluster\x12%.braid.admin.v1.RestoreClusterRequest\x1a&.braid.admin.v1.RestoreClusterResponse\x12\\\n" +
+	"\x0eRestoreCluster\x12%.braid.admin.v1.RestoreClusterRequest\x1a&.braid.admin.v1.RestoreClusterResponse\x12_\n" +
+	"\x0eAbandonCluster\x12%.braid.admin.v1.AbandonClusterRequest\x1a&.braid.admin.v1.AbandonClusterResponse\x12\\\n" +
 	"\rDeleteCluster\x12$.braid.admin.v1.DeleteClusterRequest\x1a%.braid.admin.v1.DeleteClusterResponse2\xef\x02\n" +
 	"\fGroupService\x12R\n" +
 	"\bGetGroup\x12\x1f.braid.admin.v1.GetGroupRequest\x1a .braid.admin.v1.GetGroupResponse\"\x03\x90\x02\x01\x12X\n" +
@@ -4988,7 +5209,7 @@ func file_braid_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_braid_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(Extent_State)(0),                           // 0: braid.admin.v1.Extent.State
 	(Cluster_State)(0),                          // 1: braid.admin.v1.Cluster.State
@@ -5032,48 +5253,51 @@ var file_braid_admin_v1_admin_proto_goTypes = []any{
 	(*FailoverClusterResponse)(nil),             // 39: braid.admin.v1.FailoverClusterResponse
 	(*RestoreClusterRequest)(nil),               // 40: braid.admin.v1.RestoreClusterRequest
 	(*RestoreClusterResponse)(nil),              // 41: braid.admin.v1.RestoreClusterResponse
-	(*DeleteClusterRequest)(nil),                // 42: braid.admin.v1.DeleteClusterRequest
-	(*DeleteClusterResponse)(nil),               // 43: braid.admin.v1.DeleteClusterResponse
-	(*Group)(nil),                               // 44: braid.admin.v1.Group
-	(*GetGroupRequest)(nil),                     // 45: braid.admin.v1.GetGroupRequest
-	(*GetGroupResponse)(nil),                    // 46: braid.admin.v1.GetGroupResponse
-	(*ListGroupsRequest)(nil),                   // 47: braid.admin.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),                  // 48: braid.admin.v1.ListGroupsResponse
-	(*ResetOffsetsRequest)(nil),                 // 49: braid.admin.v1.ResetOffsetsRequest
-	(*ResetOffsetsResponse)(nil),                // 50: braid.admin.v1.ResetOffsetsResponse
-	(*DeleteGroupRequest)(nil),                  // 51: braid.admin.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),                 // 52: braid.admin.v1.DeleteGroupResponse
-	(*Gateway)(nil),                             // 53: braid.admin.v1.Gateway
-	(*Controller)(nil),                          // 54: braid.admin.v1.Controller
-	(*ListGatewaysRequest)(nil),                 // 55: braid.admin.v1.ListGatewaysRequest
-	(*ListGatewaysResponse)(nil),                // 56: braid.admin.v1.ListGatewaysResponse
-	(*DrainGatewayRequest)(nil),                 // 57: braid.admin.v1.DrainGatewayRequest
-	(*DrainGatewayResponse)(nil),                // 58: braid.admin.v1.DrainGatewayResponse
-	(*GetStatusRequest)(nil),                    // 59: braid.admin.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),                   // 60: braid.admin.v1.GetStatusResponse
-	(*Operation)(nil),                           // 61: braid.admin.v1.Operation
-	(*GetOperationRequest)(nil),                 // 62: braid.admin.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),                // 63: braid.admin.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),               // 64: braid.admin.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil),              // 65: braid.admin.v1.ListOperationsResponse
-	(*WatchOperationRequest)(nil),               // 66: braid.admin.v1.WatchOperationRequest
-	(*WatchOperationResponse)(nil),              // 67: braid.admin.v1.WatchOperationResponse
-	(*CancelOperationRequest)(nil),              // 68: braid.admin.v1.CancelOperationRequest
-	(*CancelOperationResponse)(nil),             // 69: braid.admin.v1.CancelOperationResponse
-	nil,                                         // 70: braid.admin.v1.Topic.ConfigEntry
-	nil,                                         // 71: braid.admin.v1.PlacementPolicy.WeightsEntry
-	(*Group_Member)(nil),                        // 72: braid.admin.v1.Group.Member
-	(*Group_PartitionLag)(nil),                  // 73: braid.admin.v1.Group.PartitionLag
-	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 74: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	(*Operation_Step)(nil),                      // 75: braid.admin.v1.Operation.Step
-	(*timestamppb.Timestamp)(nil),               // 76: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),               // 77: google.protobuf.FieldMask
+	(*AbandonClusterRequest)(nil),               // 42: braid.admin.v1.AbandonClusterRequest
+	(*AbandonClusterResponse)(nil),              // 43: braid.admin.v1.AbandonClusterResponse
+	(*DeleteClusterRequest)(nil),                // 44: braid.admin.v1.DeleteClusterRequest
+	(*DeleteClusterResponse)(nil),               // 45: braid.admin.v1.DeleteClusterResponse
+	(*Group)(nil),                               // 46: braid.admin.v1.Group
+	(*GetGroupRequest)(nil),                     // 47: braid.admin.v1.GetGroupRequest
+	(*GetGroupResponse)(nil),                    // 48: braid.admin.v1.GetGroupResponse
+	(*ListGroupsRequest)(nil),                   // 49: braid.admin.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),                  // 50: braid.admin.v1.ListGroupsResponse
+	(*ResetOffsetsRequest)(nil),                 // 51: braid.admin.v1.ResetOffsetsRequest
+	(*ResetOffsetsResponse)(nil),                // 52: braid.admin.v1.ResetOffsetsResponse
+	(*DeleteGroupRequest)(nil),                  // 53: braid.admin.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),                 // 54: braid.admin.v1.DeleteGroupResponse
+	(*Gateway)(nil),                             // 55: braid.admin.v1.Gateway
+	(*Controller)(nil),                          // 56: braid.admin.v1.Controller
+	(*ListGatewaysRequest)(nil),                 // 57: braid.admin.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),                // 58: braid.admin.v1.ListGatewaysResponse
+	(*DrainGatewayRequest)(nil),                 // 59: braid.admin.v1.DrainGatewayRequest
+	(*DrainGatewayResponse)(nil),                // 60: braid.admin.v1.DrainGatewayResponse
+	(*GetStatusRequest)(nil),                    // 61: braid.admin.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),                   // 62: braid.admin.v1.GetStatusResponse
+	(*Operation)(nil),                           // 63: braid.admin.v1.Operation
+	(*GetOperationRequest)(nil),                 // 64: braid.admin.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),                // 65: braid.admin.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),               // 66: braid.admin.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),              // 67: braid.admin.v1.ListOperationsResponse
+	(*WatchOperationRequest)(nil),               // 68: braid.admin.v1.WatchOperationRequest
+	(*WatchOperationResponse)(nil),              // 69: braid.admin.v1.WatchOperationResponse
+	(*CancelOperationRequest)(nil),              // 70: braid.admin.v1.CancelOperationRequest
+	(*CancelOperationResponse)(nil),             // 71: braid.admin.v1.CancelOperationResponse
+	nil,                                         // 72: braid.admin.v1.Topic.ConfigEntry
+	nil,                                         // 73: braid.admin.v1.PlacementPolicy.WeightsEntry
+	(*AbandonClusterResponse_Topic)(nil),        // 74: braid.admin.v1.AbandonClusterResponse.Topic
+	(*Group_Member)(nil),                        // 75: braid.admin.v1.Group.Member
+	(*Group_PartitionLag)(nil),                  // 76: braid.admin.v1.Group.PartitionLag
+	(*ResetOffsetsRequest_ExplicitOffsets)(nil), // 77: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	(*Operation_Step)(nil),                      // 78: braid.admin.v1.Operation.Step
+	(*timestamppb.Timestamp)(nil),               // 79: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),               // 80: google.protobuf.FieldMask
 }
 var file_braid_admin_v1_admin_proto_depIdxs = []int32{
-	70, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
+	72, // 0: braid.admin.v1.Topic.config:type_name -> braid.admin.v1.Topic.ConfigEntry
 	3,  // 1: braid.admin.v1.Topic.placement:type_name -> braid.admin.v1.PlacementPolicy
-	76, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
-	71, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
+	79, // 2: braid.admin.v1.Topic.create_time:type_name -> google.protobuf.Timestamp
+	73, // 3: braid.admin.v1.PlacementPolicy.weights:type_name -> braid.admin.v1.PlacementPolicy.WeightsEntry
 	0,  // 4: braid.admin.v1.Extent.state:type_name -> braid.admin.v1.Extent.State
 	4,  // 5: braid.admin.v1.Partition.extents:type_name -> braid.admin.v1.Extent
 	2,  // 6: braid.admin.v1.CreateTopicRequest.topic:type_name -> braid.admin.v1.Topic
@@ -5081,7 +5305,7 @@ var file_braid_admin_v1_admin_proto_depIdxs = []int32{
 	2,  // 8: braid.admin.v1.GetTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 9: braid.admin.v1.ListTopicsResponse.topics:type_name -> braid.admin.v1.Topic
 	2,  // 10: braid.admin.v1.UpdateTopicRequest.topic:type_name -> braid.admin.v1.Topic
-	77, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
+	80, // 11: braid.admin.v1.UpdateTopicRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 12: braid.admin.v1.UpdateTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 13: braid.admin.v1.GrowTopicResponse.topic:type_name -> braid.admin.v1.Topic
 	2,  // 14: braid.admin.v1.AdoptTopicResponse.topic:type_name -> braid.admin.v1.Topic
@@ -5096,98 +5320,101 @@ var file_braid_admin_v1_admin_proto_depIdxs = []int32{
 	27, // 23: braid.admin.v1.GetClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
 	27, // 24: braid.admin.v1.ListClustersResponse.clusters:type_name -> braid.admin.v1.Cluster
 	27, // 25: braid.admin.v1.UpdateClusterRequest.cluster:type_name -> braid.admin.v1.Cluster
-	77, // 26: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
+	80, // 26: braid.admin.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
 	27, // 27: braid.admin.v1.UpdateClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
 	27, // 28: braid.admin.v1.DrainClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
 	18, // 29: braid.admin.v1.DrainClusterResponse.moves:type_name -> braid.admin.v1.HeadMove
 	27, // 30: braid.admin.v1.FailoverClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
 	18, // 31: braid.admin.v1.FailoverClusterResponse.moves:type_name -> braid.admin.v1.HeadMove
 	27, // 32: braid.admin.v1.RestoreClusterResponse.cluster:type_name -> braid.admin.v1.Cluster
-	72, // 33: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
-	73, // 34: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
-	44, // 35: braid.admin.v1.GetGroupResponse.group:type_name -> braid.admin.v1.Group
-	44, // 36: braid.admin.v1.ListGroupsResponse.groups:type_name -> braid.admin.v1.Group
-	76, // 37: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
-	74, // 38: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
-	73, // 39: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
-	73, // 40: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
-	53, // 41: braid.admin.v1.ListGatewaysResponse.gateways:type_name -> braid.admin.v1.Gateway
-	53, // 42: braid.admin.v1.DrainGatewayResponse.gateway:type_name -> braid.admin.v1.Gateway
-	27, // 43: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
-	53, // 44: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
-	54, // 45: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
-	61, // 46: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
-	75, // 47: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
-	76, // 48: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
-	76, // 49: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
-	61, // 50: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	61, // 51: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
-	61, // 52: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	61, // 53: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
-	73, // 54: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
-	6,  // 55: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
-	8,  // 56: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
-	10, // 57: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
-	12, // 58: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
-	14, // 59: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
-	16, // 60: braid.admin.v1.TopicService.AdoptTopic:input_type -> braid.admin.v1.AdoptTopicRequest
-	19, // 61: braid.admin.v1.TopicService.ExpandTopic:input_type -> braid.admin.v1.ExpandTopicRequest
-	21, // 62: braid.admin.v1.TopicService.MovePartitions:input_type -> braid.admin.v1.MovePartitionsRequest
-	23, // 63: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
-	25, // 64: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
-	28, // 65: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
-	30, // 66: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
-	32, // 67: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
-	34, // 68: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
-	36, // 69: braid.admin.v1.ClusterService.DrainCluster:input_type -> braid.admin.v1.DrainClusterRequest
-	38, // 70: braid.admin.v1.ClusterService.FailoverCluster:input_type -> braid.admin.v1.FailoverClusterRequest
-	40, // 71: braid.admin.v1.ClusterService.RestoreCluster:input_type -> braid.admin.v1.RestoreClusterRequest
-	42, // 72: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
-	45, // 73: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
-	47, // 74: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
-	49, // 75: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
-	51, // 76: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
-	55, // 77: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
-	57, // 78: braid.admin.v1.FleetService.DrainGateway:input_type -> braid.admin.v1.DrainGatewayRequest
-	59, // 79: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
-	62, // 80: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
-	64, // 81: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
-	66, // 82: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
-	68, // 83: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
-	7,  // 84: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
-	9,  // 85: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
-	11, // 86: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
-	13, // 87: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
-	15, // 88: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
-	17, // 89: braid.admin.v1.TopicService.AdoptTopic:output_type -> braid.admin.v1.AdoptTopicResponse
-	20, // 90: braid.admin.v1.TopicService.ExpandTopic:output_type -> braid.admin.v1.ExpandTopicResponse
-	22, // 91: braid.admin.v1.TopicService.MovePartitions:output_type -> braid.admin.v1.MovePartitionsResponse
-	24, // 92: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
-	26, // 93: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
-	29, // 94: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
-	31, // 95: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
-	33, // 96: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
-	35, // 97: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
-	37, // 98: braid.admin.v1.ClusterService.DrainCluster:output_type -> braid.admin.v1.DrainClusterResponse
-	39, // 99: braid.admin.v1.ClusterService.FailoverCluster:output_type -> braid.admin.v1.FailoverClusterResponse
-	41, // 100: braid.admin.v1.ClusterService.RestoreCluster:output_type -> braid.admin.v1.RestoreClusterResponse
-	43, // 101: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
-	46, // 102: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
-	48, // 103: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
-	50, // 104: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
-	52, // 105: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
-	56, // 106: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
-	58, // 107: braid.admin.v1.FleetService.DrainGateway:output_type -> braid.admin.v1.DrainGatewayResponse
-	60, // 108: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
-	63, // 109: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
-	65, // 110: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
-	67, // 111: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
-	69, // 112: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
-	84, // [84:113] is the sub-list for method output_type
-	55, // [55:84] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	74, // 33: braid.admin.v1.AbandonClusterResponse.topics:type_name -> braid.admin.v1.AbandonClusterResponse.Topic
+	75, // 34: braid.admin.v1.Group.members:type_name -> braid.admin.v1.Group.Member
+	76, // 35: braid.admin.v1.Group.lag:type_name -> braid.admin.v1.Group.PartitionLag
+	46, // 36: braid.admin.v1.GetGroupResponse.group:type_name -> braid.admin.v1.Group
+	46, // 37: braid.admin.v1.ListGroupsResponse.groups:type_name -> braid.admin.v1.Group
+	79, // 38: braid.admin.v1.ResetOffsetsRequest.time:type_name -> google.protobuf.Timestamp
+	77, // 39: braid.admin.v1.ResetOffsetsRequest.offsets:type_name -> braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets
+	76, // 40: braid.admin.v1.ResetOffsetsResponse.before:type_name -> braid.admin.v1.Group.PartitionLag
+	76, // 41: braid.admin.v1.ResetOffsetsResponse.after:type_name -> braid.admin.v1.Group.PartitionLag
+	55, // 42: braid.admin.v1.ListGatewaysResponse.gateways:type_name -> braid.admin.v1.Gateway
+	55, // 43: braid.admin.v1.DrainGatewayResponse.gateway:type_name -> braid.admin.v1.Gateway
+	27, // 44: braid.admin.v1.GetStatusResponse.clusters:type_name -> braid.admin.v1.Cluster
+	55, // 45: braid.admin.v1.GetStatusResponse.gateways:type_name -> braid.admin.v1.Gateway
+	56, // 46: braid.admin.v1.GetStatusResponse.controllers:type_name -> braid.admin.v1.Controller
+	63, // 47: braid.admin.v1.GetStatusResponse.running_operations:type_name -> braid.admin.v1.Operation
+	78, // 48: braid.admin.v1.Operation.steps:type_name -> braid.admin.v1.Operation.Step
+	79, // 49: braid.admin.v1.Operation.start_time:type_name -> google.protobuf.Timestamp
+	79, // 50: braid.admin.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
+	63, // 51: braid.admin.v1.GetOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	63, // 52: braid.admin.v1.ListOperationsResponse.operations:type_name -> braid.admin.v1.Operation
+	63, // 53: braid.admin.v1.WatchOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	63, // 54: braid.admin.v1.CancelOperationResponse.operation:type_name -> braid.admin.v1.Operation
+	76, // 55: braid.admin.v1.ResetOffsetsRequest.ExplicitOffsets.offsets:type_name -> braid.admin.v1.Group.PartitionLag
+	6,  // 56: braid.admin.v1.TopicService.CreateTopic:input_type -> braid.admin.v1.CreateTopicRequest
+	8,  // 57: braid.admin.v1.TopicService.GetTopic:input_type -> braid.admin.v1.GetTopicRequest
+	10, // 58: braid.admin.v1.TopicService.ListTopics:input_type -> braid.admin.v1.ListTopicsRequest
+	12, // 59: braid.admin.v1.TopicService.UpdateTopic:input_type -> braid.admin.v1.UpdateTopicRequest
+	14, // 60: braid.admin.v1.TopicService.GrowTopic:input_type -> braid.admin.v1.GrowTopicRequest
+	16, // 61: braid.admin.v1.TopicService.AdoptTopic:input_type -> braid.admin.v1.AdoptTopicRequest
+	19, // 62: braid.admin.v1.TopicService.ExpandTopic:input_type -> braid.admin.v1.ExpandTopicRequest
+	21, // 63: braid.admin.v1.TopicService.MovePartitions:input_type -> braid.admin.v1.MovePartitionsRequest
+	23, // 64: braid.admin.v1.TopicService.DeleteTopic:input_type -> braid.admin.v1.DeleteTopicRequest
+	25, // 65: braid.admin.v1.TopicService.ListExtents:input_type -> braid.admin.v1.ListExtentsRequest
+	28, // 66: braid.admin.v1.ClusterService.CreateCluster:input_type -> braid.admin.v1.CreateClusterRequest
+	30, // 67: braid.admin.v1.ClusterService.GetCluster:input_type -> braid.admin.v1.GetClusterRequest
+	32, // 68: braid.admin.v1.ClusterService.ListClusters:input_type -> braid.admin.v1.ListClustersRequest
+	34, // 69: braid.admin.v1.ClusterService.UpdateCluster:input_type -> braid.admin.v1.UpdateClusterRequest
+	36, // 70: braid.admin.v1.ClusterService.DrainCluster:input_type -> braid.admin.v1.DrainClusterRequest
+	38, // 71: braid.admin.v1.ClusterService.FailoverCluster:input_type -> braid.admin.v1.FailoverClusterRequest
+	40, // 72: braid.admin.v1.ClusterService.RestoreCluster:input_type -> braid.admin.v1.RestoreClusterRequest
+	42, // 73: braid.admin.v1.ClusterService.AbandonCluster:input_type -> braid.admin.v1.AbandonClusterRequest
+	44, // 74: braid.admin.v1.ClusterService.DeleteCluster:input_type -> braid.admin.v1.DeleteClusterRequest
+	47, // 75: braid.admin.v1.GroupService.GetGroup:input_type -> braid.admin.v1.GetGroupRequest
+	49, // 76: braid.admin.v1.GroupService.ListGroups:input_type -> braid.admin.v1.ListGroupsRequest
+	51, // 77: braid.admin.v1.GroupService.ResetOffsets:input_type -> braid.admin.v1.ResetOffsetsRequest
+	53, // 78: braid.admin.v1.GroupService.DeleteGroup:input_type -> braid.admin.v1.DeleteGroupRequest
+	57, // 79: braid.admin.v1.FleetService.ListGateways:input_type -> braid.admin.v1.ListGatewaysRequest
+	59, // 80: braid.admin.v1.FleetService.DrainGateway:input_type -> braid.admin.v1.DrainGatewayRequest
+	61, // 81: braid.admin.v1.FleetService.GetStatus:input_type -> braid.admin.v1.GetStatusRequest
+	64, // 82: braid.admin.v1.OperationService.GetOperation:input_type -> braid.admin.v1.GetOperationRequest
+	66, // 83: braid.admin.v1.OperationService.ListOperations:input_type -> braid.admin.v1.ListOperationsRequest
+	68, // 84: braid.admin.v1.OperationService.WatchOperation:input_type -> braid.admin.v1.WatchOperationRequest
+	70, // 85: braid.admin.v1.OperationService.CancelOperation:input_type -> braid.admin.v1.CancelOperationRequest
+	7,  // 86: braid.admin.v1.TopicService.CreateTopic:output_type -> braid.admin.v1.CreateTopicResponse
+	9,  // 87: braid.admin.v1.TopicService.GetTopic:output_type -> braid.admin.v1.GetTopicResponse
+	11, // 88: braid.admin.v1.TopicService.ListTopics:output_type -> braid.admin.v1.ListTopicsResponse
+	13, // 89: braid.admin.v1.TopicService.UpdateTopic:output_type -> braid.admin.v1.UpdateTopicResponse
+	15, // 90: braid.admin.v1.TopicService.GrowTopic:output_type -> braid.admin.v1.GrowTopicResponse
+	17, // 91: braid.admin.v1.TopicService.AdoptTopic:output_type -> braid.admin.v1.AdoptTopicResponse
+	20, // 92: braid.admin.v1.TopicService.ExpandTopic:output_type -> braid.admin.v1.ExpandTopicResponse
+	22, // 93: braid.admin.v1.TopicService.MovePartitions:output_type -> braid.admin.v1.MovePartitionsResponse
+	24, // 94: braid.admin.v1.TopicService.DeleteTopic:output_type -> braid.admin.v1.DeleteTopicResponse
+	26, // 95: braid.admin.v1.TopicService.ListExtents:output_type -> braid.admin.v1.ListExtentsResponse
+	29, // 96: braid.admin.v1.ClusterService.CreateCluster:output_type -> braid.admin.v1.CreateClusterResponse
+	31, // 97: braid.admin.v1.ClusterService.GetCluster:output_type -> braid.admin.v1.GetClusterResponse
+	33, // 98: braid.admin.v1.ClusterService.ListClusters:output_type -> braid.admin.v1.ListClustersResponse
+	35, // 99: braid.admin.v1.ClusterService.UpdateCluster:output_type -> braid.admin.v1.UpdateClusterResponse
+	37, // 100: braid.admin.v1.ClusterService.DrainCluster:output_type -> braid.admin.v1.DrainClusterResponse
+	39, // 101: braid.admin.v1.ClusterService.FailoverCluster:output_type -> braid.admin.v1.FailoverClusterResponse
+	41, // 102: braid.admin.v1.ClusterService.RestoreCluster:output_type -> braid.admin.v1.RestoreClusterResponse
+	43, // 103: braid.admin.v1.ClusterService.AbandonCluster:output_type -> braid.admin.v1.AbandonClusterResponse
+	45, // 104: braid.admin.v1.ClusterService.DeleteCluster:output_type -> braid.admin.v1.DeleteClusterResponse
+	48, // 105: braid.admin.v1.GroupService.GetGroup:output_type -> braid.admin.v1.GetGroupResponse
+	50, // 106: braid.admin.v1.GroupService.ListGroups:output_type -> braid.admin.v1.ListGroupsResponse
+	52, // 107: braid.admin.v1.GroupService.ResetOffsets:output_type -> braid.admin.v1.ResetOffsetsResponse
+	54, // 108: braid.admin.v1.GroupService.DeleteGroup:output_type -> braid.admin.v1.DeleteGroupResponse
+	58, // 109: braid.admin.v1.FleetService.ListGateways:output_type -> braid.admin.v1.ListGatewaysResponse
+	60, // 110: braid.admin.v1.FleetService.DrainGateway:output_type -> braid.admin.v1.DrainGatewayResponse
+	62, // 111: braid.admin.v1.FleetService.GetStatus:output_type -> braid.admin.v1.GetStatusResponse
+	65, // 112: braid.admin.v1.OperationService.GetOperation:output_type -> braid.admin.v1.GetOperationResponse
+	67, // 113: braid.admin.v1.OperationService.ListOperations:output_type -> braid.admin.v1.ListOperationsResponse
+	69, // 114: braid.admin.v1.OperationService.WatchOperation:output_type -> braid.admin.v1.WatchOperationResponse
+	71, // 115: braid.admin.v1.OperationService.CancelOperation:output_type -> braid.admin.v1.CancelOperationResponse
+	86, // [86:116] is the sub-list for method output_type
+	56, // [56:86] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_braid_admin_v1_admin_proto_init() }
@@ -5196,7 +5423,7 @@ func file_braid_admin_v1_admin_proto_init() {
 		return
 	}
 	file_braid_admin_v1_admin_proto_msgTypes[2].OneofWrappers = []any{}
-	file_braid_admin_v1_admin_proto_msgTypes[47].OneofWrappers = []any{
+	file_braid_admin_v1_admin_proto_msgTypes[49].OneofWrappers = []any{
 		(*ResetOffsetsRequest_Earliest)(nil),
 		(*ResetOffsetsRequest_Latest)(nil),
 		(*ResetOffsetsRequest_Time)(nil),
@@ -5209,7 +5436,7 @@ func file_braid_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_admin_v1_admin_proto_rawDesc), len(file_braid_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   74,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   5,
 		},

@@ -88,6 +88,9 @@ const (
 	// ClusterServiceRestoreClusterProcedure is the fully-qualified name of the ClusterService's
 	// RestoreCluster RPC.
 	ClusterServiceRestoreClusterProcedure = "/braid.admin.v1.ClusterService/RestoreCluster"
+	// ClusterServiceAbandonClusterProcedure is the fully-qualified name of the ClusterService's
+	// AbandonCluster RPC.
+	ClusterServiceAbandonClusterProcedure = "/braid.admin.v1.ClusterService/AbandonCluster"
 	// ClusterServiceDeleteClusterProcedure is the fully-qualified name of the ClusterService's
 	// DeleteCluster RPC.
 	ClusterServiceDeleteClusterProcedure = "/braid.admin.v1.ClusterService/DeleteCluster"
@@ -518,6 +521,9 @@ type ClusterServiceClient interface {
 	// Lets a draining cluster take heads again, or takes a failed one back, with the records
 	// that lie there.
 	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
+	// Forgets a failed cluster that never comes back, with all that lies there: its extents
+	// leave their topics, and readers go on behind them.
+	AbandonCluster(context.Context, *v1.AbandonClusterRequest) (*v1.AbandonClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
 }
@@ -577,6 +583,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("RestoreCluster")),
 			connect.WithClientOptions(opts...),
 		),
+		abandonCluster: connect.NewClient[v1.AbandonClusterRequest, v1.AbandonClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceAbandonClusterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("AbandonCluster")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteCluster: connect.NewClient[v1.DeleteClusterRequest, v1.DeleteClusterResponse](
 			httpClient,
 			baseURL+ClusterServiceDeleteClusterProcedure,
@@ -595,6 +607,7 @@ type clusterServiceClient struct {
 	drainCluster    *connect.Client[v1.DrainClusterRequest, v1.DrainClusterResponse]
 	failoverCluster *connect.Client[v1.FailoverClusterRequest, v1.FailoverClusterResponse]
 	restoreCluster  *connect.Client[v1.RestoreClusterRequest, v1.RestoreClusterResponse]
+	abandonCluster  *connect.Client[v1.AbandonClusterRequest, v1.AbandonClusterResponse]
 	deleteCluster   *connect.Client[v1.DeleteClusterRequest, v1.DeleteClusterResponse]
 }
 
@@ -661,6 +674,15 @@ func (c *clusterServiceClient) RestoreCluster(ctx context.Context, req *v1.Resto
 	return nil, err
 }
 
+// AbandonCluster calls braid.admin.v1.ClusterService.AbandonCluster.
+func (c *clusterServiceClient) AbandonCluster(ctx context.Context, req *v1.AbandonClusterRequest) (*v1.AbandonClusterResponse, error) {
+	response, err := c.abandonCluster.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // DeleteCluster calls braid.admin.v1.ClusterService.DeleteCluster.
 func (c *clusterServiceClient) DeleteCluster(ctx context.Context, req *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error) {
 	response, err := c.deleteCluster.CallUnary(ctx, connect.NewRequest(req))
@@ -689,6 +711,9 @@ type ClusterServiceHandler interface {
 	// Lets a draining cluster take heads again, or takes a failed one back, with the records
 	// that lie there.
 	RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error)
+	// Forgets a failed cluster that never comes back, with all that lies there: its extents
+	// leave their topics, and readers go on behind them.
+	AbandonCluster(context.Context, *v1.AbandonClusterRequest) (*v1.AbandonClusterResponse, error)
 	// Refused while an extent lives on it.
 	DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error)
 }
@@ -744,6 +769,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("RestoreCluster")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceAbandonClusterHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceAbandonClusterProcedure,
+		svc.AbandonCluster,
+		connect.WithSchema(clusterServiceMethods.ByName("AbandonCluster")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceDeleteClusterHandler := connect.NewUnaryHandlerSimple(
 		ClusterServiceDeleteClusterProcedure,
 		svc.DeleteCluster,
@@ -766,6 +797,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceFailoverClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceRestoreClusterProcedure:
 			clusterServiceRestoreClusterHandler.ServeHTTP(w, r)
+		case ClusterServiceAbandonClusterProcedure:
+			clusterServiceAbandonClusterHandler.ServeHTTP(w, r)
 		case ClusterServiceDeleteClusterProcedure:
 			clusterServiceDeleteClusterHandler.ServeHTTP(w, r)
 		default:
@@ -803,6 +836,10 @@ func (UnimplementedClusterServiceHandler) FailoverCluster(context.Context, *v1.F
 
 func (UnimplementedClusterServiceHandler) RestoreCluster(context.Context, *v1.RestoreClusterRequest) (*v1.RestoreClusterResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.RestoreCluster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) AbandonCluster(context.Context, *v1.AbandonClusterRequest) (*v1.AbandonClusterResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("braid.admin.v1.ClusterService.AbandonCluster is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) DeleteCluster(context.Context, *v1.DeleteClusterRequest) (*v1.DeleteClusterResponse, error) {
