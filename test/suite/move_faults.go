@@ -41,6 +41,7 @@ func RunMoves(t *testing.T, w *world.World) {
 		{"a cluster fails, and comes back", s.testFailover},
 		{"the leading controller is killed while a cluster fails and comes back", s.testFailoverKilled},
 		{"a cluster that comes back fails again", s.testFailoverAgain},
+		{"a cluster that never comes back is abandoned", s.testAbandon},
 	}
 	if w.Real {
 		tests = append(tests,
