@@ -193,3 +193,21 @@ func TestBatchesThatComeBackFail(t *testing.T) {
 		})
 	}
 }
+
+// What may be stored goes out again alone: brokers recognise a batch only among the last
+// five of its producer.
+func TestNothingNewBehindABatchThatMayBeStored(t *testing.T) {
+	d := newDriver(t, true)
+	d.send(0, "0", 0)
+	d.s.complete(d.ready()[0], &outcome{})
+	d.send(0, "a", 0)
+	a := d.ready()[0]
+	d.s.complete(a, early(federation.Timeout))
+	d.send(0, "b", 0)
+	d.s.patrol(time.Unix(1001, 0))
+	require.Equal(t, []*part{a}, d.ready())
+	d.send(0, "c", 0)
+	require.Empty(t, d.ready())
+	d.s.complete(a, &outcome{})
+	require.Equal(t, []int32{2, 3}, sequences(d.ready()))
+}

@@ -285,11 +285,10 @@ func (st *produceStream) message(msg *braidv1.ProduceRequest) error {
 	}
 }
 
-// batch takes a frame. Splitting it happens outside the lock: nobody else uses
-// the splitter or changes topics.
+// batch takes a frame. Splitting it happens outside the lock: nobody else uses the
+// splitter, and what it needs of the topic is taken before.
 func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	now := time.Now()
-	m := st.g.deps.Maps.Current()
 	st.mu.Lock()
 	if st.ended {
 		st.mu.Unlock()
@@ -300,9 +299,20 @@ func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 		st.mu.Unlock()
 		return err
 	}
-	ts := st.s.topic(&st.g.cfg, m, f.topic, now)
+	// Read here, so that nobody brings topics up to an older map than they are at.
+	ts := st.s.topic(&st.g.cfg, st.g.deps.Maps.Current(), f.topic, now)
+	var count int32
+	var fail *braidv1.Failure
+	if ts == nil {
+		fail = failure(federation.Errorf(federation.UnknownTopic, "topic %q does not exist", f.topic))
+	} else {
+		count, fail = ts.splitCount(in.GetPartitionCount(), now)
+		st.split.topic, st.split.now = ts.limits, now
+	}
 	st.mu.Unlock()
-	fail := st.splitFrame(f, ts, in, now)
+	if fail == nil {
+		fail = st.splitFrame(f, in, count)
+	}
 	st.mu.Lock()
 	if fail != nil {
 		partition := int32(-1)
@@ -319,15 +329,7 @@ func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	return nil
 }
 
-func (st *produceStream) splitFrame(f *frame, ts *topicState, in *braidv1.ProduceFrame, now time.Time) *braidv1.Failure {
-	if ts == nil {
-		return failure(federation.Errorf(federation.UnknownTopic, "topic %q does not exist", f.topic))
-	}
-	count, stale := ts.splitCount(in.GetPartitionCount(), now)
-	if stale != nil {
-		return stale
-	}
-	st.split.topic, st.split.now = ts.limits, now
+func (st *produceStream) splitFrame(f *frame, in *braidv1.ProduceFrame, count int32) *braidv1.Failure {
 	if err := st.split.check(in); err != nil {
 		return failure(err)
 	}
@@ -452,9 +454,9 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 		select {
 		case <-st.wake:
 		case <-changed:
-		case now := <-patrol.C:
+		case <-patrol.C: // the time that it gives can be long past
 			patrolling = false
-			st.patrol(now)
+			st.patrol(time.Now())
 		case now := <-beat.C:
 			beat.Reset(st.g.cfg.HeartbeatInterval)
 			err = conn.Send(heartbeat(now, 0))
@@ -505,9 +507,10 @@ func (g *Gateway) drainingFrame(cause string) *braidv1.Draining {
 
 // collect returns what there is to send; done is set with the last of it.
 func (st *produceStream) collect() (out []*braidv1.ProduceResponse, done bool, err error) {
-	m, now := st.g.deps.Maps.Current(), time.Now()
+	now := time.Now()
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	m := st.g.deps.Maps.Current()
 	if m.Version != st.version {
 		st.version = m.Version
 		for _, ts := range st.s.refresh(&st.g.cfg, m, now) {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -70,6 +71,9 @@ type produceSession struct {
 // unknownTopicsMax bounds the barriers that a stream keeps for topics that do not
 // exist: above it, such a topic begins without one when it is created.
 const unknownTopicsMax = 1000
+
+// topicNameMax is how long a topic's name can be in Kafka; no longer one will be created.
+const topicNameMax = 249
 
 type producerID struct {
 	id    int64
@@ -217,7 +221,7 @@ func (ts *topicState) splitCount(clientCount int32, now time.Time) (int32, *brai
 func (s *produceSession) reject(f *frame, ts *topicState, partition int32, fail *braidv1.Failure) {
 	if ts != nil {
 		ts.barrier = f.seq
-	} else if len(s.unknown) < unknownTopicsMax {
+	} else if len(s.unknown) < unknownTopicsMax && len(f.topic) <= topicNameMax {
 		s.unknown[f.topic] = f.seq
 	}
 	f.failed = true
@@ -301,7 +305,8 @@ func (s *produceSession) pump(ps *partitionState) {
 		if !ps.opened {
 			window = 1
 		}
-		if len(ps.inFlight) >= window {
+		// Brokers know the last 5 batches: one that may be stored is to stay among these.
+		if len(ps.inFlight) >= window || slices.ContainsFunc(ps.inFlight, func(q *part) bool { return q.unknown }) {
 			return
 		}
 		p := ps.held[0]
@@ -391,6 +396,7 @@ func (s *produceSession) completeSequenced(ps *partitionState, p *part, o *outco
 }
 
 func (s *produceSession) failSequenced(ps *partitionState, p *part, o *outcome) {
+	fenced := federation.KindOf(o.err) == federation.ProducerFenced && !o.refused
 	p.timedOut(o)
 	kind := federation.KindOf(o.err)
 	follows := ps.gap && kind == federation.OutOfOrderSequence // only the echo of the failure before it
@@ -400,10 +406,10 @@ func (s *produceSession) failSequenced(ps *partitionState, p *part, o *outcome) 
 	ps.gap = ps.gap || !p.plain
 	if follows {
 		o.result.Failure = earlierFailure(ps.barrier)
-	} else if !p.plain && !o.refused && !surelyNotStored(kind) {
+	} else if !p.plain && (p.unknown || !o.refused && !surelyNotStored(kind)) {
 		ps.unsure = true
 	}
-	if kind == federation.ProducerFenced && !o.refused && s.fatal == nil {
+	if fenced && s.fatal == nil {
 		s.fatal = o.err
 	}
 	s.decideAll(p, o)

@@ -384,6 +384,7 @@ type simulation struct {
 	failures int
 	shared   int // parts that travelled in the batch of another one
 	again    int // and that came back
+	stored   map[*part]bool
 }
 
 type late struct {
@@ -447,7 +448,15 @@ func (s *simulation) clientSends(i int) {
 }
 
 func (s *simulation) deliver(i int, p *part) {
-	switch n := s.rng.Intn(20); n {
+	if p.unknown && s.rng.Intn(6) == 0 { // its time was up before it could go out again
+		s.s.complete(p, &outcome{err: federation.Errorf(federation.Timeout, "late"), refused: true})
+		return
+	}
+	n := s.rng.Intn(20)
+	if s.stored[p] {
+		n = 19 // a broker knows it, or says that it does not follow
+	}
+	switch n {
 	case 0: // refused for what it holds
 		s.s.complete(p, fails(federation.InvalidRecord))
 	case 1: // stored, but the answer is lost
@@ -458,6 +467,14 @@ func (s *simulation) deliver(i int, p *part) {
 			s.late[i] = append(s.late[i], late{p.producer, s.valuesOf(p)})
 		}
 		s.s.complete(p, fails(federation.Timeout))
+	case 4: // appended, with those behind it; the answers are lost, and the router repeats all
+		s.lanes[i] = slices.Insert(s.lanes[i], 0, p)
+		for _, q := range s.lanes[i] {
+			if s.logs[i].append(q.producer, s.valuesOf(q)...) != nil {
+				break
+			}
+			s.stored[q] = true
+		}
 	case 3: // given back before its time is up: stored, late, or nowhere
 		kind := federation.Timeout
 		switch v := s.valuesOf(p); s.rng.Intn(3) {
@@ -510,7 +527,7 @@ func TestProduceSessionKeepsOrderAndLosesNothing(t *testing.T) {
 func simulate(t *testing.T, mergeBytes int) (failures, shared, again int) {
 	t.Helper()
 	for seed := range int64(100) {
-		s := &simulation{driver: newDriver(t, true), rng: rand.New(rand.NewSource(seed)), values: make(map[uint64][2]int)}
+		s := &simulation{driver: newDriver(t, true), rng: rand.New(rand.NewSource(seed)), values: make(map[uint64][2]int), stored: make(map[*part]bool)}
 		s.open = [2]map[int]bool{{}, {}}
 		s.s.mergeBytes = mergeBytes
 		for range 3000 {
