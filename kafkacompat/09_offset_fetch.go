@@ -73,6 +73,9 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 	m := c.s.mapOrNil()
 	if m == nil {
 		rg.ErrorCode = req.refuse(kerr.CoordinatorLoadInProgress)
+		if req.version < 2 { // whose partitions tell the error
+			rg.Topics = unread(g)
+		}
 		return rg
 	}
 	if g.Topics == nil {
@@ -114,6 +117,20 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		fillOffset(answers[i], &offsets[i])
 	}
 	return rg
+}
+
+// unread are the topics that were asked for, without offsets.
+func unread(g *kmsg.OffsetFetchRequestGroup) []kmsg.OffsetFetchResponseGroupTopic {
+	topics := make([]kmsg.OffsetFetchResponseGroupTopic, len(g.Topics))
+	for i, t := range g.Topics {
+		topics[i].Topic = t.Topic
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
+			topics[i].Partitions = append(topics[i].Partitions, rp)
+		}
+	}
+	return topics
 }
 
 func fillOffset(rp *kmsg.OffsetFetchResponseGroupTopicPartition, o *groups.CommittedOffset) {
