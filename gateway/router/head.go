@@ -243,12 +243,23 @@ func (l *lane) admit(p *partQueue, op *appendOp) verdict {
 		return verdictSend
 	case s.base == next:
 		return verdictOpen
-	case l.r.refused.was(refusedKey{h.topic, h.partition, h.extent, s.id}, s):
-		return verdictOpen // it came again, and nothing before it
+	case l.cameAgain(p, op):
+		return verdictOpen
 	default:
 		l.informed(p)
 		return l.early(op)
 	}
+}
+
+// cameAgain reports whether an op was refused as early, and came again, with nothing
+// before it.
+func (l *lane) cameAgain(p *partQueue, op *appendOp) bool {
+	h, since := p.head, time.Time{}
+	if op.waits != nil && !op.waits.early.IsZero() {
+		since = op.waits.early.Add(-l.r.cfg.EarlyWait)
+	}
+	return l.r.refused.was(refusedKey{h.topic, h.partition, h.extent, op.seq.id}, op.seq, since) &&
+		!slices.ContainsFunc(p.early, func(o *appendOp) bool { return o.seq.id == op.seq.id })
 }
 
 func (l *lane) early(op *appendOp) verdict {
@@ -410,7 +421,7 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 			p.away, p.awayAt = until, now
 		}
 		if missing {
-			l.r.refused.note(refusedKey{p.head.topic, p.head.partition, p.head.extent, op.seq.id}, op.seq)
+			l.r.refused.note(refusedKey{p.head.topic, p.head.partition, p.head.extent, op.seq.id}, op.seq, now)
 		}
 		l.giveUp(p, op, now)
 	}
@@ -423,7 +434,12 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 // lanes, as it may come again by another one.
 type earlyRefusals struct {
 	mu sync.Mutex // guards the following
-	of map[refusedKey]opSequence
+	of map[refusedKey]earlyRefusal
+}
+
+type earlyRefusal struct {
+	opSequence
+	at time.Time
 }
 
 type refusedKey struct {
@@ -436,21 +452,24 @@ type refusedKey struct {
 // refusalsMax bounds them; when there are more, producers are refused once more.
 const refusalsMax = 10_000
 
-func (r *earlyRefusals) note(k refusedKey, s opSequence) {
+func (r *earlyRefusals) note(k refusedKey, s opSequence, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.of == nil || len(r.of) >= refusalsMax {
-		r.of = make(map[refusedKey]opSequence)
+		r.of = make(map[refusedKey]earlyRefusal)
 	}
-	if o, ok := r.of[k]; !ok || o.epoch < s.epoch || o.epoch == s.epoch && notAfter(s.base, o.base) {
-		r.of[k] = s
+	if o, ok := r.of[k]; !ok || o.epoch < s.epoch || o.epoch == s.epoch && o.base != s.base && notAfter(s.base, o.base) {
+		r.of[k] = earlyRefusal{s, now}
 	}
 }
 
-func (r *earlyRefusals) was(k refusedKey, s opSequence) bool {
+// was reports whether a batch was refused. If it waits since a time, that must have been
+// before: what was refused later came by another connection, which broke perhaps.
+func (r *earlyRefusals) was(k refusedKey, s opSequence, since time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.of[k] == s
+	o, ok := r.of[k]
+	return ok && o.opSequence == s && (since.IsZero() || !o.at.After(since))
 }
 
 func (r *earlyRefusals) forget(k refusedKey) {
