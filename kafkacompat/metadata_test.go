@@ -186,6 +186,9 @@ func TestBeforeTheMapIsLoaded(t *testing.T) {
 	require.Equal(t, kerr.LeaderNotAvailable.Code, exchange[*kmsg.ProduceResponse](c, produce, 13).Topics[0].Partitions[0].ErrorCode)
 	require.Equal(t, kerr.NotLeaderForPartition.Code, exchange[*kmsg.FetchResponse](c, fetch, 13).Topics[0].Partitions[0].ErrorCode)
 	require.EqualValues(t, id, fetch.Topics[0].TopicID)
+	for _, p := range fetchOffsets(c, 1, "g", id) { // v1 has no other place for an error
+		require.Equal(t, kerr.CoordinatorLoadInProgress.Code, p.ErrorCode)
+	}
 	w.Change(func(m *federation.Map) { m.Version = 10 })
 	require.Zero(t, exchange[*kmsg.MetadataResponse](c, askMetadata("orders"), 12).Topics[0].ErrorCode)
 }
