@@ -210,6 +210,21 @@ func TestHeadFailsInARoll(t *testing.T) {
 	}
 }
 
+// A batch that comes again behind the seal of the old head is in no extent: it does not
+// count as sent again.
+func TestBatchComesAgainBehindTheSealOfARoll(t *testing.T) {
+	f := newFederated(t, 1)
+	f.failWithLate(t, 1)
+	old := f.head(0)
+	g, _ := stopMap(func(e []*controlv1.ExtentEntry) bool { return len(e) == 3 })(f) // the seal is in the log
+	op := f.restore(t, "a")
+	g.await(t)
+	f.write(t, old, recordbatch.Producer{ID: pid, Sequence: 3}, "e", "f")
+	close(g.open)
+	f.succeeds(t, op)
+	f.rolled(t, 1)
+}
+
 // What a returned extent knew is carried over the next failover, too.
 func TestFailoverAfterARestore(t *testing.T) {
 	f := newFederated(t, 1)

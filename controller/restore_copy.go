@@ -267,7 +267,11 @@ func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, ex
 			return nil, ends.Err
 		}
 		from := max(e.Start, ends.LogStart)
-		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), from, min(ends.HighWatermark, from+resentScan), func(h recordbatch.Header, _ []byte) bool {
+		to := min(ends.HighWatermark, from+resentScan)
+		if e.Sealed() { // what comes behind the seal is in no extent; what lies before it was appended again
+			to = min(to, max(e.End, e.Seal))
+		}
+		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), from, to, func(h recordbatch.Header, _ []byte) bool {
 			more = out.note(&h, e.Number)
 			return more
 		})

@@ -19,6 +19,7 @@ RULES = {
     "carry": "what the returned extent knew of its producers is not carried to the new head",
     "carry-head": "only what the returned extent knew is carried to the new head",
     "returned-seal": "the returned extent takes appends after the look at it",
+    "late-behind-seal": "what comes behind the seal of the old head counts as sent again",
     "part": "of what was sent again only in part, the first copies are hidden, not the second",
 }
 
@@ -100,13 +101,15 @@ def steps(st, off, say):
     for i in range(3):
         broker_steps(st, off, add, i)
     controller_steps(st, off, add)
-    return [(label, tidy(s)) for label, s in out]
+    return [(label, tidy(s, off)) for label, s in out]
 
 
-def tidy(st):
+def tidy(st, off):
     """Forget what nothing can come of any more: what lies or arrives behind an end."""
     logs, late = st[LOGS], st[LATE]
     for i in (0, 1):
+        if i == 1 and "late-behind-seal" in off and st[BACK] is None:
+            continue
         if st[ENDS][i] is not None:
             logs, late = put(logs, i, logs[i][: st[ENDS][i]]), put(late, i, "")
     return but(st, LOGS, logs, LATE, late)
@@ -205,6 +208,8 @@ def broker_steps(st, off, add, i):
 def look(st, off):
     """What is hidden in the returned extent, what in the head after it, and what is appended again."""
     failed, head = extent(st, 0), extent(st, 1)
+    if "late-behind-seal" in off:
+        head = st[LOGS][1]
     again = "" if "sent-again" in off else "".join(b for b in failed if b in head)
     behind = "".join(b for b in failed if again and b > again[-1])
     if not st[WAITS]:
