@@ -196,9 +196,9 @@ func TestHeadFailsInARoll(t *testing.T) {
 			})
 			close(g.open)
 			f.succeeds(t, fail)
+			up() // the old head may be sealed and not yet looked at
 			f.succeeds(t, op)
 			require.Equal(t, mark.Producer{ID: pid, LastSequence: 4}, f.told(t, f.gateway.Current().Topic("orders").Partitions[0].Head())[pid])
-			up()
 			f.succeeds(t, f.restore(t, second))
 			f.gateway.eventually(t, "all is back", func(m *federation.Map) bool {
 				return m.Clusters[federation.ClusterName(second)].State == federation.ClusterActive
@@ -223,6 +223,67 @@ func TestBatchComesAgainBehindTheSealOfARoll(t *testing.T) {
 	close(g.open)
 	f.succeeds(t, op)
 	f.rolled(t, 1)
+}
+
+// The cluster of the old head and of the rolled one fails before anyone has looked for what
+// was sent again: the old head is sealed, so it is looked at all the same.
+func TestRolledHeadFailsBeforeTheLook(t *testing.T) {
+	f := newFederated(t, 1)
+	f.failAndGoOn(t, 0)
+	f.succeeds(t, f.fail(t, "a"))
+	_, head := f.failedOver(t, 0, "a")
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 3}, "e", "f") // d has not come again
+	g, _ := stopSaveOf("restore-topic", []string{`"rolled":true`}, []string{`"ending":`})(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	fail := f.fail(t, string(head.Cluster))
+	f.gateway.eventually(t, "it is given up", func(m *federation.Map) bool { return m.Clusters[head.Cluster].State == federation.ClusterFailed })
+	close(g.open)
+	f.succeeds(t, fail)
+	f.succeeds(t, op)
+	f.once(t, head.Cluster, "a", "b", "c", "d", "e", "f")
+}
+
+// once restores a cluster, and checks that the partition has each record once.
+func (f *federated) once(t *testing.T, cluster federation.ClusterName, want ...string) {
+	t.Helper()
+	f.succeeds(t, f.restore(t, string(cluster)))
+	f.gateway.eventually(t, "all is back", func(m *federation.Map) bool {
+		return m.Clusters["a"].State == federation.ClusterActive && m.Clusters[cluster].State == federation.ClusterActive
+	})
+	got := values(f.log(t, 0))
+	slices.Sort(got)
+	require.Equal(t, want, got)
+}
+
+// Two clusters are restored at the same time: the first one still counts as failed, because
+// of another topic, when the second one is looked at.
+func TestBatchInTwoClustersThatReturnTogether(t *testing.T) {
+	f := newFederated(t, 1)
+	f.makeTopic(t, "zz", 1)
+	f.waits(t)
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, "a")
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	f.knows(0, 1, 2)
+	f.succeeds(t, f.fail(t, "a"))
+	_, head := f.failedOver(t, 0, "a")
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	f.knows(0, 2, 2)
+	up := takeDown(f.kafka["a"]) // else its producers are carried over
+	f.succeeds(t, f.fail(t, string(head.Cluster)))
+	f.failedOver(t, 0, head.Cluster)
+	up()
+	g, _ := stopSaveOf("restore-topic", []string{`"topic":"zz"`, `"begun":true`}, nil)(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	second := f.restore(t, string(head.Cluster))
+	f.gateway.eventually(t, "nothing of the topic is suspended", func(m *federation.Map) bool {
+		return !slices.ContainsFunc(m.Topic("orders").Partitions[0].Extents, func(e *federation.Extent) bool { return e.State == federation.ExtentSuspended })
+	})
+	close(g.open)
+	f.succeeds(t, op)
+	f.succeeds(t, second)
+	require.Equal(t, []string{"a", "b"}, values(f.log(t, 0)))
 }
 
 // What a returned extent knew is carried over the next failover, too.

@@ -242,7 +242,9 @@ func (s resent) note(h *recordbatch.Header, extent int32) bool {
 }
 
 // sentAgain finds in the extents behind one what the producers of its batches wrote
-// there first. Extents on clusters that failed are passed over, since they cannot be read.
+// there first. Suspended extents are passed over: a batch that lies in two is hidden in the
+// one that is restored last. Nobody looks at a sealed one again, so it must be read, though
+// its cluster failed; until that is back or abandoned, the restore waits.
 func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, extent int32, batches []recordbatch.Header) (resent, error) {
 	out := make(resent)
 	for i := range batches {
@@ -255,7 +257,7 @@ func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, ex
 	}
 	more := len(out) > 0
 	for _, e := range part.Extents {
-		if !more || e.Number <= extent || e.Cluster != r.spec.Cluster && r.t.failed(e.Cluster) {
+		if !more || e.Number <= extent || !e.Sealed() && e.Cluster != r.spec.Cluster && r.t.failed(e.Cluster) {
 			continue
 		}
 		c, err := r.t.parts.Clusters.Cluster(e.Cluster)
@@ -294,7 +296,8 @@ func batchOf(h *recordbatch.Header) batchKey {
 }
 
 // hadBefore finds those of an extent's batches that were sent to it again: an extent before
-// it has them, whose cluster failed, too, and came back first.
+// it has them, whose cluster failed, too, and came back first. That cluster may count as
+// failed still, because of other topics.
 func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, extent int32, batches []recordbatch.Header) (map[batchKey]bool, error) {
 	out := make(map[batchKey]bool)
 	if len(batches) == 0 {
@@ -305,7 +308,7 @@ func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, ex
 		wanted[batchOf(&batches[i])] = true
 	}
 	for _, e := range part.Extents {
-		if e.Number >= extent || !e.FailedOnce() || !e.Sealed() || e.Cluster != r.spec.Cluster && r.t.failed(e.Cluster) {
+		if e.Number >= extent || !e.FailedOnce() || !e.Sealed() {
 			continue
 		}
 		c, err := r.t.parts.Clusters.Cluster(e.Cluster)
