@@ -286,6 +286,25 @@ func TestBatchInTwoClustersThatReturnTogether(t *testing.T) {
 	require.Equal(t, []string{"a", "b"}, values(f.log(t, 0)))
 }
 
+// The cluster of the head fails when the topic is restored, and another one of the returned
+// cluster is not yet: what the returned extent knew is carried over all the same.
+func TestHeadFailsWhileOtherTopicsAreRestored(t *testing.T) {
+	f := newFederated(t, 1)
+	f.makeTopic(t, "zz", 1)
+	f.failWithLate(t, 1)
+	g, _ := stopSaveOf("restore-topic", []string{`"topic":"zz"`, `"begun":true`}, nil)(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	second := f.head(0).Cluster
+	fail := f.fail(t, string(second))
+	f.gateway.eventually(t, "the head goes on elsewhere", func(m *federation.Map) bool { return m.Topic("orders").Partitions[0].Head().Cluster != second })
+	close(g.open)
+	f.succeeds(t, fail)
+	f.succeeds(t, op)
+	_, head := f.failedOver(t, 0, second)
+	require.Equal(t, mark.Producer{ID: pid, LastSequence: 4}, f.told(t, head)[pid])
+}
+
 // What a returned extent knew is carried over the next failover, too.
 func TestFailoverAfterARestore(t *testing.T) {
 	f := newFederated(t, 1)

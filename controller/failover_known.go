@@ -54,7 +54,7 @@ func (s *sealer) knownBefore(ctx context.Context, heads []primedHead) []endedHea
 			case e.Number >= h.Extent || away[e.Cluster]:
 			case e.State == federation.ExtentSuspended: // it is being restored, or can be
 				before, which = append(before, sealedAt(e, math.MaxInt64)), append(which, i)
-			case !e.Sealed() || s.failed(e.Cluster):
+			case !e.Sealed() || s.failed(e.Cluster) && !e.FailedOnce(): // one that came back can be read before all its topics are through
 			case last || e.FailedOnce(): // of one that came back, those behind it were not told at its end
 				before, which = append(before, e), append(which, i)
 				last = false
