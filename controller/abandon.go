@@ -74,6 +74,9 @@ func (t *term) toAbandon(ctx context.Context, name federation.ClusterName) ([]*a
 	if err != nil {
 		return nil, err
 	}
+	if err := t.ops.notBoundFor(name); err != nil {
+		return nil, err
+	}
 	out := make([]*adminv1.AbandonClusterResponse_Topic, len(topics))
 	for i, a := range topics {
 		out[i] = &adminv1.AbandonClusterResponse_Topic{Name: t.topicName(a.Topic), Extents: int32(a.Extents), Records: a.Records, Unseen: a.Unseen}
@@ -82,6 +85,15 @@ func (t *term) toAbandon(ctx context.Context, name federation.ClusterName) ([]*a
 		}
 	}
 	return out, nil
+}
+
+// notBoundFor returns an error if an operation moves heads to a cluster: those that have no
+// way back go elsewhere only while the cluster is known.
+func (o *operations) notBoundFor(name federation.ClusterName) error {
+	if id := o.movesTo(name); id != "" {
+		return federation.Errorf(federation.Conflict, "physical cluster %q: operation %s moves heads there, or sends them elsewhere now; abandon the cluster when it has ended. If its topic may use no other cluster, `braid topic expand --to` lets it", name, id)
+	}
+	return nil
 }
 
 // abandon: the extents of each topic leave the map ► the cluster does. A cancelled one
@@ -124,6 +136,9 @@ func (o *operations) abandon(ctx context.Context, op *operation) error {
 			return m, nil
 		case c.State != federation.ClusterFailed:
 			return nil, federation.Errorf(federation.Conflict, "physical cluster %q was restored meanwhile", spec.Cluster)
+		}
+		if err := o.notBoundFor(spec.Cluster); err != nil {
+			return nil, err
 		}
 		return planner.WithoutCluster(m, spec.Cluster)
 	})

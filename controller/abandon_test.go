@@ -7,11 +7,13 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+	"github.com/braidmq/braid/internal/mark"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -86,6 +88,26 @@ func TestAbandonNeedsAllHeadsElsewhere(t *testing.T) {
 	requireKind(t, federation.PolicyViolation, err)
 	require.ErrorContains(t, err, `heads of 1 topics still lie there: "orders"`)
 	require.Len(t, f.gateway.Current().Topic("free").Partitions[0].Extents, 2, "nothing was given up")
+}
+
+// Heads that have no way back are bound for the cluster: they can go elsewhere only while it
+// is known.
+func TestAbandonIsRefusedWhileHeadsAreBoundForTheCluster(t *testing.T) {
+	f := &federated{world: newWorld(t, "a", "b", "c"), holder: &holder{}}
+	f.start(t)
+	f.makeTopic(t, "orders", 1, "a", "b")
+	g := stopAt(f.kafka["a"], kmsg.Produce, appendsMark(mark.KindSeal))
+	_, err := f.admin.clusters.DrainCluster(t.Context(), &adminv1.DrainClusterRequest{Name: "physicalClusters/a", NoWait: true})
+	require.NoError(t, err)
+	g.await(t)
+	f.succeeds(t, f.fail(t, "b"))
+	close(g.open)
+	_, err = f.admin.clusters.AbandonCluster(t.Context(), &adminv1.AbandonClusterRequest{Name: "physicalClusters/b"})
+	requireKind(t, federation.Conflict, err)
+	require.ErrorContains(t, err, "moves heads there")
+	f.gateway.eventually(t, "the cluster is failed", func(m *federation.Map) bool {
+		return m.Clusters["b"] != nil && m.Clusters["b"].State == federation.ClusterFailed
+	})
 }
 
 // What lies between other extents leaves a gap; what a moved extent has there goes, too.

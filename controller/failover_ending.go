@@ -30,12 +30,12 @@ func (o *operations) passFailed(ctx context.Context, op *operation, s *sealer, s
 	return nil
 }
 
-// failedAmong returns the clusters of heads that failed.
+// failedAmong returns the clusters of heads that failed, or were abandoned since.
 func failedAmong(m *federation.Map, heads []primedHead, clusterOf func(*primedHead) federation.ClusterName) []federation.ClusterName {
 	var out []federation.ClusterName
 	for i := range heads {
 		name := clusterOf(&heads[i])
-		if c := m.Clusters[name]; c != nil && c.State == federation.ClusterFailed && !slices.Contains(out, name) {
+		if c := m.Clusters[name]; (c == nil || c.State == federation.ClusterFailed) && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
@@ -163,7 +163,7 @@ func (t *term) untilFailed(ctx context.Context, clusters []federation.ClusterNam
 func notFailed(m *federation.Map, moved []planner.MovedHead) []planner.MovedHead {
 	return slices.DeleteFunc(slices.Clone(moved), func(v planner.MovedHead) bool {
 		c := m.Clusters[v.To.Cluster]
-		return c != nil && c.State == federation.ClusterFailed
+		return c == nil || c.State == federation.ClusterFailed
 	})
 }
 
