@@ -156,6 +156,30 @@ func TestRestoreCancelledAtEachStepOfARoll(t *testing.T) {
 	}
 }
 
+// A roll was planned when its leader died, and before the next one has the topic, another
+// operation makes the partition that was planned: the head goes on in one of its own.
+func TestPartitionOfARollIsAnothersMeanwhile(t *testing.T) {
+	f := newFederated(t, 1)
+	f.failWithLate(t, 1)
+	old := f.head(0)
+	g, _ := anywhere(kmsg.CreatePartitions, func(kmsg.Request) bool { return true })(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	f.nodes[0].kill()
+	close(g.open) // as if another operation had asked for it
+	c := f.cluster(t, string(old.Cluster))
+	require.Eventually(t, func() bool {
+		found, err := c.Topics(t.Context(), old.Topic)
+		return err == nil && len(found[old.Topic].Partitions) == int(old.Partition)+2
+	}, patience, 5*time.Millisecond)
+	next := f.start(t)
+	next.leads(t)
+	f.admin = adminOf(t, next.url)
+	f.succeeds(t, op)
+	f.rolled(t, 1)
+	require.Equal(t, old.Partition+2, f.head(0).Partition)
+}
+
 // The returned cluster dies again in the middle of a roll; heads are not held for it.
 func TestReturnedClusterDiesInARoll(t *testing.T) {
 	for _, step := range rollSteps {

@@ -253,7 +253,9 @@ func (o *operations) restoreTopic(ctx context.Context, op *operation) error {
 			}
 		}
 		err := o.restoreExtents(ctx, op, spec, &state)
-		o.free(op)
+		if state.Roll.Ending == 0 {
+			o.free(op)
+		}
 		switch {
 		case err == nil || ctx.Err() != nil || federation.KindOf(err) == federation.NotLeader:
 			return err

@@ -40,6 +40,9 @@ func (r *restorer) roll(ctx context.Context) error {
 	}
 	r.state.Roll.within = r.whole
 	err := r.rollHeads(ctx)
+	if r.state.Roll.Ending == 0 {
+		r.op.uses(nil)
+	}
 	if err == nil || r.state.Roll.Ending > 0 || ctx.Err() != nil {
 		return err
 	}
@@ -76,7 +79,8 @@ func (r *restorer) rollHeads(ctx context.Context) error {
 			if err != nil || len(told) == 0 {
 				return err
 			}
-			if !r.fits(told) {
+			// What is not primed may be another head's by now: the topic was given away.
+			if !roll.Primed || !r.fits(told) {
 				if err := r.planRoll(ctx, slices.Sorted(maps.Keys(told))); err != nil {
 					return err
 				}
