@@ -268,6 +268,32 @@ func TestRolledHeadFailsBeforeTheLook(t *testing.T) {
 	f.once(t, head.Cluster, "a", "b", "c", "d", "e", "f")
 }
 
+// The head fails after the look, while the returned cluster is away again: the next head is
+// not told of its producers, and takes what comes again. So it is looked for once more.
+func TestHeadThatWasNotToldAfterTheLook(t *testing.T) {
+	f := newFederated(t, 1, func(c *controller.Config) { c.StepTimeout = time.Second })
+	f.failWithLate(t, 1)
+	second := f.head(0).Cluster
+	g, _ := stopSaveOf("restore-topic", []string{`"rolled":true`, `"ready":true`}, []string{`"copier":`})(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	up := takeDown(f.kafka["a"])
+	require.Eventually(t, func() bool {
+		resp, err := f.admin.clusters.GetCluster(t.Context(), &adminv1.GetClusterRequest{Name: "physicalClusters/a"})
+		return err == nil && !resp.GetCluster().GetHealthy()
+	}, patience, 10*time.Millisecond)
+	fail := f.fail(t, string(second))
+	f.gateway.eventually(t, "it is given up", func(m *federation.Map) bool { return m.Clusters[second].State == federation.ClusterFailed })
+	close(g.open)
+	f.succeeds(t, fail)
+	_, head := f.failedOver(t, 0, second)
+	require.NotContains(t, f.told(t, head), int64(pid))
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 3}, "e", "f")
+	up()
+	f.succeeds(t, op)
+	f.once(t, second, "a", "b", "c", "d", "e", "f", "g")
+}
+
 // once restores a cluster, and checks that the partition has each record once.
 func (f *federated) once(t *testing.T, cluster federation.ClusterName, want ...string) {
 	t.Helper()

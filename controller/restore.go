@@ -74,6 +74,8 @@ type restoringExtent struct {
 	End    federation.PhysicalOffset  `json:"end,omitempty"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below Seal
 	Later  []planner.HiddenLater      `json:"later,omitempty"`
+	Found  int64                      `json:"found,omitempty"` // batches that are hidden
+	Kept   bool                       `json:"kept,omitempty"`  // it counts in the state's Kept
 	// Copier is the producer that appends again what lies from Next to Seal, with Sequence
 	// next; 0 = it has not begun.
 	Copier   int64                     `json:"copier,omitempty"`

@@ -70,6 +70,7 @@ func (r *restorer) prepare(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			x.Found, x.Kept = found.hidden, found.kept != ""
 			mu.Lock()
 			r.state.Extents[i], fresh = x, true
 			r.state.Hidden += found.hidden
@@ -87,6 +88,20 @@ func (r *restorer) prepare(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// lookAgain has an extent looked at again: its head was not told what it knows. Where
+// records were appended again already, what was found stays.
+func (r *restorer) lookAgain(x *restoringExtent) {
+	if !x.Ready || x.Copier != 0 {
+		return
+	}
+	r.state.Hidden -= x.Found
+	r.state.ToCopy -= int64(x.Seal - x.End)
+	if x.Kept {
+		r.state.Kept--
+	}
+	x.Ready, x.Later = false, nil
 }
 
 // A look is what is found in a suspended extent.
@@ -375,6 +390,9 @@ func (r *restorer) copyExtent(ctx context.Context, mu stateLock, x *restoringExt
 		if r.wanted(r.op) {
 			return errWanted
 		}
+		if _, err := r.openHead(x); err != nil {
+			return err
+		}
 		if x.Copier == 0 { // saved before the first append, so that the next leader's is the same
 			if err := r.op.cancelled(); err != nil && !r.beganCopy(mu) {
 				return err
@@ -441,16 +459,25 @@ func (r *restorer) keep(x *restoringExtent, why error) {
 	x.Hidden, x.End, x.Next = hidden, x.Seal, x.Seal
 }
 
-// appendAgain appends a batch to the head. One that is there already is not appended
-// twice.
-func (r *restorer) appendAgain(ctx context.Context, x *restoringExtent, batch []byte) error {
+// openHead returns the head that records of an extent are appended to.
+func (r *restorer) openHead(x *restoringExtent) (*federation.Extent, error) {
 	part, err := r.t.current().Partition(federation.TopicPartition{Topic: r.topic.Name, Partition: x.Partition})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	head := part.Head()
 	if head.State != federation.ExtentOpen || r.t.failed(head.Cluster) {
-		return federation.Errorf(federation.ClusterUnavailable, "%s-%d: its head on physical cluster %q takes no records at the moment", r.topic.Name, x.Partition, head.Cluster)
+		return nil, federation.Errorf(federation.ClusterUnavailable, "%s-%d: its head on physical cluster %q takes no records at the moment", r.topic.Name, x.Partition, head.Cluster)
+	}
+	return head, nil
+}
+
+// appendAgain appends a batch to the head. One that is there already is not appended
+// twice.
+func (r *restorer) appendAgain(ctx context.Context, x *restoringExtent, batch []byte) error {
+	head, err := r.openHead(x)
+	if err != nil {
+		return err
 	}
 	c, err := r.t.parts.Clusters.Cluster(head.Cluster)
 	if err != nil {

@@ -120,7 +120,11 @@ func (r *restorer) untold(ctx context.Context) (map[federation.LogicalPartition]
 	for i := range r.state.Extents {
 		x := &r.state.Extents[i]
 		p, e := r.extent(x)
-		if e == nil || carried(p, x) || r.t.failed(p.Head().Cluster) {
+		if e == nil || carried(p, x) {
+			continue
+		}
+		r.lookAgain(x) // what comes again is a repeat only from now on
+		if r.t.failed(p.Head().Cluster) {
 			continue
 		}
 		e = sealedAt(e, x.Seal)
