@@ -294,6 +294,28 @@ func TestHeadThatWasNotToldAfterTheLook(t *testing.T) {
 	f.once(t, second, "a", "b", "c", "d", "e", "f", "g")
 }
 
+// A roll that waits to hold its head again gives way to a failover at once.
+func TestRollThatPausesGivesWay(t *testing.T) {
+	f := newFederated(t, 1, func(c *controller.Config) { c.StepTimeout, c.SealWait = time.Second, time.Minute })
+	f.failWithLate(t, 1)
+	second := f.head(0).Cluster
+	g, _ := stopSaveOf("restore-topic", []string{`"primed":true`, `0,0,0,1,2]`}, nil)(f)
+	op := f.restore(t, "a")
+	g.await(t)
+	up := takeDown(f.kafka[string(second)])
+	close(g.open)
+	require.Eventually(t, func() bool {
+		resp, err := f.admin.operations.ListOperations(t.Context(), &adminv1.ListOperationsRequest{})
+		return err == nil && slices.ContainsFunc(resp.GetOperations(), func(o *adminv1.Operation) bool {
+			return slices.ContainsFunc(o.GetSteps(), func(s *adminv1.Operation_Step) bool { return s.GetName() == "hold" && s.GetDetail() != "" && s.GetDone() == 0 && o.GetKind() == "restore-topic" })
+		})
+	}, patience, 10*time.Millisecond)
+	f.succeeds(t, f.fail(t, string(second)))
+	up()
+	f.succeeds(t, op)
+	f.once(t, second, "a", "b", "c", "d", "e", "f", "g")
+}
+
 // once restores a cluster, and checks that the partition has each record once.
 func (f *federated) once(t *testing.T, cluster federation.ClusterName, want ...string) {
 	t.Helper()

@@ -326,7 +326,26 @@ func (o *operations) holdHeads(ctx context.Context, op *operation, s *sealer, mo
 		o.t.log.Warn("heads could not be held; they take appends again, and the move is tried later", "topic", s.topic.Name, "heads", len(moves), "err", later)
 		op.step("hold", 0, 1, rpcerror.Error(later).Message())
 		pause := min(holdPauseMax, max(backoff(attempt), o.t.cfg.SealWait<<min(attempt, 10)))
-		wait(ctx, op.asked(), nil, time.Now().Add(pause))
+		o.pause(ctx, op, time.Now().Add(pause))
+	}
+}
+
+// pause waits until a time, or until the operation is asked to end or has to give way.
+func (o *operations) pause(ctx context.Context, op *operation, until time.Time) {
+	asked := op.asked()
+	for {
+		next := o.nextWant()
+		if o.givesWay(op) != nil {
+			return
+		}
+		select {
+		case <-asked:
+			return
+		default:
+		}
+		if !time.Now().Before(until) || !wait(ctx, asked, next, until) {
+			return
+		}
 	}
 }
 

@@ -54,6 +54,7 @@ type operations struct {
 	all     map[string]*operation
 	targets map[string]*operation // who works on a target; nil while one is being created
 	wants   map[string]int        // targets that failovers wait for
+	wanting chan struct{}         // closed when one begins to wait
 }
 
 // An operation is one of them. Its record is guarded by the mutex.
@@ -75,6 +76,7 @@ func newOperations(t *term) *operations {
 		all:     make(map[string]*operation),
 		targets: make(map[string]*operation),
 		wants:   make(map[string]int),
+		wanting: make(chan struct{}),
 	}
 }
 
@@ -302,6 +304,8 @@ func (o *operations) want(target string) (got func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.wants[target]++
+	close(o.wanting)
+	o.wanting = make(chan struct{})
 	return func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -309,6 +313,13 @@ func (o *operations) want(target string) (got func()) {
 			delete(o.wants, target)
 		}
 	}
+}
+
+// nextWant returns a channel that is closed when the next failover begins to wait.
+func (o *operations) nextWant() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.wanting
 }
 
 // wanted reports whether a failover waits for the target of an operation.
