@@ -452,6 +452,33 @@ func TestBatchInTwoFailedClusters(t *testing.T) {
 	}
 }
 
+// Of two batches, the first one was sent again to each of two further clusters, and the
+// second one to none of them.
+func TestThirdCopyOfWhatWasSentAgainInPart(t *testing.T) {
+	f := newFederated(t, 1)
+	f.waits(t)
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 0}, "a")
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	f.write(t, f.head(0), recordbatch.Producer{ID: pid, Sequence: 2}, "c")
+	f.knows(0, 1, 3)
+	up := takeDown(f.kafka["a"]) // else its producers are carried over
+	f.succeeds(t, f.fail(t, "a"))
+	_, head := f.failedOver(t, 0, "a")
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	second := head.Cluster
+	f.knows(0, 1, 1)
+	again := takeDown(f.kafka[string(second)])
+	f.succeeds(t, f.fail(t, string(second)))
+	_, head = f.failedOver(t, 0, second)
+	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 1}, "b")
+	again()
+	f.succeeds(t, f.restore(t, string(second)))
+	up()
+	f.succeeds(t, f.restore(t, "a"))
+	f.gateway.eventually(t, "all is back", func(m *federation.Map) bool { return m.Clusters["a"].State == federation.ClusterActive })
+	require.Equal(t, []string{"a", "b", "c"}, values(f.log(t, 0)))
+}
+
 // A batch that was sent again from one failed cluster to the next, and is hidden there,
 // stays where it is when that one fails and comes back.
 func TestBatchSentAgainStaysOverTheNextFailover(t *testing.T) {

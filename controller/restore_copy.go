@@ -247,6 +247,8 @@ func (s resent) note(h *recordbatch.Header, extent int32) bool {
 	case h.BaseSequence == recordbatch.AddSequence(p.last, 1):
 		p.last = h.LastSequence()
 		p.places = append(p.places, place)
+	case p.first <= h.BaseSequence && h.LastSequence() <= p.last: // it came again once more, behind another failover
+		p.places = append(p.places, place)
 	}
 	for _, p := range s {
 		if !p.found || p.first <= p.wanted && p.last < p.wanted {
