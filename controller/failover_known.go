@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/braidmq/braid/controller/planner"
@@ -41,8 +42,8 @@ func (s *sealer) knownBefore(ctx context.Context, heads []primedHead) []endedHea
 	defer cancel()
 	m := s.current()
 	away := s.health.away()
-	var before []*federation.Extent
-	var which []int // of heads, for each of before
+	var before, open []*federation.Extent
+	var which, whichOpen []int // of heads, for each of before and of open
 	for i, h := range heads {
 		part, err := m.Partition(h.TopicPartition)
 		if err != nil {
@@ -53,7 +54,7 @@ func (s *sealer) knownBefore(ctx context.Context, heads []primedHead) []endedHea
 			switch {
 			case e.Number >= h.Extent || away[e.Cluster]:
 			case e.State == federation.ExtentSuspended: // it is being restored, or can be
-				before, which = append(before, sealedAt(e, math.MaxInt64)), append(which, i)
+				open, whichOpen = append(open, sealedAt(e, math.MaxInt64)), append(whichOpen, i)
 			case !e.Sealed() || s.failed(e.Cluster) && !e.FailedOnce(): // one that came back can be read before all its topics are through
 			case last || e.FailedOnce(): // of one that came back, those behind it were not told at its end
 				before, which = append(before, e), append(which, i)
@@ -61,10 +62,17 @@ func (s *sealer) knownBefore(ctx context.Context, heads []primedHead) []endedHea
 			}
 		}
 	}
+	var safely []map[int64]mark.Producer
+	var failed error
+	var wg sync.WaitGroup
+	// What is not replicated there can be lost: to answer it as a repeat would lose it for good.
+	wg.Go(func() { safely, failed = s.knownSafely(ctx, open) })
 	states, err := s.knownAll(ctx, before)
-	if err != nil {
+	wg.Wait()
+	if err = firstOf(err, failed); err != nil {
 		s.log.Warn("what extents before the failed ones knew of producers cannot be read; batches of those that come again may be taken for new ones", "topic", s.topic.Name, "err", err)
 	}
+	states, which = append(states, safely...), append(which, whichOpen...)
 	all := make([]map[int64]mark.Producer, len(heads))
 	for j, i := range which {
 		all[i] = furthest(all[i], states[j])

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -172,27 +173,42 @@ func knowsAll(known, others map[int64]mark.Producer) bool {
 	return true
 }
 
-// knownSafely is knownAll for heads that take appends: nothing that is not replicated
+// knownSafely is knownAll for extents that may take appends: nothing that is not replicated
 // counts. Where that cannot be told, nothing is known.
-func (s *sealer) knownSafely(ctx context.Context, heads []*federation.Extent) ([]map[int64]mark.Producer, error) {
-	known, err := s.knownAll(ctx, heads)
-	if err != nil {
-		return nil, err
+func (s *sealer) knownSafely(ctx context.Context, extents []*federation.Extent) ([]map[int64]mark.Producer, error) {
+	before, failed := s.endsOf(ctx, extents)
+	known, err := s.knownAll(ctx, extents)
+	ends, late := s.endsOf(ctx, extents)
+	for i := range known {
+		// Another leader may not have what the one before knew.
+		if b, e := before[i], ends[i]; b.Err != nil || e.Err != nil || b.Epoch != e.Epoch || e.HighWatermark < e.LogEnd {
+			known[i] = nil
+		}
 	}
-	err = s.eachCluster(ctx, len(heads), func(i int) federation.ClusterName { return heads[i].Cluster },
+	return known, firstOf(err, failed, late)
+}
+
+// errNotAsked tells that a cluster could not be asked for an end.
+var errNotAsked = errors.New("the cluster was not asked")
+
+// endsOf returns the ends of extents on any clusters.
+func (s *sealer) endsOf(ctx context.Context, extents []*federation.Extent) ([]upstream.PartitionEnds, error) {
+	out := make([]upstream.PartitionEnds, len(extents))
+	for i := range out {
+		out[i].Err = errNotAsked
+	}
+	err := s.allClusters(ctx, len(extents), func(i int) federation.ClusterName { return extents[i].Cluster },
 		func(ctx context.Context, c *upstream.Cluster, at []int) error {
 			parts := make([]upstream.Partition, len(at))
 			for j, i := range at {
-				parts[j] = physical(heads[i].PhysicalAddress)
+				parts[j] = physical(extents[i].PhysicalAddress)
 			}
 			for j, e := range c.Ends(ctx, parts) {
-				if e.Err != nil || e.HighWatermark < e.LogEnd {
-					known[at[j]] = nil
-				}
+				out[at[j]] = e
 			}
 			return nil
 		})
-	return known, err
+	return out, err
 }
 
 // fits reports whether the roll that is planned is what is to be done.

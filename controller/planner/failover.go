@@ -123,9 +123,10 @@ func Roll(m *federation.Map, topic federation.TopicName, partitions []federation
 		rolling[h.Cluster] = append(rolling[h.Cluster], p)
 	}
 	for _, name := range slices.Sorted(maps.Keys(rolling)) {
-		targets := []*target{{name: name, weight: 1, room: int64(len(rolling[name]))}}
+		targets := []*target{{name: name, weight: 1}}
 		b := newBoard(m, targets, nil, t)
 		b.aim(t, existing)
+		targets[0].room = int64(len(rolling[name]))
 		plan := b.plan(t, rolling[name], targets)
 		out.Moves, out.Topics = append(out.Moves, plan.Moves...), append(out.Topics, plan.Topics...)
 	}
