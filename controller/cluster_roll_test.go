@@ -287,7 +287,7 @@ func TestHeadThatWasNotToldAfterTheLook(t *testing.T) {
 	close(g.open)
 	f.succeeds(t, fail)
 	_, head := f.failedOver(t, 0, second)
-	require.NotContains(t, f.told(t, head), int64(pid))
+	require.NotContains(t, f.told(t, head), pid)
 	f.write(t, head.PhysicalAddress, recordbatch.Producer{ID: pid, Sequence: 3}, "e", "f")
 	up()
 	f.succeeds(t, op)
@@ -307,7 +307,9 @@ func TestRollThatPausesGivesWay(t *testing.T) {
 	require.Eventually(t, func() bool {
 		resp, err := f.admin.operations.ListOperations(t.Context(), &adminv1.ListOperationsRequest{})
 		return err == nil && slices.ContainsFunc(resp.GetOperations(), func(o *adminv1.Operation) bool {
-			return slices.ContainsFunc(o.GetSteps(), func(s *adminv1.Operation_Step) bool { return s.GetName() == "hold" && s.GetDetail() != "" && s.GetDone() == 0 && o.GetKind() == "restore-topic" })
+			return slices.ContainsFunc(o.GetSteps(), func(s *adminv1.Operation_Step) bool {
+				return s.GetName() == "hold" && s.GetDetail() != "" && s.GetDone() == 0 && o.GetKind() == "restore-topic"
+			})
 		})
 	}, patience, 10*time.Millisecond)
 	f.succeeds(t, f.fail(t, string(second)))
