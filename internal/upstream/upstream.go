@@ -34,6 +34,8 @@ type Config struct {
 	// broker is silent for longer is closed. 30 s by default.
 	RequestTimeout time.Duration
 	// AdminTimeout bounds one metadata or admin call with all its retries; 10 s by default.
+	// A broker that says nothing for a quarter of it (and of the time that the request
+	// itself allows) is given up, and another one asked.
 	AdminTimeout time.Duration
 	// MetadataMinAge is the shortest time between two metadata requests to a cluster
 	// that a leader change asks for; 50 ms by default.
@@ -190,7 +192,8 @@ func newCluster(cfg Config, buffers *idleBuffers, name federation.ClusterName, s
 		kgo.SeedBrokers(seeds...),
 		kgo.ClientID(cfg.ClientID),
 		kgo.Dialer(cfg.Dialer),
-		kgo.RequestTimeoutOverhead(cfg.RequestTimeout),
+		// Whoever needs a leader waits for one metadata request, which a broker that hangs must not keep.
+		kgo.RequestTimeoutOverhead(max(min(cfg.RequestTimeout, cfg.AdminTimeout/4), 100*time.Millisecond)),
 		kgo.RetryTimeout(cfg.AdminTimeout),
 		kgo.RequestRetries(math.MaxInt32), // AdminTimeout bounds them
 		kgo.RetryBackoffFn(retryBackoff),
