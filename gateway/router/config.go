@@ -40,7 +40,10 @@ type Config struct {
 	// ProducersMax bounds the producers that each lane remembers as known to heads, over
 	// all heads; those that are forgotten are asked for again. 1,000,000 by default.
 	ProducersMax int
-	// FetchBytesMax bounds what one Fetch asks of one broker; 50 MiB by default.
+	// FetchBytesMax bounds what one session asks of one broker at a time, and about what
+	// one Fetch answers: a larger part is split, and the next one is read while the reader
+	// takes this one. A client that asks for more at once (FetchLimit.MinBytes) waits for
+	// more. 4 MiB by default.
 	FetchBytesMax int32
 	// ReadAheadBytesMax bounds what the process reads before its readers ask: while a
 	// reader behind the tail works on one answer, the next one is fetched. 256 MiB by
@@ -74,7 +77,7 @@ func (c Config) withDefaults() Config {
 	def(&c.EarlyWait, time.Second)
 	def(&c.EarlyAsk, 100*time.Millisecond)
 	def(&c.ProducersMax, 1_000_000)
-	def(&c.FetchBytesMax, 50<<20)
+	def(&c.FetchBytesMax, 4<<20)
 	def(&c.ReadAheadBytesMax, 256<<20)
 	def(&c.TailWait, 100*time.Millisecond)
 	def(&c.TailIdle, 3*time.Second)

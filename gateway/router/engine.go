@@ -59,7 +59,9 @@ func (r *Router) Close() {
 // next lane in turn.
 func (r *Router) NewSession() Session {
 	n := int(r.turn.Add(1)-1) % len(r.lanes)
-	return &session{r: r, lane: r.lanes[n], bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
+	s := &session{r: r, lane: r.lanes[n], bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
+	s.perRead.Store(int64(r.cfg.FetchBytesMax) / 8)
+	return s
 }
 
 // session implements Session.
@@ -69,8 +71,11 @@ type session struct {
 	bytes *budget
 	idle  atomic.Pointer[fetching] // memory for the next Fetch
 
+	perRead atomic.Int64 // bytes that a read of a partition brings, of those that bring any
+
 	mu    sync.Mutex // guards the following
 	reads map[federation.TopicPartition]*read
+	left  federation.TopicPartition // what the last Fetch left behind first; partition -1 = nothing
 }
 
 func (s *session) Close() {

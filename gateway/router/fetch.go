@@ -31,9 +31,11 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 	f := s.newFetching()
 	defer s.keep(f)
 	f.ctx, f.limit, f.started = ctx, limit, time.Now()
+	f.asks.most = int(s.r.cfg.FetchBytesMax)
 	for i := range from {
 		f.items = append(f.items, fetchItem{pos: &from[i], at: from[i].Offset})
 	}
+	f.first = f.begin()
 	defer f.leaveTails()
 	if err := f.run(); err != nil {
 		f.out.Release()
@@ -66,7 +68,8 @@ func (s *session) keep(f *fetching) {
 		return
 	}
 	clear(f.items)
-	*f = fetching{s: s, wake: f.wake, timer: f.timer, items: f.items[:0], got: f.got}
+	clear(f.asks.groups)
+	*f = fetching{s: s, wake: f.wake, timer: f.timer, items: f.items[:0], got: f.got, asks: asks{groups: f.asks.groups}}
 	select {
 	case <-f.wake:
 	default:
@@ -82,13 +85,14 @@ type fetching struct {
 	wake    chan struct{}
 	timer   *time.Timer
 	items   []fetchItem
+	first   int // of items: the one to begin with
+	asks    asks
 	got     taken // from a tail
 	out     *Fetched
 	bytes   int
 	failed  bool // an item has an error: the client wants to know at once
 	started time.Time
 	enough  time.Time // since when there is enough
-	alone   int
 }
 
 // A fetchItem is one partition of a Fetch.
@@ -99,7 +103,6 @@ type fetchItem struct {
 	bytes  int
 	closed bool // takes nothing more in this Fetch
 	direct bool // its last records came from a direct read: it is behind the tail
-	single bool // read this one alone: an empty answer among others says nothing
 	resume time.Time
 	leader <-chan struct{}    // if not nil, resume ends when it is closed
 	extent *federation.Extent // that its last records are of
@@ -118,16 +121,14 @@ func (f *fetching) run() error {
 			}
 			version = m.Version
 		}
-		wanted := make(map[readKey][]wantedRead)
+		f.asks.reset()
 		pending := false
-		for i := range f.items {
-			if f.open(&f.items[i]) {
-				pending = f.step(m, &f.items[i], wanted) || pending
+		for n := range f.items {
+			if it := &f.items[(f.first+n)%len(f.items)]; f.open(it) {
+				pending = f.step(m, it) || pending
 			}
 		}
-		for key, reads := range wanted {
-			f.s.sendReads(key, reads, f.limit)
-		}
+		f.send()
 		wait, done := f.wait(pending)
 		if done {
 			return nil
@@ -158,9 +159,12 @@ func (f *fetching) sleep(d time.Duration, changed <-chan struct{}) error {
 	return nil
 }
 
-// open reports whether an item can take more.
+// open reports whether an item can take more. An answer is not larger than what one
+// request to a broker brings, unless the client wants it to be: then the next part can
+// come while this one goes.
 func (f *fetching) open(it *fetchItem) bool {
-	return !it.closed && it.slice.Err == nil && (f.bytes == 0 || f.bytes < int(f.limit.MaxBytes)) && (it.bytes == 0 || it.bytes < int(it.pos.MaxBytes))
+	most := min(int(f.limit.MaxBytes), max(f.asks.most, int(f.limit.MinBytes)))
+	return !it.closed && it.slice.Err == nil && (f.bytes == 0 || f.bytes < most) && (it.bytes == 0 || it.bytes < int(it.pos.MaxBytes))
 }
 
 // wait decides whether the Fetch is done or, if not, how long it may sleep.
@@ -200,7 +204,7 @@ func latest(a, b time.Time) time.Time {
 
 // step takes what is there for an item, and says where to look for more. It
 // reports whether a broker's answer for the item is under way.
-func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]wantedRead) (pending bool) {
+func (f *fetching) step(m *federation.Map, it *fetchItem) (pending bool) {
 	part, err := m.Partition(it.pos.TopicPartition)
 	if err != nil {
 		f.fail(it, err)
@@ -222,7 +226,7 @@ func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]w
 			it.at = part.Extents[i+1].First()
 			continue
 		}
-		next, pending := f.stepExtent(part, i, it, wanted)
+		next, pending := f.stepExtent(part, i, it)
 		if !next || !f.open(it) {
 			return pending
 		}
@@ -231,15 +235,16 @@ func (f *fetching) step(m *federation.Map, it *fetchItem, wanted map[readKey][]w
 }
 
 // stepExtent is step within one extent; again means that it.at has moved on.
-func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, wanted map[readKey][]wantedRead) (again, pending bool) {
+func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) (again, pending bool) {
 	extent, s := part.Extents[i], f.s
 	head := i == len(part.Extents)-1
 	if rd := s.current(it.pos.TopicPartition, extent, it.at, f.limit.ReadCommitted); rd != nil {
 		a, done := rd.result(f.wake)
 		if !done {
+			f.asks.of(rd.key).load += rd.expected
 			return false, true
 		}
-		s.drop(it.pos.TopicPartition, rd)
+		s.drop(rd)
 		return f.take(part, i, it, rd, a)
 	}
 	if it.rests() {
@@ -267,18 +272,22 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem, 
 			return again, false
 		}
 	}
-	rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted}
-	if !s.begin(it.pos.TopicPartition, rd) {
-		return false, false
+	return false, f.want(it, extent, readKey{cluster: cluster, broker: leader.Broker, use: use})
+}
+
+// want has an item read from a broker, unless the broker has enough to answer: then
+// another pass comes to it. It reports whether an answer is under way.
+func (f *fetching) want(it *fetchItem, extent *federation.Extent, key readKey) (pending bool) {
+	g, expected := f.asks.of(key), f.expected(it)
+	if !f.asks.room(g, expected) {
+		return false
 	}
-	key := readKey{cluster: cluster, broker: leader.Broker, use: use}
-	if it.single {
-		f.alone++
-		key.alone = f.alone
+	rd := &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
+	if !f.s.add(rd) {
+		return false
 	}
-	rd.alone = len(wanted[key]) == 0
-	wanted[key] = append(wanted[key], wantedRead{rd, max(it.pos.MaxBytes-int32(it.bytes), 1)})
-	return false, true
+	g.add(rd, max(it.pos.MaxBytes-int32(it.bytes), 1))
+	return true
 }
 
 // rests reports whether an item waits before it asks a broker again.
@@ -406,7 +415,7 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	if len(got.data) > 0 {
 		f.s.r.count.directBytes.Add(int64(len(got.data)))
 		f.add(it, got.data, a.buf)
-		it.at, it.single, it.direct, it.extent = got.next, false, true, extent
+		it.at, it.direct, it.extent = got.next, true, extent
 		for _, t := range a.aborted {
 			it.slice.Aborted = append(it.slice.Aborted, AbortedTxn{ProducerID: t.ProducerID, FirstOffset: extent.Logical(federation.PhysicalOffset(t.FirstOffset))})
 		}
@@ -442,7 +451,6 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 	}
 	if rd.from < end && !rd.alone {
 		// The other partitions of the request used its size up.
-		it.single = true
 		return f.bytes == 0
 	}
 	if !head {
@@ -556,57 +564,6 @@ func (f *fetching) answer() {
 	}
 }
 
-// readAhead fetches what the readers behind the tail will ask for next, while
-// they work on this answer.
-func (f *fetching) readAhead() {
-	r := f.s.r
-	m := r.deps.Maps.Current()
-	wanted := make(map[readKey][]wantedRead)
-	for i := range f.items {
-		it := &f.items[i]
-		if !it.direct || it.slice.Err != nil || it.at >= it.slice.HighWatermark {
-			continue
-		}
-		part, err := m.Partition(it.pos.TopicPartition)
-		if err != nil {
-			continue
-		}
-		at := part.Locate(it.at)
-		extent := part.Extents[at]
-		cluster, err := r.cluster(extent)
-		if err != nil || it.at < extent.First() || closed(m, extent) {
-			continue
-		}
-		leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
-		size := int64(it.pos.MaxBytes)
-		if leader.Broker < 0 || !r.reserveAhead(size) {
-			continue
-		}
-		rd := &read{extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, ahead: size, budget: &r.ahead}
-		if !f.s.beginAhead(it.pos.TopicPartition, rd) {
-			rd.unreserve()
-			continue
-		}
-		key := readKey{cluster: cluster, broker: leader.Broker, use: upstream.UseCold}
-		if at == len(part.Extents)-1 {
-			key.use = upstream.UseRead
-		}
-		rd.alone = len(wanted[key]) == 0
-		wanted[key] = append(wanted[key], wantedRead{rd, it.pos.MaxBytes})
-	}
-	for key, reads := range wanted {
-		f.s.sendReads(key, reads, f.limit)
-	}
-}
-
-func (r *Router) reserveAhead(n int64) bool {
-	if r.ahead.Add(n) <= r.cfg.ReadAheadBytesMax {
-		return true
-	}
-	r.ahead.Add(-n)
-	return false
-}
-
 // current returns the session's read of this position, if there is one; a read
 // of another position of the partition is given up.
 func (s *session) current(tp federation.TopicPartition, e *federation.Extent, at federation.LogicalOffset, committed bool) *read {
@@ -624,32 +581,28 @@ func (s *session) current(tp federation.TopicPartition, e *federation.Extent, at
 	return rd
 }
 
-// begin notes a read as the session's one for a partition; false if the session is closed.
-func (s *session) begin(tp federation.TopicPartition, rd *read) bool {
+// add notes a read as the session's one for its partition; false if the session is closed.
+func (s *session) add(rd *read) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reads == nil {
 		return false
 	}
-	s.reads[tp] = rd
+	s.reads[rd.tp] = rd
 	return true
 }
 
-// beginAhead is begin, unless a read of the partition is under way already.
-func (s *session) beginAhead(tp federation.TopicPartition, rd *read) bool {
+// readOf returns the session's read of a partition, nil if there is none.
+func (s *session) readOf(tp federation.TopicPartition) *read {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reads == nil || s.reads[tp] != nil {
-		return false
-	}
-	s.reads[tp] = rd
-	return true
+	return s.reads[tp]
 }
 
-func (s *session) drop(tp federation.TopicPartition, rd *read) {
+func (s *session) drop(rd *read) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reads[tp] == rd {
-		delete(s.reads, tp)
+	if s.reads[rd.tp] == rd {
+		delete(s.reads, rd.tp)
 	}
 }

@@ -23,9 +23,13 @@ const fetchVersionMax = 12
 // slow: the session's next Fetch of the same position takes its result, so a
 // slow cluster gets one request for a position, not one for each poll.
 type read struct {
+	tp     federation.TopicPartition
 	extent *federation.Extent
 	from   federation.PhysicalOffset
 	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
+
+	key      readKey
+	expected int // bytes
 
 	committed bool          // isolation
 	ahead     int64         // reserved of the router's reads ahead
@@ -96,7 +100,6 @@ type readKey struct {
 	cluster *upstream.Cluster
 	broker  int32
 	use     upstream.Use
-	alone   int // distinguishes reads that must travel alone
 }
 
 type wantedRead struct {
@@ -157,13 +160,13 @@ func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit Fetc
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 	}
 	conn.Send(req.Key(), req.Version, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) {
-		answerReads(req.Version, reads, b, err)
+		s.answerReads(req.Version, reads, b, err)
 	})
 }
 
 var errLeftOut = errors.New("the broker's answer leaves the partition out")
 
-func answerReads(version int16, reads []wantedRead, b *upstream.Buffer, err error) {
+func (s *session) answerReads(version int16, reads []wantedRead, b *upstream.Buffer, err error) {
 	resp := kmsg.NewPtrFetchResponse()
 	resp.SetVersion(version)
 	if err == nil {
@@ -178,8 +181,10 @@ func answerReads(version int16, reads []wantedRead, b *upstream.Buffer, err erro
 		}
 		return
 	}
+	answers := readAnswers{resp: resp}
+	bytes, full := 0, 0
 	for _, w := range reads {
-		rp := findRead(resp, &w.rd.extent.PhysicalAddress)
+		rp := answers.of(&w.rd.extent.PhysicalAddress)
 		if rp == nil {
 			w.rd.finish(readAnswer{err: errLeftOut})
 			continue
@@ -188,21 +193,39 @@ func answerReads(version int16, reads []wantedRead, b *upstream.Buffer, err erro
 		if len(a.records) > 0 {
 			b.Retain()
 			a.buf = b
+			bytes, full = bytes+len(a.records), full+1
 		}
 		w.rd.finish(a)
 	}
+	s.brought(bytes, full)
 }
 
-func findRead(resp *kmsg.FetchResponse, a *federation.PhysicalAddress) *kmsg.FetchResponseTopicPartition {
-	for i := range resp.Topics {
-		if resp.Topics[i].Topic != a.Topic {
+// readAnswers finds partitions in an answer. Brokers answer in the order in which they
+// are asked, so the next one is looked for behind the last.
+type readAnswers struct {
+	resp            *kmsg.FetchResponse
+	topic, position int
+}
+
+func (r *readAnswers) of(a *federation.PhysicalAddress) *kmsg.FetchResponseTopicPartition {
+	topics := r.resp.Topics
+	for i := range topics {
+		t := (r.topic + i) % len(topics)
+		if i > 0 {
+			r.position = 0
+		}
+		if topics[t].Topic != a.Topic {
 			continue
 		}
-		for j := range resp.Topics[i].Partitions {
-			if resp.Topics[i].Partitions[j].Partition == int32(a.Partition) {
-				return &resp.Topics[i].Partitions[j]
+		parts := topics[t].Partitions
+		for j := range parts {
+			p := (r.position + j) % len(parts)
+			if parts[p].Partition == int32(a.Partition) {
+				r.topic, r.position = t, p+1
+				return &parts[p]
 			}
 		}
+		return nil
 	}
 	return nil
 }
