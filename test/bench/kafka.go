@@ -33,13 +33,13 @@ var topics atomic.Int64
 func (b *bench) topicName() string { return fmt.Sprintf("bench-%d", topics.Add(1)) }
 
 // createTopic creates a topic as a Kafka client does.
-func (b *bench) createTopic(seed, topic string, partitions int32) {
+func (b *bench) createTopic(seed, topic string, partitions int32, replicas int) {
 	cl := newClient(seed)
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(b.ctx, loadTimeout)
 	defer cancel()
 	admin := kadm.NewClient(cl)
-	_, err := admin.CreateTopic(ctx, partitions, 1, nil, topic)
+	_, err := admin.CreateTopic(ctx, partitions, int16(replicas), nil, topic)
 	check(err)
 	// The broker hears of it from its controller.
 	b.await("the topic "+topic, func() bool {
@@ -47,7 +47,7 @@ func (b *bench) createTopic(seed, topic string, partitions int32) {
 		check(err)
 		led := 0
 		for _, p := range have[topic].Partitions {
-			if p.Err == nil && p.Leader >= 0 {
+			if p.Err == nil && p.Leader >= 0 && len(p.ISR) == replicas {
 				led++
 			}
 		}

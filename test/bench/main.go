@@ -134,6 +134,7 @@ var scenarios = []scenario{
 	{name: "connections", about: "many idle clients; many producers of small batches against few", run: runConnections},
 	{name: "connect", about: "streams of the Connect API: frames, raw batches, single records", run: runConnect},
 	{name: "seal", about: "how long appends are held while heads move between two clusters", run: runSeal},
+	{name: "brokers", about: "produce and consume where each record goes to three brokers", run: runBrokers, alone: true},
 	{name: "maps", about: "a change of the map at many gateways", run: runMaps, alone: true},
 	{name: "scale", about: "many clusters, a large topic, many extents: what each costs a gateway", run: runScale, alone: true},
 }

@@ -47,21 +47,29 @@ func (w *world) measure(bytes, records int64, f func()) used {
 	u := used{bytes: bytes, records: records, cpu: make(map[string]time.Duration)}
 	before := w.metrics(gateway)
 	pids := w.pids()
-	read := readBytes(pids[gateway])
-	for name, pid := range pids {
-		u.cpu[name] = -cpu(pid)
+	read := readBytes(pids[gateway][0])
+	for name, all := range pids {
+		u.cpu[name] = -cpuOfAll(all)
 	}
 	start := time.Now()
 	f()
 	u.took = time.Since(start)
-	for name, pid := range pids {
-		u.cpu[name] += cpu(pid)
+	for name, all := range pids {
+		u.cpu[name] += cpuOfAll(all)
 	}
-	u.gatewayRead = readBytes(pids[gateway]) - read
+	u.gatewayRead = readBytes(pids[gateway][0]) - read
 	after := w.metrics(gateway)
 	u.allocBytes = max(0, after[metricAllocBytes]-before[metricAllocBytes]-w.askBytes)
 	u.allocs = max(0, after[metricAllocs]-before[metricAllocs]-w.askAllocs)
 	return u
+}
+
+// cpuOfAll returns the CPU time that processes have taken together.
+func cpuOfAll(pids []int) (all time.Duration) {
+	for _, pid := range pids {
+		all += cpu(pid)
+	}
+	return all
 }
 
 // cpu returns the CPU time that a process has taken.

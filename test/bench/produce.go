@@ -1,6 +1,11 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+
+	"github.com/braidmq/braid/test/realparts"
+)
 
 // Targets of the two loads, as multiples of what the copy loop takes: 0.8, 1.0 and
 // 0.6 ms where it takes 0.56.
@@ -46,6 +51,45 @@ func runProduce(b *bench) report {
 		atMost("consume: bytes allocated for each byte", "", allocPerByteMax, median(consumed.braid, used.allocPerByte)),
 	)
 	return r
+}
+
+// runBrokers has records go to all replicas before they are acknowledged. Each side
+// reads what it wrote last.
+func runBrokers(b *bench) report {
+	w := b.newWorld()
+	defer w.stop()
+	w.kafka = realparts.StartKafka(w.scope, b.size(768, 384), "a")[0]
+	seeds := []string{w.kafka.Seed}
+	for id := range int32(b.size(2, 1)) {
+		other := w.kafka.AddBroker(w.scope, id+2)
+		w.more, seeds = append(w.more, other), append(seeds, other.Seed)
+	}
+	w.startGateway(gateway)
+	w.braid("cluster", "add", "a", "--seeds", strings.Join(seeds, ","))
+	l := payload{bytes: b.bytes(), size: 1024}
+	const partitions = 6
+	var produced, consumed pair
+	for round := range b.rounds + 1 {
+		for _, s := range w.sides() {
+			topic := w.adopted(partitions)
+			b.warm(s.seed, topic)
+			p := w.measure(l.bytes, l.records(), func() { b.produce(s.seed, topic, l) })
+			c := w.measure(l.bytes, l.records(), func() { b.consume(s.seed, topic, l) })
+			if round > 0 { // the first one warms the brokers up
+				produced.add(s, p)
+				consumed.add(s, c)
+			}
+			w.drop(topic)
+		}
+	}
+	return report{
+		notes:  []string{fmt.Sprintf("%d MB of %d B records, %d partitions with a replica on each of %d brokers, acks=all, %d rounds. All brokers share the machine's cores, and count as one.", b.mb, l.size, partitions, len(seeds), b.rounds)},
+		tables: []table{{header: pairHeader, rows: [][]string{produced.row(b, "produce"), consumed.row(b, "consume behind the tail")}}},
+		goals: []goal{
+			atLeast("three brokers: produce, share of direct", "", 0.85, produced.share()),
+			atLeast("three brokers: consume, share of direct", "", 0.8, consumed.share()),
+		},
+	}
 }
 
 // A pair is the rounds of one load on both sides.

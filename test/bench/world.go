@@ -62,7 +62,8 @@ type world struct {
 	b      *bench
 	dir    string
 	redis  *realparts.Redis
-	kafka  *realparts.Kafka // the first cluster; nil where the clusters are embedded
+	kafka  *realparts.Kafka   // the first broker of the first cluster; nil where the clusters are embedded
+	more   []*realparts.Kafka // its other brokers
 	facade string           // of the gateway, for Kafka clients
 	api    string           // base URL of the gateway, or of the controller
 	lead   string           // base URL of the controller
@@ -134,15 +135,18 @@ func ready(ops string) error {
 // stop ends everything in the world.
 func (w *world) stop() { w.scope.cleanup() }
 
-func (w *world) pids() map[string]int {
-	all := map[string]int{client: self(), redisName: w.redis.PID()}
+func (w *world) pids() map[string][]int {
+	all := map[string][]int{client: {self()}, redisName: {w.redis.PID()}}
 	for _, name := range []string{gateway, controller} {
 		if p := w.processes[name]; p != nil {
-			all[name] = p.PID()
+			all[name] = []int{p.PID()}
 		}
 	}
 	if w.kafka != nil {
-		all[broker] = w.kafka.PID()
+		all[broker] = []int{w.kafka.PID()}
+	}
+	for _, k := range w.more {
+		all[broker] = append(all[broker], k.PID())
 	}
 	return all
 }
@@ -200,7 +204,7 @@ func (s side) braid() bool { return s.name == "braid" }
 // the same log.
 func (w *world) adopted(partitions int32) string {
 	topic := w.b.topicName()
-	w.b.createTopic(w.kafka.Seed, topic, partitions)
+	w.b.createTopic(w.kafka.Seed, topic, partitions, 1+len(w.more))
 	w.braid("topic", "adopt", topic, "--cluster", "a")
 	return topic
 }
@@ -209,7 +213,7 @@ func (w *world) adopted(partitions int32) string {
 func (w *world) created(s side, partitions int32) string {
 	topic := w.b.topicName()
 	if !s.braid() {
-		w.b.createTopic(s.seed, topic, partitions)
+		w.b.createTopic(s.seed, topic, partitions, 1)
 		return topic
 	}
 	w.braid("topic", "create", topic, "--partitions", strconv.Itoa(int(partitions)), "--clusters", "a")
