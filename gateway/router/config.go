@@ -12,8 +12,9 @@ import (
 type Config struct {
 	// Lanes is how many connections for appends, and as many for reads, the router
 	// keeps to each physical broker; client connections and streams are spread over
-	// them. 4 by default.
-	Lanes int
+	// them. Where appends wait on all of them for an answer, clients that come get a new
+	// one, up to LanesMax. 4 and 16 by default.
+	Lanes, LanesMax int
 	// AppendBytesMax bounds the bytes of appends in flight in this process, and
 	// SessionAppendBytesMax those of one session; Produce waits above them.
 	// 256 MiB and 64 MiB by default.
@@ -67,6 +68,8 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	def(&c.Lanes, 4)
+	def(&c.LanesMax, 16)
+	c.LanesMax = max(c.Lanes, c.LanesMax)
 	def(&c.AppendBytesMax, 256<<20)
 	def(&c.SessionAppendBytesMax, 64<<20)
 	def(&c.AppendRequestsMax, 5)

@@ -16,12 +16,13 @@ type Router struct {
 	cfg  Config
 	deps Deps
 
-	lanes  []*lane
-	count  counters
-	bytes  *budget
-	ahead  atomic.Int64 // bytes that reads ahead may bring
-	turn   atomic.Uint32
-	states partStates
+	lanes     []*lane
+	count     counters
+	bytes     *budget
+	ahead     atomic.Int64 // bytes that reads ahead may bring
+	turn      atomic.Uint32
+	lanesUsed atomic.Int32 // by sessions, of lanes
+	states    partStates
 
 	openings openings
 	refused  earlyRefusals
@@ -40,7 +41,8 @@ func New(ctx context.Context, cfg Config, deps Deps) *Router {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &Router{cfg: cfg, deps: deps, bytes: newBudget(cfg.AppendBytesMax), tails: make(map[tailKey]*tail), ctx: ctx, cancel: cancel}
 	r.states.maps, r.states.parts = deps.Maps, make(map[stateKey]*partState)
-	for i := range cfg.Lanes {
+	r.lanesUsed.Store(int32(cfg.Lanes))
+	for i := range cfg.LanesMax { // one without sessions costs next to nothing
 		l := newLane(r, i)
 		r.lanes = append(r.lanes, l)
 		r.tasks.Go(l.run)
@@ -56,10 +58,9 @@ func (r *Router) Close() {
 }
 
 // NewSession makes a Session for one client connection or stream, pinned to the
-// next lane in turn.
+// next lane in turn, or to a new one if all are busy.
 func (r *Router) NewSession() Session {
-	n := int(r.turn.Add(1)-1) % len(r.lanes)
-	s := &session{r: r, lane: r.lanes[n], bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
+	s := &session{r: r, lane: r.nextLane(), bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
 	s.perRead.Store(int64(r.cfg.FetchBytesMax) / 8)
 	return s
 }

@@ -3,6 +3,7 @@ package router
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -28,6 +29,7 @@ type lane struct {
 
 	submit chan *submission
 	wake   chan struct{} // capacity 1: events has something
+	full   atomic.Int64  // when appends had to wait last for a request to be answered, in Unix nanoseconds
 
 	mu     sync.Mutex // guards the following
 	events []func()   // run by the owner
@@ -490,6 +492,9 @@ func (l *lane) flush(c *connLane) {
 			return
 		}
 		l.send(c, q, acks, gaps)
+	}
+	if len(c.ready) > 0 {
+		l.full.Store(time.Now().UnixNano())
 	}
 }
 

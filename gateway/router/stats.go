@@ -3,7 +3,7 @@ package router
 import "sync/atomic"
 
 // Stats are counters since the router began; they only grow, but for
-// AppendBytesInFlight and ReadAheadBytes.
+// AppendBytesInFlight, ReadAheadBytes and Lanes.
 type Stats struct {
 	Appends             int64 // batches submitted
 	AppendBytes         int64
@@ -19,6 +19,7 @@ type Stats struct {
 	DirectReads         int64 // partitions asked for in direct reads
 	TailFetches         int64 // requests of the tails
 	ReadAheadBytes      int64 // reserved at this moment for what readers have not asked for yet
+	Lanes               int64 // that clients are spread over
 }
 
 type counters struct {
@@ -34,6 +35,6 @@ func (r *Router) Stats() Stats {
 		Appends: c.appends.Load(), AppendBytes: c.appendBytes.Load(), AppendRequests: c.appendRequests.Load(), AppendRetries: c.appendRetries.Load(),
 		AppendFailures: c.appendFailures.Load(), AppendBytesInFlight: c.inFlight.Load(),
 		HeldAppends: c.heldAppends.Load(), RepeatedAppends: c.repeats.Load(), ProducerQueries: c.producerQueries.Load(),
-		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(), ReadAheadBytes: r.ahead.Load(),
+		TailBytes: c.tailBytes.Load(), DirectBytes: c.directBytes.Load(), DirectReads: c.directReads.Load(), TailFetches: c.tailFetches.Load(), ReadAheadBytes: r.ahead.Load(), Lanes: int64(r.lanesUsed.Load()),
 	}
 }

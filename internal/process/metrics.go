@@ -61,6 +61,7 @@ func routerGauges(r *router.Router) []gauge {
 		{"braid.router.append.repeated", "{batch}", "Batches that a head's predecessor had already.", true, stat(func(s router.Stats) int64 { return s.RepeatedAppends })},
 		{"braid.router.producer.queries", "{request}", "Questions to brokers which producers a head knows.", true, stat(func(s router.Stats) int64 { return s.ProducerQueries })},
 		{"braid.router.append.inflight", "By", "Bytes of batches that are not decided.", false, stat(func(s router.Stats) int64 { return s.AppendBytesInFlight })},
+		{"braid.router.lanes", "{lane}", "Lanes that clients are spread over: connections for appends to each broker.", false, stat(func(s router.Stats) int64 { return s.Lanes })},
 		{"braid.router.read.tail.bytes", "By", "Bytes read from the tail caches.", true, stat(func(s router.Stats) int64 { return s.TailBytes })},
 		{"braid.router.read.direct.bytes", "By", "Bytes read from brokers for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectBytes })},
 		{"braid.router.read.direct.requests", "{partition}", "Partitions asked for in reads for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectReads })},
