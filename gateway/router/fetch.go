@@ -31,7 +31,7 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 	f := s.newFetching()
 	defer s.keep(f)
 	f.ctx, f.limit, f.started = ctx, limit, time.Now()
-	f.asks.most = int(s.r.cfg.FetchBytesMax)
+	f.asks.most = max(int(min(s.r.cfg.FetchBytesMax, limit.MaxBytes)), 1)
 	for i := range from {
 		f.items = append(f.items, fetchItem{pos: &from[i], at: from[i].Offset})
 	}

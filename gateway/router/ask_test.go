@@ -1,0 +1,79 @@
+package router_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/federationtest"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/recordbatch"
+)
+
+// A reader that is behind on many partitions reads them all, in order, though it
+// always names them in the same order and each answer has room for few. Once the
+// gateway knows how much a partition brings, it asks a broker for few at a time.
+func TestReaderBehindOnManyPartitions(t *testing.T) {
+	const partitions, batches = 40, 10
+	w := newWorldWith(t, partitions, router.Config{FetchBytesMax: 4000}, nil)
+	var heads [][]*federation.Extent
+	for p := range partitions {
+		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+	}
+	w.SetTopic("orders", nil, heads...)
+	s := w.r.NewSession()
+	defer s.Close()
+	for i := range batches {
+		for p := range partitions {
+			require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", p), Batch: batch(recordbatch.NoProducer, fmt.Sprintf("%0400d", i))})[0].Err)
+		}
+	}
+	var asked, requests atomic.Int64
+	c := w.clusters["a"]
+	c.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		for _, topic := range req.(*kmsg.FetchRequest).Topics {
+			asked.Add(int64(len(topic.Partitions)))
+		}
+		requests.Add(1)
+		return nil, nil, false
+	})
+	r := w.r.NewSession()
+	defer r.Close()
+	from := make([]router.Position, partitions)
+	for p := range from {
+		from[p] = router.Position{TopicPartition: at("orders", p), MaxBytes: 100_000, CurrentEpoch: -1}
+	}
+	read := make([]int64, partitions)
+	for left := partitions * batches; left > 0; {
+		f, err := r.Fetch(t.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: 10 * time.Second})
+		require.NoError(t, err)
+		size := 0
+		for p := range f.Slices {
+			sl := &f.Slices[p]
+			require.NoError(t, sl.Err)
+			for _, b := range sl.Records {
+				for len(b) > 0 {
+					h, ok := recordbatch.ParseHeader(b)
+					require.True(t, ok)
+					require.EqualValues(t, read[p], h.BaseOffset, "partition %d", p)
+					read[p]++
+					left--
+					size += int(h.Length) + recordbatch.LengthOverhead
+					b = b[int(h.Length)+recordbatch.LengthOverhead:]
+				}
+			}
+			from[p].Offset = sl.Next
+		}
+		require.NotZero(t, size, "an answer without records, while there are some")
+		require.LessOrEqual(t, size, 2*4000, "an answer is as large as one request's, and a batch")
+		f.Release()
+	}
+	// The first request names all; each of the others the eight or so that fit.
+	require.Less(t, asked.Load(), partitions+requests.Load()*16, "%d requests", requests.Load())
+}
