@@ -50,12 +50,17 @@ func Run(ctx context.Context, o Options, telemetry *process.Telemetry) *Result {
 	if err := w.close(); err != nil {
 		w.history.problem("close: %v", err)
 	}
+	wait(ctx, streamsEnd)
 	h := w.history
 	if report != nil && report.Err() != nil {
 		h.problem("%v", report.Err())
 	}
 	return &Result{Seed: o.Seed, Problems: h.problems, Trace: h.sortedTrace(), Counts: h.counts, Report: report, Virtual: w.since()}
 }
+
+// streamsEnd is more than what a stream takes to end when its gateway has gone: its
+// member still tries to leave the group (LeaveTimeout of a gateway).
+const streamsEnd = 5 * time.Second
 
 // source is a stream of random numbers for one purpose.
 func (w *world) source(purpose uint64) *rand.Rand { return rand.New(rand.NewPCG(w.Seed, purpose)) }
