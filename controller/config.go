@@ -113,6 +113,8 @@ type Config struct {
 	DefaultPartitions int32
 	// PartitionsMax bounds the partitions of one topic; 10,000 by default.
 	PartitionsMax int32
+	// ACLsMax bounds the ACLs, of some 400 B each in every gateway; 20,000 by default.
+	ACLsMax int
 	// ForwardWait is how long a standby waits for a leader before it refuses a call; 5 s by default.
 	ForwardWait time.Duration
 
@@ -155,6 +157,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.OperationsKeep, 500)
 	setDefault(&c.DefaultPartitions, 1)
 	setDefault(&c.PartitionsMax, 10_000)
+	setDefault(&c.ACLsMax, 20_000)
 	setDefault(&c.ForwardWait, 5*time.Second)
 }
 

@@ -16,6 +16,7 @@ type Map struct {
 	Clusters        map[ClusterName]*Cluster
 	Gateways        []*Gateway // ascending by ID
 	Topics          map[TopicName]*Topic
+	ACLs            ACLs
 
 	byTopicID map[TopicID]*Topic
 	byNodeID  map[NodeID]*Gateway

@@ -227,3 +227,30 @@ func raise(p *federation.Partition, epoch federation.PhysicalEpoch) *federation.
 	out.Extents[len(out.Extents)-1] = &head
 	return &out
 }
+
+// WithACLs returns the map with some ACLs added and others taken away; m itself if that
+// changes nothing.
+func WithACLs(m *federation.Map, add []*federation.ACL, remove []federation.ACLID) *federation.Map {
+	acls := maps.Clone(m.ACLs)
+	if acls == nil {
+		acls = make(federation.ACLs)
+	}
+	changed := false
+	for _, id := range remove {
+		if acls[id] != nil {
+			delete(acls, id)
+			changed = true
+		}
+	}
+	for _, a := range add {
+		if id := a.ID(); acls[id] == nil {
+			acls[id], changed = a, true
+		}
+	}
+	if !changed {
+		return m
+	}
+	next := *m
+	next.ACLs = acls
+	return next.Seal()
+}

@@ -45,6 +45,7 @@ func Diff(from, to *federation.Map) Delta {
 	}
 	d.diffClusters(from, to)
 	d.diffGateways(from, to)
+	d.diffACLs(from, to)
 	for name, t := range to.Topics {
 		d.diffTopic(from.Topics[name], t)
 	}
@@ -167,6 +168,7 @@ type edit struct {
 	ownClusters   bool
 	ownGateways   bool
 	ownTopics     bool
+	ownACLs       bool
 	topicEntries  bool                                // an entry of a topic itself was given
 	topics        map[federation.TopicName]*topicEdit // changed ones
 	lostCluster   bool                                // a cluster was deleted
@@ -248,6 +250,8 @@ func (e *edit) remove(key string) error {
 		e.lostCluster = true
 	case strings.HasPrefix(key, prefixGateway):
 		e.setGateway(federation.GatewayID(key[len(prefixGateway):]), nil)
+	case strings.HasPrefix(key, prefixACL):
+		delete(e.acls(), federation.ACLID(key[len(prefixACL):]))
 	case strings.HasPrefix(key, prefixTopic):
 		e.topic(federation.TopicName(key[len(prefixTopic):])).deleted = true
 	case strings.HasPrefix(key, prefixPartition):
@@ -307,6 +311,8 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 		}
 		e.topic(p.Topic).partitions[p.Number] = p
 		e.newPartitions = append(e.newPartitions, p)
+	case *controlv1.MapEntry_Acl:
+		return e.setACL(u.GetKey(), v.Acl)
 	default:
 		return errNoValue
 	}

@@ -2,7 +2,7 @@
 // the control stream carries, and back. It refuses entries that break a rule of
 // the map, so nothing invalid gets in by either way.
 //
-// Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER.
+// Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER | acl/ID.
 package wire
 
 import (
@@ -21,6 +21,7 @@ const (
 	prefixGateway   = "gateway/"
 	prefixTopic     = "topic/"
 	prefixPartition = "partition/"
+	prefixACL       = "acl/"
 )
 
 // ClusterKey returns the key of a cluster's entry.
@@ -72,6 +73,9 @@ func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 		for _, p := range t.Partitions {
 			out = append(out, partitionEntry(p, v))
 		}
+	}
+	for _, a := range m.ACLs {
+		out = append(out, aclEntry(a, v))
 	}
 	sortEntries(out)
 	return out

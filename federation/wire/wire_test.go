@@ -92,7 +92,7 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 	next.Version++
 	for range 1 + r.IntN(4) {
 		names := next.TopicNames()
-		switch k := r.IntN(9); {
+		switch k := r.IntN(11); {
 		case k < 2 || len(names) == 0:
 			n := fmt.Sprintf("t%d", r.IntN(20))
 			next.Topics[federation.TopicName(n)] = newTopic(r, n, 1+r.IntN(5))
@@ -119,6 +119,19 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 			next.FleetGeneration++
 		case k == 7:
 			next.Gateways = without(next.Gateways, federation.GatewayID(fmt.Sprintf("g%d", r.IntN(5))))
+		case k == 8, k == 9:
+			a := &federation.ACL{
+				Resource: federation.ACLTopic, Pattern: federation.ACLLiteral, Name: fmt.Sprintf("t%d", r.IntN(5)), Principal: "User:alice",
+				Host: "*", Operation: federation.ACLRead, Permission: federation.ACLPermission(2 + r.IntN(2)),
+			}
+			if next.ACLs == nil {
+				next.ACLs = make(federation.ACLs)
+			}
+			if next.ACLs[a.ID()] != nil {
+				delete(next.ACLs, a.ID())
+			} else {
+				next.ACLs[a.ID()] = a
+			}
 		default:
 			c := federation.ClusterName(fmt.Sprintf("x%d", r.IntN(4)))
 			if next.Clusters[c] != nil {
@@ -266,14 +279,20 @@ func TestApplyRefuses(t *testing.T) {
 			x := entry("partition/orders/0").GetPartition().GetExtents()[0]
 			e.GetPartition().Extents[0].PhysicalTopic, e.GetPartition().Extents[0].PhysicalPartition = x.PhysicalTopic, x.PhysicalPartition
 		}), nil, "is used by"},
-		"unknown cluster":   {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].Cluster = "zz" }), nil, "unknown cluster"},
-		"extent state":      {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].State = 9 }), nil, "unknown state"},
-		"epoch above":       {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Epoch = 0 }), nil, "is above the partition's"},
-		"cluster state":     {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().State = 0 }), nil, "unknown state"},
-		"gateway role":      {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().Role = "king" }), nil, "king"},
-		"gateway state":     {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().State = 7 }), nil, "unknown state"},
-		"node id twice":     {change("gateway/g1", func(e *controlv1.MapEntry) { e.Key, e.GetGateway().Id = "gateway/g2", "g2" }), nil, "node id 1"},
-		"fleet generation":  {change("meta", func(e *controlv1.MapEntry) { e.GetMeta().FleetGeneration = -1 }), nil, "negative"},
+		"unknown cluster":  {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].Cluster = "zz" }), nil, "unknown cluster"},
+		"extent state":     {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].State = 9 }), nil, "unknown state"},
+		"epoch above":      {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Epoch = 0 }), nil, "is above the partition's"},
+		"cluster state":    {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().State = 0 }), nil, "unknown state"},
+		"gateway role":     {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().Role = "king" }), nil, "king"},
+		"gateway state":    {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().State = 7 }), nil, "unknown state"},
+		"node id twice":    {change("gateway/g1", func(e *controlv1.MapEntry) { e.Key, e.GetGateway().Id = "gateway/g2", "g2" }), nil, "node id 1"},
+		"fleet generation": {change("meta", func(e *controlv1.MapEntry) { e.GetMeta().FleetGeneration = -1 }), nil, "negative"},
+		"acl of another id": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
+			ResourceType: 2, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
+		}}}}, nil, "does not fit"},
+		"acl of no type": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
+			ResourceType: 258, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
+		}}}}, nil, "resource type"},
 		"cluster weight":    {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().Weight = -1 }), nil, "negative"},
 		"name with a slash": {change("cluster/a", func(e *controlv1.MapEntry) { e.Key, e.GetCluster().Name = "cluster/a/b", "a/b" }), nil, "bad name"},
 	} {

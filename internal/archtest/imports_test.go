@@ -25,6 +25,7 @@ var edges = map[string]struct {
 	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
 	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
 	"internal/security":         {nil, "who a client is, of use to all doors"},
+	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
 	"internal/archtest":         {nil, "reads source files only"},
 

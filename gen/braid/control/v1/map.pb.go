@@ -195,6 +195,7 @@ type MapEntry struct {
 	//	*MapEntry_Gateway
 	//	*MapEntry_Topic
 	//	*MapEntry_Partition
+	//	*MapEntry_Acl
 	Value         isMapEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,6 +297,15 @@ func (x *MapEntry) GetPartition() *PartitionEntry {
 	return nil
 }
 
+func (x *MapEntry) GetAcl() *AclEntry {
+	if x != nil {
+		if x, ok := x.Value.(*MapEntry_Acl); ok {
+			return x.Acl
+		}
+	}
+	return nil
+}
+
 type isMapEntry_Value interface {
 	isMapEntry_Value()
 }
@@ -320,6 +330,10 @@ type MapEntry_Partition struct {
 	Partition *PartitionEntry `protobuf:"bytes,7,opt,name=partition,proto3,oneof"`
 }
 
+type MapEntry_Acl struct {
+	Acl *AclEntry `protobuf:"bytes,9,opt,name=acl,proto3,oneof"`
+}
+
 func (*MapEntry_Meta) isMapEntry_Value() {}
 
 func (*MapEntry_Cluster) isMapEntry_Value() {}
@@ -329,6 +343,8 @@ func (*MapEntry_Gateway) isMapEntry_Value() {}
 func (*MapEntry_Topic) isMapEntry_Value() {}
 
 func (*MapEntry_Partition) isMapEntry_Value() {}
+
+func (*MapEntry_Acl) isMapEntry_Value() {}
 
 // What holds for the whole logical cluster.
 type MetaEntry struct {
@@ -1017,11 +1033,104 @@ func (x *EpochEntry) GetLogical() int32 {
 	return 0
 }
 
+// An access control entry. The numbers are those of the Kafka protocol.
+type AclEntry struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ResourceType   int32                  `protobuf:"varint,1,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
+	PatternType    int32                  `protobuf:"varint,2,opt,name=pattern_type,json=patternType,proto3" json:"pattern_type,omitempty"`
+	ResourceName   string                 `protobuf:"bytes,3,opt,name=resource_name,json=resourceName,proto3" json:"resource_name,omitempty"`
+	Principal      string                 `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
+	Host           string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
+	Operation      int32                  `protobuf:"varint,6,opt,name=operation,proto3" json:"operation,omitempty"`
+	PermissionType int32                  `protobuf:"varint,7,opt,name=permission_type,json=permissionType,proto3" json:"permission_type,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AclEntry) Reset() {
+	*x = AclEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AclEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AclEntry) ProtoMessage() {}
+
+func (x *AclEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AclEntry.ProtoReflect.Descriptor instead.
+func (*AclEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AclEntry) GetResourceType() int32 {
+	if x != nil {
+		return x.ResourceType
+	}
+	return 0
+}
+
+func (x *AclEntry) GetPatternType() int32 {
+	if x != nil {
+		return x.PatternType
+	}
+	return 0
+}
+
+func (x *AclEntry) GetResourceName() string {
+	if x != nil {
+		return x.ResourceName
+	}
+	return ""
+}
+
+func (x *AclEntry) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *AclEntry) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *AclEntry) GetOperation() int32 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *AclEntry) GetPermissionType() int32 {
+	if x != nil {
+		return x.PermissionType
+	}
+	return 0
+}
+
 var File_braid_control_v1_map_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\xe2\x02\n" +
+	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\x92\x03\n" +
 	"\bMapEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x121\n" +
@@ -1029,7 +1138,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\acluster\x18\x04 \x01(\v2\x1e.braid.control.v1.ClusterEntryH\x00R\acluster\x12:\n" +
 	"\agateway\x18\x05 \x01(\v2\x1e.braid.control.v1.GatewayEntryH\x00R\agateway\x124\n" +
 	"\x05topic\x18\x06 \x01(\v2\x1c.braid.control.v1.TopicEntryH\x00R\x05topic\x12@\n" +
-	"\tpartition\x18\a \x01(\v2 .braid.control.v1.PartitionEntryH\x00R\tpartitionB\a\n" +
+	"\tpartition\x18\a \x01(\v2 .braid.control.v1.PartitionEntryH\x00R\tpartition\x12.\n" +
+	"\x03acl\x18\t \x01(\v2\x1a.braid.control.v1.AclEntryH\x00R\x03aclB\a\n" +
 	"\x05value\"~\n" +
 	"\tMetaEntry\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
@@ -1112,7 +1222,15 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
 	"EpochEntry\x12\x1a\n" +
 	"\bphysical\x18\x01 \x01(\x05R\bphysical\x12\x18\n" +
-	"\alogical\x18\x02 \x01(\x05R\alogicalB\xbb\x01\n" +
+	"\alogical\x18\x02 \x01(\x05R\alogical\"\xf0\x01\n" +
+	"\bAclEntry\x12#\n" +
+	"\rresource_type\x18\x01 \x01(\x05R\fresourceType\x12!\n" +
+	"\fpattern_type\x18\x02 \x01(\x05R\vpatternType\x12#\n" +
+	"\rresource_name\x18\x03 \x01(\tR\fresourceName\x12\x1c\n" +
+	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x12\n" +
+	"\x04host\x18\x05 \x01(\tR\x04host\x12\x1c\n" +
+	"\toperation\x18\x06 \x01(\x05R\toperation\x12'\n" +
+	"\x0fpermission_type\x18\a \x01(\x05R\x0epermissionTypeB\xbb\x01\n" +
 	"\x14com.braid.control.v1B\bMapProtoP\x01Z7github.com/braidmq/braid/gen/braid/control/v1;controlv1\xa2\x02\x03BCX\xaa\x02\x10Braid.Control.V1\xca\x02\x10Braid\\Control\\V1\xe2\x02\x1cBraid\\Control\\V1\\GPBMetadata\xea\x02\x12Braid::Control::V1b\x06proto3"
 
 var (
@@ -1128,7 +1246,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
@@ -1142,7 +1260,8 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*ExtentEntry)(nil),     // 9: braid.control.v1.ExtentEntry
 	(*HiddenEntry)(nil),     // 10: braid.control.v1.HiddenEntry
 	(*EpochEntry)(nil),      // 11: braid.control.v1.EpochEntry
-	nil,                     // 12: braid.control.v1.TopicEntry.ConfigEntry
+	(*AclEntry)(nil),        // 12: braid.control.v1.AclEntry
+	nil,                     // 13: braid.control.v1.TopicEntry.ConfigEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
@@ -1150,19 +1269,20 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	6,  // 2: braid.control.v1.MapEntry.gateway:type_name -> braid.control.v1.GatewayEntry
 	7,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
 	8,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
-	0,  // 5: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
-	1,  // 6: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	12, // 7: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	9,  // 8: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 9: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	11, // 10: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	10, // 11: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	10, // 12: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
+	0,  // 6: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
+	1,  // 7: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
+	13, // 8: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	9,  // 9: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 10: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	11, // 11: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	10, // 12: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	10, // 13: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1176,6 +1296,7 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Gateway)(nil),
 		(*MapEntry_Topic)(nil),
 		(*MapEntry_Partition)(nil),
+		(*MapEntry_Acl)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1183,7 +1304,7 @@ func file_braid_control_v1_map_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
