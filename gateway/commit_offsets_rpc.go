@@ -7,6 +7,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // CommitOffsets stores offsets of a group from outside a stream. Without a member
@@ -21,6 +22,10 @@ func (s *consumerService) CommitOffsets(ctx context.Context, r *braidv1.CommitOf
 
 func (g *Gateway) commitOffsets(ctx context.Context, r *braidv1.CommitOffsetsRequest) (*braidv1.CommitOffsetsResponse, error) {
 	if err := g.checkGroup(r.GetLogicalCluster(), r.GetGroup()); err != nil {
+		return nil, err
+	}
+	may := g.access(ctx, "CommitOffsets")
+	if err := may.Check(ctx, acl.Read, acl.Group, r.GetGroup()); err != nil {
 		return nil, err
 	}
 	if n := len(r.GetOffsets()); n == 0 || n > g.cfg.CommitPartitionsMax {
@@ -42,7 +47,11 @@ func (g *Gateway) commitOffsets(ctx context.Context, r *braidv1.CommitOffsetsReq
 		if err != nil {
 			return nil, err
 		}
-		if _, err := m.Partition(offset.TopicPartition); err != nil {
+		err = may.Check(ctx, acl.Read, acl.Topic, string(offset.Topic))
+		if err == nil {
+			_, err = m.Partition(offset.TopicPartition)
+		}
+		if err != nil {
 			out.Failures = append(out.Failures, partitionFailure(offset.TopicPartition, err))
 			continue
 		}

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"context"
+	"slices"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // GetCommittedOffsets reads the offsets of a group, and the ends of the logs, so
@@ -22,6 +24,13 @@ func (g *Gateway) committedOffsets(ctx context.Context, r *braidv1.GetCommittedO
 	if err := g.checkGroup(r.GetLogicalCluster(), r.GetGroup()); err != nil {
 		return nil, err
 	}
+	may := g.access(ctx, "GetCommittedOffsets")
+	if err := may.Check(ctx, acl.Describe, acl.Group, r.GetGroup()); err != nil {
+		return nil, err
+	}
+	if err := g.mayTopics(ctx, "GetCommittedOffsets", acl.Describe, r.GetTopics()...); err != nil {
+		return nil, err
+	}
 	m := g.deps.Maps.Current()
 	var topics []federation.TopicName
 	for _, name := range r.GetTopics() {
@@ -36,6 +45,7 @@ func (g *Gateway) committedOffsets(ctx context.Context, r *braidv1.GetCommittedO
 	if err != nil {
 		return nil, err
 	}
+	committed = slices.DeleteFunc(committed, func(c groups.CommittedOffset) bool { return !may.Sees(acl.Describe, acl.Topic, string(c.Topic)) })
 	out := &braidv1.GetCommittedOffsetsResponse{}
 	ends := g.ends(ctx, committed)
 	for i, c := range committed {

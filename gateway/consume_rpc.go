@@ -28,6 +28,7 @@ func (s *consumerService) Consume(ctx context.Context, conn *consumeConn) error 
 type consumeStream struct {
 	g         *Gateway
 	request   groups.SubscribeRequest
+	may       *accessCheck // owned by run
 	fallback  *braidv1.Position
 	delivery  *delivery
 	session   router.Session
@@ -91,7 +92,7 @@ func (g *Gateway) consume(ctx context.Context, conn *consumeConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	st := &consumeStream{
-		g: g, in: make(chan consumeInput), out: newSendQueue[braidv1.ConsumeResponse](g.cfg.SendQueueBytesMax),
+		g: g, may: g.newAccessCheck(ctx, "Consume"), in: make(chan consumeInput), out: newSendQueue[braidv1.ConsumeResponse](g.cfg.SendQueueBytesMax),
 		fetched: make(chan fetchDone, 1), stored: make(chan storeDone, 1), looked: make(chan lookDone, 1),
 		cancel: func() {}, detach: func() {},
 	}
@@ -209,6 +210,9 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 	if err := checkPosition("subscribe.fallback", sub.GetFallback()); err != nil {
 		return stopRule{}, err
 	}
+	if err := st.may.subscribed(sub); err != nil {
+		return stopRule{}, err
+	}
 	m := st.g.deps.Maps.Current()
 	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
 	if r.ClientID == "" {
@@ -252,6 +256,9 @@ func (st *consumeStream) run(ctx context.Context) error {
 	defer stopAge()
 	draining := st.g.draining
 	for {
+		if err := st.authorized(); err != nil {
+			return err
+		}
 		st.deliver()
 		st.work(ctx)
 		if st.finished() {
@@ -447,6 +454,7 @@ func (st *consumeStream) event(ev *groups.AssignmentEvent, ok bool) error {
 		return federation.Errorf(federation.UnknownMember, "the membership in group %q ended", st.request.Group)
 	}
 	update, lookup := st.s.assign(ev)
+	st.may.stale = true
 	if !st.subscribed {
 		st.subscribed = true
 		st.send(&braidv1.ConsumeResponse{Frame: &braidv1.ConsumeResponse_Subscribed{Subscribed: &braidv1.Subscribed{

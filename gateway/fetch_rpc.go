@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // Fetch returns one page, waiting for records for at most max_wait_ms.
@@ -33,6 +34,9 @@ type page struct {
 
 func (g *Gateway) fetch(ctx context.Context, r *braidv1.FetchRequest) (*braidv1.FetchResponse, error) {
 	if err := g.cluster(r.GetLogicalCluster()); err != nil {
+		return nil, err
+	}
+	if err := maySources(ctx, g, "Fetch", acl.Read, r.GetSources()); err != nil {
 		return nil, err
 	}
 	points, err := g.expand(g.deps.Maps.Current(), r.GetSources())

@@ -11,15 +11,17 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/rpcerror"
 )
 
 // mountAdmin adds the admin services: groups are served here, the others are
 // passed on to the leading controller.
 func (g *Gateway) mountAdmin(mux *http.ServeMux) {
-	forward := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
+	admin := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(g.authorizeAdmin)))
+	forward := append(admin[:len(admin):len(admin)], connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
 	if g.deps.Groups != nil {
-		mux.Handle(adminv1connect.NewGroupServiceHandler(&groupService{g}, g.options...))
+		mux.Handle(adminv1connect.NewGroupServiceHandler(&groupService{g}, admin...))
 	}
 	if g.deps.Topics != nil {
 		mux.Handle(adminv1connect.NewTopicServiceHandler(g.deps.Topics, forward...))
@@ -32,6 +34,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	}
 	if g.deps.Operations != nil {
 		mux.Handle(adminv1connect.NewOperationServiceHandler(&forwardedOperations{g.deps.Operations, g}, forward...))
+	}
+	if g.deps.Acls != nil {
+		mux.Handle(adminv1connect.NewAclServiceHandler(&forwardedACLs{g.deps.Acls, g}, forward...))
 	}
 	if g.deps.Naming != nil {
 		mux.Handle(namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...))
@@ -111,6 +116,9 @@ func (f *forwardedOperations) WatchOperation(ctx context.Context, r *adminv1.Wat
 	defer f.g.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if _, err := f.g.mayAdmin(ctx, adminv1connect.OperationServiceWatchOperationProcedure, []right{onCluster(acl.Describe)}); err != nil {
+		return rpcerror.Error(err)
+	}
 	in, err := f.g.deps.Operations.WatchOperation(ctx, r)
 	if err != nil {
 		return forwarded(err)

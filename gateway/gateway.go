@@ -25,6 +25,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/rpcerror"
 )
@@ -48,8 +49,12 @@ type Deps struct {
 	Clusters   adminv1connect.ClusterServiceClient
 	Fleet      adminv1connect.FleetServiceClient
 	Operations adminv1connect.OperationServiceClient
+	Acls       adminv1connect.AclServiceClient
 	// Naming is the name service, if it runs in this process or is passed on; may be nil.
 	Naming namingv1connect.NameServiceHandler
+
+	// Authorizer decides what callers may do; nil lets them do everything.
+	Authorizer *acl.Authorizer
 
 	// TracerProvider and MeterProvider receive traces and metrics of the calls; nil is the
 	// process's global one.

@@ -10,6 +10,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // groupService serves braid.admin.v1.GroupService for all groups, wherever their
@@ -196,6 +197,14 @@ func (g *Gateway) resetOffsets(ctx context.Context, r *adminv1.ResetOffsetsReque
 	before, err := g.resetScope(ctx, m, id, r)
 	if err != nil {
 		return nil, err
+	}
+	for i, b := range before { // the right to the group was checked with the call
+		if i > 0 && b.Topic == before[i-1].Topic {
+			continue
+		}
+		if err := g.mayTopics(ctx, "ResetOffsets", acl.Read, string(b.Topic)); err != nil {
+			return nil, err
+		}
 	}
 	if d, err := g.deps.Groups.Describe(ctx, id); err == nil && len(d.Members) > 0 {
 		return nil, federation.Errorf(federation.GroupNotEmpty, "group %q has %d members; its offsets can be moved when they have left", id, len(d.Members))

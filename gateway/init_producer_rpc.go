@@ -18,6 +18,9 @@ func (g *Gateway) initProducerCall(ctx context.Context, r *braidv1.InitProducerR
 	if err := g.cluster(r.GetLogicalCluster()); err != nil {
 		return nil, err
 	}
+	if err := g.mayInitProducer(ctx, "InitProducer"); err != nil {
+		return nil, err
+	}
 	ctx, cancel := g.withUnaryTimeout(ctx)
 	defer cancel()
 	session := g.deps.NewSession()

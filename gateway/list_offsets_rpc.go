@@ -4,6 +4,7 @@ import (
 	"context"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ListOffsets answers where positions are: earliest, latest (the default), by
@@ -18,6 +19,9 @@ func (s *consumerService) ListOffsets(ctx context.Context, r *braidv1.ListOffset
 
 func (g *Gateway) listOffsets(ctx context.Context, r *braidv1.ListOffsetsRequest) (*braidv1.ListOffsetsResponse, error) {
 	if err := g.cluster(r.GetLogicalCluster()); err != nil {
+		return nil, err
+	}
+	if err := maySources(ctx, g, "ListOffsets", acl.Describe, r.GetSources()); err != nil {
 		return nil, err
 	}
 	points, err := g.expand(g.deps.Maps.Current(), r.GetSources())

@@ -8,6 +8,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -24,6 +25,9 @@ func (s *producerService) ProduceBatch(ctx context.Context, r *braidv1.ProduceBa
 
 func (g *Gateway) produceBatch(ctx context.Context, r *braidv1.ProduceBatchRequest) (*braidv1.ProduceAck, error) {
 	if err := g.cluster(r.GetLogicalCluster()); err != nil {
+		return nil, err
+	}
+	if err := g.mayTopics(ctx, "ProduceBatch", acl.Write, r.GetBatch().GetTopic()); err != nil {
 		return nil, err
 	}
 	acks, err := routerAcks(r.GetAcks())

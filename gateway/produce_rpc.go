@@ -14,6 +14,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 type produceConn = connect.BidiStream[braidv1.ProduceRequest, braidv1.ProduceResponse]
@@ -36,6 +37,7 @@ type produceStream struct {
 	acks    router.Acks
 	timeout time.Duration
 	split   splitter
+	may     *accessCheck // used by the receiver
 
 	first chan firstFrame[braidv1.ProduceRequest] // the receiver's first message
 	begin chan struct{}                           // closed when the stream is opened
@@ -69,7 +71,7 @@ func (g *Gateway) produce(ctx context.Context, conn *produceConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	st := &produceStream{
-		g: g, first: make(chan firstFrame[braidv1.ProduceRequest], 1), begin: make(chan struct{}),
+		g: g, may: g.newAccessCheck(ctx, "Produce"), first: make(chan firstFrame[braidv1.ProduceRequest], 1), begin: make(chan struct{}),
 		wake: make(chan struct{}, 1), work: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	// The receiver ends when the handler has returned: only that ends its Receive.
@@ -141,6 +143,9 @@ func (st *produceStream) open(ctx context.Context, open *braidv1.ProduceOpen) (*
 	}
 	producer, salt := producerID{-1, -1}, rand.Int64()
 	if idempotent {
+		if err := g.mayInitProducer(ctx, "Produce"); err != nil {
+			return nil, err
+		}
 		identity, err := g.initProducer(ctx, st.session, open.GetProducer())
 		if err != nil {
 			return nil, err
@@ -289,6 +294,7 @@ func (st *produceStream) message(msg *braidv1.ProduceRequest) error {
 // splitter, and what it needs of the topic is taken before.
 func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	now := time.Now()
+	denied := st.may.topic(acl.Write, federation.TopicName(in.GetTopic()))
 	st.mu.Lock()
 	if st.ended {
 		st.mu.Unlock()
@@ -303,7 +309,9 @@ func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	ts := st.s.topic(&st.g.cfg, st.g.deps.Maps.Current(), f.topic, now)
 	var count int32
 	var fail *braidv1.Failure
-	if ts == nil {
+	if denied != nil {
+		fail = failure(denied)
+	} else if ts == nil {
 		fail = failure(federation.Errorf(federation.UnknownTopic, "topic %q does not exist", f.topic))
 	} else {
 		count, fail = ts.splitCount(in.GetPartitionCount(), now)

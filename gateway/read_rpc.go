@@ -11,6 +11,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -27,6 +28,7 @@ func (s *consumerService) Read(ctx context.Context, r *braidv1.ReadRequest, out 
 type readStream struct {
 	g         *Gateway
 	out       *connect.ServerStream[braidv1.ReadResponse]
+	may       *accessCheck
 	fetcher   fetcher
 	positions []*readPosition
 	rule      stopRule
@@ -42,11 +44,14 @@ func (g *Gateway) read(ctx context.Context, r *braidv1.ReadRequest, out *connect
 	if err := g.cluster(r.GetLogicalCluster()); err != nil {
 		return err
 	}
+	if err := maySources(ctx, g, "Read", acl.Read, r.GetSources()); err != nil {
+		return err
+	}
 	points, err := g.expand(g.deps.Maps.Current(), r.GetSources())
 	if err != nil {
 		return err
 	}
-	st := &readStream{g: g, out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
+	st := &readStream{g: g, may: g.newAccessCheck(ctx, "Read"), out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
 	d, err := newDelivery(&g.cfg, r.GetDelivery())
 	if err != nil {
 		return err
@@ -150,6 +155,9 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		}
 		return sleep(fetchCtx, st.g.cfg.PartitionRetryWait)
 	}
+	if err := st.readable(); err != nil {
+		return err
+	}
 	for ctx.Err() == nil {
 		ev, ok := st.fetcher.next(&st.window)
 		if !ok {
@@ -176,6 +184,19 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		return st.send(&braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Progress{Progress: progress(st.positions, time.Now(), 0)}})
 	}
 	return ctx.Err()
+}
+
+// readable ends a stream that has lost the right to read one of its topics.
+func (st *readStream) readable() error {
+	if !st.may.changed() {
+		return nil
+	}
+	for _, p := range st.positions {
+		if err := st.may.topic(acl.Read, p.Topic); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // progress is the heartbeat of a reading stream.

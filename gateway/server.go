@@ -96,6 +96,7 @@ func (g *Gateway) serviceNames() []string {
 		{adminv1connect.ClusterServiceName, g.deps.Clusters != nil},
 		{adminv1connect.FleetServiceName, g.deps.Fleet != nil},
 		{adminv1connect.OperationServiceName, g.deps.Operations != nil},
+		{adminv1connect.AclServiceName, g.deps.Acls != nil},
 		{namingv1connect.NameServiceName, g.deps.Naming != nil},
 	} {
 		if s.served {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -59,7 +60,7 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 		return fmt.Errorf("request Produce version %d: %w", req.version, err)
 	}
 	sl.ready = make(chan response, 1)
-	appends := c.checkProduce(req, p)
+	appends := c.checkProduce(ctx, req, p)
 	if len(appends) == 0 {
 		sl.ready <- p.response(req)
 		req.frame.release()
@@ -154,6 +155,9 @@ func (t *producedTopic) readName(rd *reader, version int16, m *federation.Map) {
 		if m != nil {
 			t.found = m.TopicByID(t.id)
 		}
+		if t.found != nil {
+			t.topic = string(t.found.Name) // the response names the id
+		}
 		return
 	}
 	name, _ := rd.str(version >= 9)
@@ -168,19 +172,25 @@ func (t *producedTopic) readName(rd *reader, version int16, m *federation.Map) {
 }
 
 // checkProduce refuses what is wrong, and returns the rest for the router.
-func (c *conn) checkProduce(req *request, p *produceRequest) []router.Append {
+func (c *conn) checkProduce(ctx context.Context, req *request, p *produceRequest) []router.Append {
 	n := 0
 	for i := range p.topics {
 		n += len(p.topics[i].partitions)
 	}
 	appends := make([]router.Append, 0, n)
-	loaded := c.s.mapOrNil() != nil
+	m := c.s.mapOrNil()
+	loaded := m != nil
+	if loaded {
+		req.may = c.access(ctx, req.api.name, m)
+	}
 	for i := range p.topics {
 		t := &p.topics[i]
+		// A topic that is asked for by an id that nobody has is not known, as at a broker.
+		denied := loaded && (t.found != nil || req.version < 13) && !req.may.May(ctx, acl.Write, acl.Topic, t.topic)
 		for j := range t.partitions {
 			part := &t.partitions[j]
 			part.Appended = router.Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1}
-			if part.code = c.checkBatch(req, p, t, part, loaded); part.code != 0 {
+			if part.code = c.checkBatch(req, p, t, part, loaded, denied); part.code != 0 {
 				continue
 			}
 			part.append = len(appends)
@@ -195,7 +205,7 @@ func (c *conn) checkProduce(req *request, p *produceRequest) []router.Append {
 }
 
 // checkBatch checks what can be refused without the router; it returns a code.
-func (c *conn) checkBatch(req *request, p *produceRequest, t *producedTopic, part *produced, loaded bool) int16 {
+func (c *conn) checkBatch(req *request, p *produceRequest, t *producedTopic, part *produced, loaded, denied bool) int16 {
 	switch {
 	case req.version < 3:
 		return req.refuse(kerr.UnsupportedVersion)
@@ -206,6 +216,8 @@ func (c *conn) checkBatch(req *request, p *produceRequest, t *producedTopic, par
 		return req.refuse(kerr.TransactionalIDAuthorizationFailed)
 	case !loaded:
 		return req.refuse(kerr.LeaderNotAvailable)
+	case denied:
+		return req.refuse(kerr.TopicAuthorizationFailed)
 	case t.found == nil && req.version >= 13:
 		return req.refuse(kerr.UnknownTopicID)
 	case t.found == nil, part.partition < 0, int(part.partition) >= len(t.found.Partitions):

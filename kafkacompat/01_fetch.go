@@ -57,7 +57,9 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 // fetchParts asks the router for the partitions of a session, and gives each its part
 // of the answer. Fetched may be nil.
 func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchRequest, s *fetchSession) *router.Fetched {
-	from := s.positions(req, c.s.mapOrNil(), fromReplica(kreq))
+	m := c.s.mapOrNil()
+	req.may = c.access(ctx, req.api.name, m)
+	from := s.positions(ctx, req, m, fromReplica(kreq))
 	if len(from) == 0 {
 		return nil
 	}

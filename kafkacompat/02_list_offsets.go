@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ListOffsets: v1-v11
@@ -38,6 +39,7 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
 		rt.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(t.Partitions))
+		denied := req.mayTopic(ctx, acl.Describe, t.Topic)
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
@@ -46,6 +48,8 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 			switch {
 			case m == nil:
 				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+			case denied != 0:
+				rp.ErrorCode = denied
 			case seen[tp]:
 				rp.ErrorCode = req.refuse(kerr.InvalidRequest)
 			case !timestampServed(p.Timestamp, req.version):

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // Metadata: v0-v13
@@ -28,7 +29,7 @@ func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.Metad
 		return resp
 	}
 	if kreq.AllowAutoTopicCreation || req.version < 4 {
-		if c.s.autoCreate(ctx, m, kreq.Topics) {
+		if c.s.autoCreate(ctx, req, m, kreq.Topics) {
 			m = c.s.mapOrNil()
 		}
 	}
@@ -42,14 +43,19 @@ func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.Metad
 		b.Rack = rack(g)
 		resp.Brokers = append(resp.Brokers, b)
 	}
+	if kreq.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = req.clusterOperations()
+	}
 	if kreq.Topics == nil || req.version == 0 && len(kreq.Topics) == 0 {
 		for _, name := range m.TopicNames() {
-			resp.Topics = append(resp.Topics, v.topic(req, m.Topics[name]))
+			if req.may.Sees(acl.Describe, acl.Topic, string(name)) {
+				resp.Topics = append(resp.Topics, v.topic(req, kreq, m.Topics[name]))
+			}
 		}
 		return resp
 	}
 	for i := range kreq.Topics {
-		resp.Topics = append(resp.Topics, v.asked(c, req, kreq, &kreq.Topics[i]))
+		resp.Topics = append(resp.Topics, v.asked(ctx, c, req, kreq, &kreq.Topics[i]))
 	}
 	return resp
 }
@@ -69,12 +75,15 @@ func notLoaded(req *request, kreq *kmsg.MetadataRequest, resp *kmsg.MetadataResp
 }
 
 // asked answers for a topic that the client asked for.
-func (v *view) asked(c *conn, req *request, kreq *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+func (v *view) asked(ctx context.Context, c *conn, req *request, kreq *kmsg.MetadataRequest, t *kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
 	rt := kmsg.NewMetadataResponseTopic()
 	rt.Topic, rt.TopicID = t.Topic, t.TopicID
 	if t.Topic == nil {
 		if found := v.m.TopicByID(t.TopicID); found != nil && req.version >= 12 {
-			return v.topic(req, found)
+			if rt.ErrorCode = req.mayTopic(ctx, acl.Describe, string(found.Name)); rt.ErrorCode != 0 {
+				return rt // an id is no secret, the name is
+			}
+			return v.topic(req, kreq, found)
 		}
 		if req.version < 12 {
 			rt.Topic = new("") // null only from v12 on
@@ -84,24 +93,34 @@ func (v *view) asked(c *conn, req *request, kreq *kmsg.MetadataRequest, t *kmsg.
 		}
 		return rt
 	}
+	rt.TopicID = [16]byte{}
+	if rt.ErrorCode = req.mayTopic(ctx, acl.Describe, *t.Topic); rt.ErrorCode != 0 {
+		return rt // whether it exists or not
+	}
 	name := federation.TopicName(*t.Topic)
+	creates := c.s.cfg.AutoCreateTopics && (kreq.AllowAutoTopicCreation || req.version < 4)
 	switch {
 	case v.m.Topics[name] != nil:
-		return v.topic(req, v.m.Topics[name])
+		return v.topic(req, kreq, v.m.Topics[name])
 	case !validTopicName(*t.Topic):
 		rt.ErrorCode = req.refuse(kerr.InvalidTopicException)
-	case c.s.cfg.AutoCreateTopics && (kreq.AllowAutoTopicCreation || req.version < 4):
-		rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable) // it is being created
+	case creates:
+		if rt.ErrorCode = req.mayCreate(ctx, *t.Topic); rt.ErrorCode == 0 {
+			rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable) // it is being created
+		}
 	default:
 		rt.ErrorCode = req.refuse(kerr.UnknownTopicOrPartition)
 	}
 	return rt
 }
 
-func (v *view) topic(req *request, t *federation.Topic) kmsg.MetadataResponseTopic {
+func (v *view) topic(req *request, kreq *kmsg.MetadataRequest, t *federation.Topic) kmsg.MetadataResponseTopic {
 	rt := kmsg.NewMetadataResponseTopic()
 	name := string(t.Name)
 	rt.Topic, rt.TopicID = &name, t.ID
+	if kreq.IncludeTopicAuthorizedOperations {
+		rt.AuthorizedOperations = req.may.Operations(acl.Topic, name)
+	}
 	rt.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i, p := range t.Partitions {
 		rp := &rt.Partitions[i]

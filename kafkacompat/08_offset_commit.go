@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // OffsetCommit: v2-v10
@@ -24,11 +25,16 @@ func handleOffsetCommit(ctx context.Context, c *conn, req *request, kreq *kmsg.O
 	m := c.s.mapOrNil()
 	commit := groups.CommitRequest{Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Generation: kreq.Generation}
 	var answers []*kmsg.OffsetCommitResponseTopicPartition
+	noGroup := req.mayGroup(ctx, acl.Read, kreq.Group)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewOffsetCommitResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		rt.Partitions = make([]kmsg.OffsetCommitResponseTopicPartition, len(t.Partitions))
 		found, unknown := findTopic(m, req.version >= 10, t.Topic, t.TopicID)
+		denied := noGroup
+		if denied == 0 && m != nil && (found != nil || req.version < 10) {
+			denied = req.mayTopic(ctx, acl.Read, topicName(found, t.Topic))
+		}
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
@@ -36,6 +42,9 @@ func handleOffsetCommit(ctx context.Context, c *conn, req *request, kreq *kmsg.O
 			switch {
 			case m == nil:
 				rp.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
+				continue
+			case denied != 0:
+				rp.ErrorCode = denied
 				continue
 			case found == nil:
 				rp.ErrorCode = req.refuse(unknown)
@@ -66,6 +75,14 @@ func handleOffsetCommit(ctx context.Context, c *conn, req *request, kreq *kmsg.O
 		}
 	}
 	return resp
+}
+
+// topicName is the name of a topic that was asked for by name or id.
+func topicName(found *federation.Topic, asked string) string {
+	if found != nil {
+		return string(found.Name)
+	}
+	return asked
 }
 
 func deref(s *string) string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // OffsetFetch: v1-v10
@@ -78,6 +79,12 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		}
 		return rg
 	}
+	if rg.ErrorCode = req.mayGroup(ctx, acl.Describe, g.Group); rg.ErrorCode != 0 {
+		if req.version < 2 {
+			rg.Topics = unread(g)
+		}
+		return rg
+	}
 	if g.Topics == nil {
 		offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, nil)
 		if rg.ErrorCode = req.fail(err); err == nil {
@@ -92,11 +99,17 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, len(t.Partitions))
 		found, _ := findTopic(m, req.version >= 10, t.Topic, t.TopicID)
+		denied := int16(0)
+		if found != nil || req.version < 10 {
+			denied = req.mayTopic(ctx, acl.Describe, topicName(found, t.Topic))
+		}
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
 			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
 			switch {
+			case denied != 0:
+				rp.ErrorCode = denied
 			case found != nil:
 				asked = append(asked, federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(p)})
 				answers = append(answers, rp)
@@ -146,7 +159,7 @@ func allOffsets(req *request, m *federation.Map, offsets []groups.CommittedOffse
 	at := make(map[federation.TopicName]int)
 	for i := range offsets {
 		o := &offsets[i]
-		if o.Offset < 0 {
+		if o.Offset < 0 || !req.may.Sees(acl.Describe, acl.Topic, string(o.Topic)) {
 			continue
 		}
 		n, ok := at[o.Topic]

@@ -5,6 +5,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // FindCoordinator: v0-v6
@@ -23,21 +25,21 @@ const (
 	coordinatorTransaction = 1
 )
 
-func handleFindCoordinator(_ context.Context, c *conn, req *request, kreq *kmsg.FindCoordinatorRequest) kmsg.Response {
+func handleFindCoordinator(ctx context.Context, c *conn, req *request, kreq *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.FindCoordinatorResponse)
 	if req.version >= 4 {
 		for _, key := range kreq.CoordinatorKeys {
-			resp.Coordinators = append(resp.Coordinators, c.coordinator(req, kreq.CoordinatorType, key))
+			resp.Coordinators = append(resp.Coordinators, c.coordinator(ctx, req, kreq.CoordinatorType, key))
 		}
 		return resp
 	}
-	one := c.coordinator(req, kreq.CoordinatorType, kreq.CoordinatorKey)
+	one := c.coordinator(ctx, req, kreq.CoordinatorType, kreq.CoordinatorKey)
 	resp.ErrorCode, resp.ErrorMessage = one.ErrorCode, one.ErrorMessage
 	resp.NodeID, resp.Host, resp.Port = one.NodeID, one.Host, one.Port
 	return resp
 }
 
-func (c *conn) coordinator(req *request, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+func (c *conn) coordinator(ctx context.Context, req *request, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
 	rc := kmsg.NewFindCoordinatorResponseCoordinator()
 	rc.Key, rc.NodeID, rc.Port = key, -1, -1
 	switch kind {
@@ -55,6 +57,10 @@ func (c *conn) coordinator(req *request, kind int8, key string) kmsg.FindCoordin
 	if m == nil {
 		rc.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
 		rc.ErrorMessage = new("the gateway is starting")
+		return rc
+	}
+	if rc.ErrorCode = req.mayGroup(ctx, acl.Describe, key); rc.ErrorCode != 0 {
+		rc.ErrorMessage = deniedMessage(rc.ErrorCode)
 		return rc
 	}
 	g := m.GroupGateway(key)

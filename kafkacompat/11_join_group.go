@@ -9,6 +9,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // JoinGroup: v0-v9
@@ -25,6 +26,12 @@ import (
 func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.JoinGroupRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, kreq.MemberID
+	if resp.ErrorCode = req.mayGroup(ctx, acl.Read, kreq.Group); resp.ErrorCode != 0 {
+		if req.version < 7 {
+			resp.Protocol = new("")
+		}
+		return resp
+	}
 	jr := groups.JoinRequest{
 		Group:             kreq.Group,
 		MemberID:          kreq.MemberID,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // Heartbeat: v0-v4
@@ -17,6 +18,9 @@ import (
 
 func handleHeartbeat(ctx context.Context, c *conn, req *request, kreq *kmsg.HeartbeatRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.HeartbeatResponse)
+	if resp.ErrorCode = req.mayGroup(ctx, acl.Read, kreq.Group); resp.ErrorCode != 0 {
+		return resp
+	}
 	err := c.s.deps.Groups.Heartbeat(ctx, groups.HeartbeatRequest{
 		Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Generation: kreq.Generation,
 	})

@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // LeaveGroup: v0-v5
@@ -17,6 +18,9 @@ import (
 
 func handleLeaveGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.LeaveGroupRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.LeaveGroupResponse)
+	if resp.ErrorCode = req.mayGroup(ctx, acl.Read, kreq.Group); resp.ErrorCode != 0 {
+		return resp
+	}
 	leaving := []groups.LeavingMember{{MemberID: kreq.MemberID}}
 	if req.version >= 3 {
 		leaving = leaving[:0]

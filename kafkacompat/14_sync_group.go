@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // SyncGroup: v0-v5
@@ -22,6 +23,9 @@ func handleSyncGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Sync
 	resp.MemberAssignment = []byte{}
 	if req.version >= 5 && (kreq.ProtocolType == nil || kreq.Protocol == nil) {
 		resp.ErrorCode = req.refuse(kerr.InconsistentGroupProtocol)
+		return resp
+	}
+	if resp.ErrorCode = req.mayGroup(ctx, acl.Read, kreq.Group); resp.ErrorCode != 0 {
 		return resp
 	}
 	sr := groups.SyncRequest{

@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeGroups: v0-v6
@@ -13,7 +14,7 @@ import (
 // Connect members are listed too, with the assignment of a Kafka member.
 //
 // Version notes:
-// * v3: authorized operations; not offered
+// * v3: authorized operations
 // * v4: group instance id
 // * v5: flexible
 // * v6: GROUP_ID_NOT_FOUND and an error message; before, the state Dead (KIP-1043)
@@ -23,6 +24,14 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 	for _, group := range kreq.Groups {
 		rg := kmsg.NewDescribeGroupsResponseGroup()
 		rg.Group = group
+		if rg.ErrorCode = req.mayGroup(ctx, acl.Describe, group); rg.ErrorCode != 0 {
+			rg.ErrorMessage = deniedMessage(rg.ErrorCode)
+			resp.Groups = append(resp.Groups, rg)
+			continue
+		}
+		if kreq.IncludeAuthorizedOperations {
+			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
+		}
 		d, err := c.s.deps.Groups.Describe(ctx, group)
 		if err != nil {
 			if federation.KindOf(err) == federation.GroupNotFound {

@@ -5,6 +5,9 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ListGroups: v0-v5
@@ -23,7 +26,11 @@ func handleListGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.Lis
 		resp.ErrorCode = req.fail(err)
 		return resp
 	}
+	everyGroup := req.may.Sees(acl.Describe, acl.Cluster, federation.ACLClusterName)
 	for _, g := range all {
+		if !everyGroup && !req.may.Sees(acl.Describe, acl.Group, g.Group) {
+			continue
+		}
 		if !wanted(kreq.StatesFilter, g.State) || !wanted(kreq.TypesFilter, g.Type) {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // CreateTopics: v2-v7
@@ -41,6 +42,8 @@ func handleCreateTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.C
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
 			count[t.Topic] = -1
+		} else if rt.ErrorCode = req.mayCreate(ctx, t.Topic); rt.ErrorCode != 0 {
+			rt.ErrorMessage = deniedMessage(rt.ErrorCode)
 		} else {
 			c.createTopic(ctx, req, t, kreq.ValidateOnly, &rt)
 		}
@@ -63,6 +66,9 @@ func (c *conn) createTopic(ctx context.Context, req *request, t *kmsg.CreateTopi
 	if err == nil {
 		spec.ValidateOnly = validateOnly
 		err = c.s.deps.Admin.CreateTopic(ctx, spec)
+		if !validateOnly {
+			req.changed(ctx, acl.Create, acl.Topic, t.Topic, err)
+		}
 	}
 	if err != nil {
 		rt.ErrorCode, rt.ErrorMessage = req.failAdmin(err), message(err)
@@ -77,6 +83,10 @@ func (c *conn) createTopic(ctx context.Context, req *request, t *kmsg.CreateTopi
 			rt.ReplicationFactor = int16(max(created.ReplicationFactor, 1))
 			overrides = created.Config
 		}
+	}
+	if !req.may.Sees(acl.DescribeConfigs, acl.Topic, t.Topic) {
+		rt.NumPartitions, rt.ReplicationFactor, rt.ConfigErrorCode = -1, -1, kerr.TopicAuthorizationFailed.Code
+		return
 	}
 	for _, d := range describeTopicConfig(values(overrides)) {
 		rc := kmsg.NewCreateTopicsResponseTopicConfig()

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DeleteTopics: v1-v6
@@ -31,6 +32,7 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		}
 	}
 	m := c.s.mapOrNil()
+	everyTopic := req.may.Sees(acl.Delete, acl.Cluster, federation.ACLClusterName)
 	seen := make(map[federation.TopicName]bool)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewDeleteTopicsResponseTopic()
@@ -40,6 +42,12 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		case t.Topic != nil && t.TopicID != [16]byte{}:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new("give either the name or the id of a topic")
+		case m != nil && !everyTopic && (found != nil || t.Topic != nil) && !req.may.May(ctx, acl.Delete, acl.Topic, topicName(found, deref(t.Topic))):
+			rt.ErrorCode = req.refuse(kerr.TopicAuthorizationFailed)
+			rt.ErrorMessage = deniedMessage(rt.ErrorCode)
+			if t.Topic == nil && req.may.Sees(acl.Describe, acl.Topic, string(found.Name)) {
+				rt.Topic = new(string(found.Name))
+			}
 		case found == nil:
 			rt.ErrorCode = req.refuse(unknown)
 			rt.ErrorMessage = new(fmt.Sprintf("topic %s does not exist", nameOrID(t.Topic, t.TopicID)))
@@ -51,6 +59,7 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 			name := string(found.Name)
 			rt.Topic, rt.TopicID = &name, found.ID
 			err := c.s.deps.Admin.DeleteTopic(ctx, found.Name)
+			req.changed(ctx, acl.Delete, acl.Topic, name, err)
 			rt.ErrorCode, rt.ErrorMessage = req.fail(err), message(err)
 			if err == nil {
 				c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(m *federation.Map) bool { return m.TopicByID(found.ID) == nil })

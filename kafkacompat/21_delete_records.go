@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DeleteRecords: v0-v2
@@ -28,6 +29,7 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 		rt := kmsg.NewDeleteRecordsResponseTopic()
 		rt.Topic = t.Topic
 		rt.Partitions = make([]kmsg.DeleteRecordsResponseTopicPartition, len(t.Partitions))
+		denied := req.mayTopic(ctx, acl.Delete, t.Topic)
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
@@ -35,6 +37,9 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 			switch {
 			case !loaded:
 				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+				continue
+			case denied != 0:
+				rp.ErrorCode = denied
 				continue
 			case p.Offset < -1:
 				rp.ErrorCode = req.refuse(kerr.OffsetOutOfRange)
@@ -52,6 +57,7 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 		return resp
 	}
 	for i, d := range c.session().DeleteRecords(ctx, deletes) {
+		req.changed(ctx, acl.Delete, acl.Topic, string(deletes[i].Topic), d.Err)
 		if answers[i].ErrorCode = req.fail(d.Err); d.Err == nil {
 			answers[i].LowWatermark = int64(d.LowWatermark)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // InitProducerID: v0-v5
@@ -38,6 +39,10 @@ func handleInitProducerID(ctx context.Context, c *conn, req *request, kreq *kmsg
 	case c.s.mapOrNil() == nil:
 		resp.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
 		return resp
+	case !req.may.MayAny(acl.Write, acl.Topic):
+		if resp.ErrorCode = req.mayCluster(ctx, acl.IdempotentWrite); resp.ErrorCode != 0 {
+			return resp
+		}
 	}
 	id, epoch, err := c.session().InitProducer(ctx, kreq.ProducerID, kreq.ProducerEpoch)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // OffsetForLeaderEpoch: v2-v4
@@ -28,12 +29,16 @@ func handleOffsetForLeaderEpoch(ctx context.Context, c *conn, req *request, kreq
 		rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		rt.Topic = t.Topic
 		rt.Partitions = make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, len(t.Partitions))
+		denied := req.mayTopic(ctx, acl.Describe, t.Topic)
 		for i, p := range t.Partitions {
 			rp := &rt.Partitions[i]
 			rp.Default()
 			rp.Partition = p.Partition
 			if !loaded {
 				rp.ErrorCode = req.refuse(kerr.NotLeaderForPartition)
+				continue
+			}
+			if rp.ErrorCode = denied; denied != 0 {
 				continue
 			}
 			queries = append(queries, router.EpochQuery{

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeConfigs: v1-v4
@@ -29,6 +30,11 @@ func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kms
 		rr := kmsg.NewDescribeConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
 		rr.Configs = []kmsg.DescribeConfigsResponseResourceConfig{}
+		if rr.ErrorCode = req.mayConfig(ctx, acl.DescribeConfigs, r.ResourceType, r.ResourceName); rr.ErrorCode != 0 {
+			rr.ErrorMessage = deniedMessage(rr.ErrorCode)
+			resp.Resources = append(resp.Resources, rr)
+			continue
+		}
 		configs, err := c.describeResource(ctx, r)
 		if err != nil {
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // AlterConfigs: v0-v2
@@ -34,8 +35,13 @@ func handleAlterConfigs(ctx context.Context, c *conn, req *request, kreq *kmsg.A
 		if count[key] > 1 {
 			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), new("the resource is in the request more than once")
 			count[key] = -1
+		} else if rr.ErrorCode = req.mayConfig(ctx, acl.AlterConfigs, r.ResourceType, r.ResourceName); rr.ErrorCode != 0 {
+			rr.ErrorMessage = deniedMessage(rr.ErrorCode)
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
 			err := c.replaceTopicConfig(ctx, r, kreq.ValidateOnly)
+			if !kreq.ValidateOnly {
+				req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
+			}
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Resources = append(resp.Resources, rr)

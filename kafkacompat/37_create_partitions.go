@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // CreatePartitions: v0-v3
@@ -36,8 +37,13 @@ func handleCreatePartitions(ctx context.Context, c *conn, req *request, kreq *km
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new(fmt.Sprintf("topic %q is in the request more than once", t.Topic))
 			count[t.Topic] = -1
+		} else if rt.ErrorCode = req.mayTopic(ctx, acl.Alter, t.Topic); rt.ErrorCode != 0 {
+			rt.ErrorMessage = deniedMessage(rt.ErrorCode)
 		} else {
 			err := c.growTopic(ctx, t, kreq.ValidateOnly)
+			if !kreq.ValidateOnly {
+				req.changed(ctx, acl.Alter, acl.Topic, t.Topic, err)
+			}
 			rt.ErrorCode, rt.ErrorMessage = req.failAdmin(err), message(err)
 		}
 		resp.Topics = append(resp.Topics, rt)

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DeleteGroups: v0-v2
@@ -16,7 +18,11 @@ func handleDeleteGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 	for _, group := range kreq.Groups {
 		rg := kmsg.NewDeleteGroupsResponseGroup()
 		rg.Group = group
-		rg.ErrorCode = req.fail(c.s.deps.Groups.Delete(ctx, group))
+		if rg.ErrorCode = req.mayGroup(ctx, acl.Delete, group); rg.ErrorCode == 0 {
+			err := c.s.deps.Groups.Delete(ctx, group)
+			req.changed(ctx, acl.Delete, acl.Group, group, err)
+			rg.ErrorCode = req.fail(err)
+		}
 		resp.Groups = append(resp.Groups, rg)
 	}
 	return resp

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // IncrementalAlterConfigs: v0-v1 (KIP-339)
@@ -40,8 +41,13 @@ func handleIncrementalAlterConfigs(ctx context.Context, c *conn, req *request, k
 		if count[key] > 1 {
 			rr.ErrorCode, rr.ErrorMessage = req.refuse(kerr.InvalidRequest), new("the resource is in the request more than once")
 			count[key] = -1
+		} else if rr.ErrorCode = req.mayConfig(ctx, acl.AlterConfigs, r.ResourceType, r.ResourceName); rr.ErrorCode != 0 {
+			rr.ErrorMessage = deniedMessage(rr.ErrorCode)
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
 			err := c.alterTopic(ctx, r, kreq.ValidateOnly)
+			if !kreq.ValidateOnly {
+				req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
+			}
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Resources = append(resp.Resources, rr)

@@ -30,6 +30,9 @@ func handleDescribeCluster(_ context.Context, c *conn, req *request, kreq *kmsg.
 		resp.ErrorMessage = new("the gateway is starting")
 		return resp
 	}
+	if kreq.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = req.clusterOperations()
+	}
 	v := c.view(m, req.clientID, "")
 	resp.ClusterID, resp.ControllerID = m.ClusterID, v.controller()
 	for _, g := range v.ready {

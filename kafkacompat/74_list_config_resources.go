@@ -7,6 +7,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ListConfigResources: v0-v1
@@ -15,8 +17,11 @@ import (
 // * v0: client metrics only (KIP-714); there are none
 // * v1: topics and nodes too (KIP-1142)
 
-func handleListConfigResources(_ context.Context, c *conn, req *request, kreq *kmsg.ListConfigResourcesRequest) kmsg.Response {
+func handleListConfigResources(ctx context.Context, c *conn, req *request, kreq *kmsg.ListConfigResourcesRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ListConfigResourcesResponse)
+	if resp.ErrorCode = req.mayCluster(ctx, acl.DescribeConfigs); resp.ErrorCode != 0 {
+		return resp
+	}
 	if req.version == 0 {
 		return resp
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeTopicPartitions: v0 (KIP-966)
@@ -15,10 +16,10 @@ import (
 // Pages through the partitions of topics. There are no eligible leader replicas
 // beyond the in-sync ones; the arrays are empty, not null, on which Java fails.
 
-func handleDescribeTopicPartitions(_ context.Context, c *conn, req *request, kreq *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
+func handleDescribeTopicPartitions(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeTopicPartitionsResponse)
 	m := c.s.mapOrNil()
-	names := topicsToDescribe(m, kreq)
+	names := topicsToDescribe(req, m, kreq)
 	left := c.s.cfg.DescribePartitionsMax
 	if kreq.ResponsePartitionLimit > 0 {
 		left = min(left, kreq.ResponsePartitionLimit)
@@ -33,6 +34,8 @@ func handleDescribeTopicPartitions(_ context.Context, c *conn, req *request, kre
 		switch {
 		case m == nil:
 			rt.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+		case !req.may.May(ctx, acl.Describe, acl.Topic, name):
+			t, rt.ErrorCode = nil, req.refuse(kerr.TopicAuthorizationFailed)
 		case t == nil && !validTopicName(name):
 			rt.ErrorCode = req.refuse(kerr.InvalidTopicException)
 		case t == nil:
@@ -63,14 +66,16 @@ func handleDescribeTopicPartitions(_ context.Context, c *conn, req *request, kre
 }
 
 // topicsToDescribe returns the asked topics in order, or all; from the cursor on.
-func topicsToDescribe(m *federation.Map, kreq *kmsg.DescribeTopicPartitionsRequest) []string {
+func topicsToDescribe(req *request, m *federation.Map, kreq *kmsg.DescribeTopicPartitionsRequest) []string {
 	var names []string
 	for _, t := range kreq.Topics {
 		names = append(names, t.Topic)
 	}
 	if len(names) == 0 && m != nil {
 		for _, name := range m.TopicNames() {
-			names = append(names, string(name))
+			if req.may.Sees(acl.Describe, acl.Topic, string(name)) {
+				names = append(names, string(name))
+			}
 		}
 	}
 	slices.Sort(names)
@@ -84,7 +89,7 @@ func topicsToDescribe(m *federation.Map, kreq *kmsg.DescribeTopicPartitionsReque
 
 // describe fills partitions from first on, at most limit, and returns the next one.
 func (v *view) describe(req *request, t *federation.Topic, rt *kmsg.DescribeTopicPartitionsResponseTopic, first, limit int32) int32 {
-	rt.TopicID = t.ID
+	rt.TopicID, rt.AuthorizedOperations = t.ID, req.may.Operations(acl.Topic, string(t.Name))
 	next := first
 	for ; int(next) < len(t.Partitions) && next-first < limit; next++ {
 		p := t.Partitions[next]

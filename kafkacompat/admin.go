@@ -19,6 +19,12 @@ type Admin interface {
 	GrowTopic(ctx context.Context, name federation.TopicName, total int32, validateOnly bool) error
 	// SetTopicConfig sets and unsets configs of a topic together: UnknownTopic, InvalidConfig.
 	SetTopicConfig(ctx context.Context, name federation.TopicName, set map[string]string, unset []string, validateOnly bool) error
+	// CreateACLs adds ACLs, all or none, and returns the version of the map that has them:
+	// InvalidArgument, PolicyViolation.
+	CreateACLs(ctx context.Context, acls []*federation.ACL) (federation.MapVersion, error)
+	// DeleteACLs deletes what some filters select. It returns that by filter, and the version
+	// of the map that lacks it: InvalidArgument.
+	DeleteACLs(ctx context.Context, filters []federation.ACLFilter) ([][]*federation.ACL, federation.MapVersion, error)
 	// TopicConfig returns the configs that were set for a topic: UnknownTopic.
 	TopicConfig(ctx context.Context, name federation.TopicName) (map[string]ConfigValue, error)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // flights are the topics that are being created because a client asked for them,
@@ -20,9 +21,9 @@ type flights struct {
 // autoCreateTopicsMax bounds the topics that one Metadata request creates.
 const autoCreateTopicsMax = 100
 
-// autoCreate creates the topics that do not exist, if that is configured, and
+// autoCreate creates the topics that do not exist, if that is configured and allowed, and
 // waits for them to be in the map. It reports whether it tried any.
-func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kmsg.MetadataRequestTopic) bool {
+func (s *Server) autoCreate(ctx context.Context, req *request, m *federation.Map, topics []kmsg.MetadataRequestTopic) bool {
 	if !s.cfg.AutoCreateTopics {
 		return false
 	}
@@ -31,7 +32,10 @@ func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kms
 		if t.Topic == nil || !validTopicName(*t.Topic) || len(missing) == autoCreateTopicsMax {
 			continue
 		}
-		if name := federation.TopicName(*t.Topic); m.Topics[name] == nil {
+		name := federation.TopicName(*t.Topic)
+		// Denials are told, and recorded, when the topics are answered for.
+		if m.Topics[name] == nil && req.may.Sees(acl.Describe, acl.Topic, *t.Topic) &&
+			(req.may.Sees(acl.Create, acl.Cluster, federation.ACLClusterName) || req.may.Sees(acl.Create, acl.Topic, *t.Topic)) {
 			missing = append(missing, name)
 		}
 	}
@@ -43,7 +47,12 @@ func (s *Server) autoCreate(ctx context.Context, m *federation.Map, topics []kms
 	created := make([]bool, len(missing))
 	var wg sync.WaitGroup
 	for i, name := range missing {
-		wg.Go(func() { created[i] = s.createOnce(ctx, name) })
+		wg.Go(func() {
+			created[i] = s.createOnce(ctx, name)
+			if created[i] {
+				req.changed(ctx, acl.Create, acl.Topic, string(name), nil)
+			}
+		})
 	}
 	wg.Wait()
 	s.awaitMap(ctx, s.cfg.TopicWait, func(m *federation.Map) bool {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // A conn is one client connection. Two goroutines work for it:
@@ -32,6 +33,7 @@ type conn struct {
 	nc    net.Conn
 	r     *bufio.Reader
 	log   *slog.Logger
+	host  string     // the client's IP address, as ACLs name it
 	slots chan *slot // read, not answered yet, in order
 
 	clientID string // of the last request, for the reader
@@ -75,6 +77,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		s:          s,
 		nc:         nc,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
+		host:       acl.Host(nc.RemoteAddr().String()),
 		log:        s.log.With("remote", nc.RemoteAddr().String()),
 		slots:      make(chan *slot, s.cfg.RequestsInFlightMax),
 		bytesFreed: make(chan struct{}, 1),

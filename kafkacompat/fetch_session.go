@@ -10,6 +10,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // The session epochs that ask for all partitions (FetchMetadata.java).
@@ -60,6 +61,7 @@ type fetchPart struct {
 	fetchKey
 	want    router.Position // of the topic that was found
 	refused *kerr.Error     // why the router is not asked
+	allowed *acl.Snapshot   // by which the client may read the topic; nil = to be asked
 
 	// Of the answer under way:
 	query int // index in the positions asked of the router; -1 = refused
@@ -233,7 +235,7 @@ func (s *fetchSession) forget(kreq *kmsg.FetchRequest) {
 }
 
 // positions returns what the router is to be asked. A nil map knows nothing yet.
-func (s *fetchSession) positions(req *request, m *federation.Map, replica bool) []router.Position {
+func (s *fetchSession) positions(ctx context.Context, req *request, m *federation.Map, replica bool) []router.Position {
 	if cap(s.from) < len(s.parts) {
 		s.from = make([]router.Position, 0, len(s.parts))
 	}
@@ -246,6 +248,10 @@ func (s *fetchSession) positions(req *request, m *federation.Map, replica bool) 
 		p.code, p.query, p.slice = 0, -1, nil
 		if replica { // no broker replicates from a gateway
 			p.code = req.refuse(kerr.ClusterAuthorizationFailed)
+			continue
+		}
+		if m != nil && !p.readable(ctx, req) {
+			p.code = req.refuse(kerr.TopicAuthorizationFailed)
 			continue
 		}
 		if p.refused != nil {
@@ -262,6 +268,25 @@ func (s *fetchSession) positions(req *request, m *federation.Map, replica bool) 
 	return s.from
 }
 
+// readable reports whether the client may read the topic. While the ACLs are the same it
+// is not decided again; a denial is, as each is recorded. An id that nobody has is not
+// denied, but unknown.
+func (p *fetchPart) readable(ctx context.Context, req *request) bool {
+	now := req.may.Snapshot()
+	if now == nil || p.allowed == now || p.refused == kerr.UnknownTopicID {
+		return true
+	}
+	name := p.topic.name
+	if name == "" {
+		name = string(p.want.Topic)
+	}
+	if !req.may.May(ctx, acl.Read, acl.Topic, name) {
+		return false
+	}
+	p.allowed = now
+	return true
+}
+
 // resolve finds the partition in the map.
 func (p *fetchPart) resolve(m *federation.Map, byID bool) {
 	if m == nil {
@@ -269,6 +294,9 @@ func (p *fetchPart) resolve(m *federation.Map, byID bool) {
 		return
 	}
 	found, unknown := findTopic(m, byID, p.topic.name, p.topic.id)
+	if found != nil {
+		p.want.Topic = found.Name
+	}
 	switch {
 	case found == nil:
 		p.refused = unknown

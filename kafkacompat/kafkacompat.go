@@ -22,6 +22,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // Maps is the facade's view of the federation.
@@ -33,13 +34,15 @@ type Maps interface {
 	Changed() <-chan struct{}
 }
 
-// Deps is what a Server stands on. All fields but Metrics and Logger are required.
+// Deps is what a Server stands on. All fields but Authorizer, Metrics and Logger are required.
 type Deps struct {
 	Maps Maps
 	// NewSession opens the router for one client connection.
 	NewSession func() router.Session
 	Groups     groups.Coordinator
 	Admin      Admin
+	// Authorizer decides what clients may do; nil lets them do everything.
+	Authorizer *acl.Authorizer
 	Metrics    *Metrics
 	Logger     *slog.Logger
 }

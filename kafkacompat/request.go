@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // A request is one request of a client while it is worked on.
@@ -19,6 +21,7 @@ type request struct {
 	frame    *frame
 	body     []byte // what follows the header; it points into frame
 	start    time.Time
+	may      acl.Access // not set yet for Produce and Fetch when the handler begins
 
 	code     int16 // the first error, for metrics
 	internal error // an error that nobody classified, for the log
@@ -86,6 +89,9 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.s.cfg.RequestTimeout)
 		defer cancel()
+	}
+	if !c.authorize(ctx, req) {
+		return response{close: true}
 	}
 	kresp := req.api.handle(ctx, c, req, kreq)
 	if req.internal != nil {

@@ -148,9 +148,9 @@ var versions = [...]api{
 	{key: kmsg.EndTxn, name: "EndTxn", seen: 5, note: noTransactions},
 	{key: kmsg.WriteTxnMarkers, name: "WriteTxnMarkers", seen: 2, note: "Broker-internal."},
 	{key: kmsg.TxnOffsetCommit, name: "TxnOffsetCommit", seen: 6, note: noTransactions},
-	{key: kmsg.DescribeACLs, name: "DescribeAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDescribeACLs), note: noACLs},
-	{key: kmsg.CreateACLs, name: "CreateAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleCreateACLs), note: noACLs},
-	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: noACLs},
+	{key: kmsg.DescribeACLs, name: "DescribeAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDescribeACLs), note: ownACLs},
+	{key: kmsg.CreateACLs, name: "CreateAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleCreateACLs), note: ownACLs},
+	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: ownACLs},
 	{
 		key: kmsg.DescribeConfigs, name: "DescribeConfigs", min: 1, max: 4, flexible: 4, seen: 4, handle: on(handleDescribeConfigs),
 		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Nothing of the physical brokers.",
@@ -246,7 +246,7 @@ const neverFlexible = 1 << 14
 // The reasons that several APIs share.
 const (
 	noTransactions     = "Transactions are not offered: a transactional id is refused before a client gets here."
-	noACLs             = "SECURITY_DISABLED, as a stock broker without an authorizer answers."
+	ownACLs            = "ACLs of the logical cluster, which all gateways decide by; the physical clusters' own are not touched. Without `--authorizer acl`: SECURITY_DISABLED, as a stock broker without an authorizer answers."
 	noDisks            = "Disks belong to the physical brokers, which clients do not see."
 	noReplicas         = "Replicas belong to the physical clusters; where a partition's head lies is changed by braid's own operations. Kafka's tools take the API's absence."
 	noQuorum           = "Gateways form no Raft quorum; broker and controller internals are hidden."

@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/federationtest"
 	"github.com/braidmq/braid/gateway/router"
@@ -252,6 +253,31 @@ func (w *world) TopicConfig(_ context.Context, name federation.TopicName) (map[s
 		out[k] = kafkacompat.ConfigValue{Value: v}
 	}
 	return out, nil
+}
+
+// CreateACLs implements kafkacompat.Admin.
+func (w *world) CreateACLs(_ context.Context, acls []*federation.ACL) (federation.MapVersion, error) {
+	w.Change(func(m *federation.Map) { m.ACLs = planner.WithACLs(m, acls, nil).ACLs })
+	return w.Current().Version, nil
+}
+
+// DeleteACLs implements kafkacompat.Admin.
+func (w *world) DeleteACLs(_ context.Context, filters []federation.ACLFilter) ([][]*federation.ACL, federation.MapVersion, error) {
+	var out [][]*federation.ACL
+	w.Change(func(m *federation.Map) {
+		var ids []federation.ACLID
+		for _, f := range filters {
+			var found []*federation.ACL
+			for id, a := range m.ACLs {
+				if f.Matches(a) {
+					found, ids = append(found, a), append(ids, id)
+				}
+			}
+			out = append(out, found)
+		}
+		m.ACLs = planner.WithACLs(m, nil, ids).ACLs
+	})
+	return out, w.Current().Version, nil
 }
 
 // client makes a franz-go client of the facade.

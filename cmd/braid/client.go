@@ -31,6 +31,7 @@ type api struct {
 	groups     adminv1connect.GroupServiceClient
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
+	acls       adminv1connect.AclServiceClient
 	producer   braidv1connect.ProducerServiceClient
 	consumer   braidv1connect.ConsumerServiceClient
 }
@@ -67,6 +68,7 @@ func newClients(base string, timeout time.Duration) *api {
 		groups:     adminv1connect.NewGroupServiceClient(client, base),
 		fleet:      adminv1connect.NewFleetServiceClient(client, base),
 		operations: adminv1connect.NewOperationServiceClient(client, base),
+		acls:       adminv1connect.NewAclServiceClient(client, base),
 		producer:   braidv1connect.NewProducerServiceClient(client, base),
 		consumer:   braidv1connect.NewConsumerServiceClient(client, base),
 	}

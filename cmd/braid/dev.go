@@ -45,6 +45,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.kafka(cmd)
 	d.bootstrap(cmd)
 	d.gateway(cmd, true)
+	d.authorization(cmd)
 	d.controller(cmd)
 	cmd.Flags().StringArrayVar(&d.clusters, "cluster", nil, "a real Kafka cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
 	cmd.Flags().IntVar(&d.gateways, "gateways", 1, "how many gateways to run; further ones take the next free ports")
@@ -139,7 +140,7 @@ func (d *dev) options() (embedded.Options, net.Listener, error) {
 
 // configure gives the processes of a federation the settings of the command line.
 func (d *dev) configure(c *process.Config, index int) {
-	c.LogicalCluster, c.StopTimeout = d.config.LogicalCluster, d.config.StopTimeout
+	c.LogicalCluster, c.StopTimeout, c.Authorization = d.config.LogicalCluster, d.config.StopTimeout, d.config.Authorization
 	switch c.Role {
 	case process.Gateway:
 		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins

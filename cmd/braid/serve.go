@@ -43,6 +43,7 @@ func gatewayCommand() *cobra.Command {
 	s.controllers(cmd)
 	s.kafka(cmd)
 	s.gateway(cmd, false)
+	s.authorization(cmd)
 	cmd.AddCommand(gatewayListCommand(), gatewayDrainCommand())
 	return cmd
 }
@@ -83,6 +84,7 @@ func nameserverCommand() *cobra.Command {
 	s.redis(cmd)
 	s.controllers(cmd)
 	s.bootstrap(cmd)
+	s.authorization(cmd)
 	return cmd
 }
 
@@ -124,6 +126,15 @@ func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"produce", "consume", "both"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+func (s *serving) authorization(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config.Authorization
+	f.StringVar(&c.Authorizer, "authorizer", process.AuthorizerNone, "who decides what clients may do: none allows everything, acl asks ACLs")
+	f.StringSliceVar(&c.SuperUsers, "super-users", nil, "principals that may do everything, such as User:admin")
+	f.BoolVar(&c.AllowIfNoACL, "allow-everyone-if-no-acl", false, "allow everybody what no ACL speaks of")
+	f.IntVar(&c.AuditDenials, "audit-denials", 10, "how many denials are logged in a second at most")
+	_ = cmd.RegisterFlagCompletionFunc("authorizer", cobra.FixedCompletions([]string{process.AuthorizerNone, process.AuthorizerACL}, cobra.ShellCompDirectiveNoFileComp))
+}
+
 func (s *serving) controller(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &s.config.Controller
 	f.DurationVar(&c.LeaseTTL, "leader-lease", 2*time.Second, "how long the lead lasts after its last renewal; a dead leader is replaced after it")
@@ -134,6 +145,7 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.Int64Var(&c.RestoreRecordsMax, "restore-records", 10_000_000, "how many records of a partition are appended again at most when a failed cluster is restored; if there are more, they stay at their old offsets")
 	f.Int64Var(&c.CopyBytesPerSecond, "copy-rate", 64<<20, "bytes of a compacted topic that its move copies in a second while it takes appends")
 	f.IntVar(&c.CopyHeadsMax, "copy-heads", 8, "how many partitions of a compacted topic are copied at a time")
+	f.IntVar(&c.ACLsMax, "acls", 20_000, "how many ACLs there can be")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

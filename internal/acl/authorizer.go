@@ -128,8 +128,9 @@ func (a *Authorizer) Access(m *federation.Map, who Subject, api string) Access {
 	return Access{a: a, s: a.Snapshot(m), who: who, api: api}
 }
 
-// Everything reports whether ACLs do not decide.
-func (x *Access) Everything() bool { return x.s == nil }
+// Snapshot returns the ACLs that decide; nil if none do. What was allowed by the same ones
+// need not be asked again.
+func (x *Access) Snapshot() *Snapshot { return x.s }
 
 // May decides, and records a denial.
 func (x *Access) May(ctx context.Context, op Operation, res Resource, name string) bool {

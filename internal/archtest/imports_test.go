@@ -43,12 +43,12 @@ var edges = map[string]struct {
 	// Doors and services. They never meet each other.
 	"gateway": {
 		[]string{
-			"gateway/router", "gateway/groups", "federation", "internal/recordbatch", "internal/rpcerror",
+			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/recordbatch", "internal/rpcerror", "internal/security",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect", "gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect",
 			"gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect",
 		}, "the Connect door over both engines; admin calls are passed on to the controller",
 	},
-	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/recordbatch"}, "the Kafka door over both engines; it never imports the other door"},
+	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
@@ -62,7 +62,7 @@ var edges = map[string]struct {
 	"internal/process": {
 		[]string{
 			"gateway", "gateway/router", "gateway/groups", "gateway/mapwatch", "kafkacompat", "controller", "nameserver", "federation",
-			"internal/lifecycle", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
+			"internal/acl", "internal/security", "internal/lifecycle", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
 		}, "the one place that wires roles together",
 	},
 	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "federation", "gen/..."}, "a whole federation in one process"},

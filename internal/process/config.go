@@ -81,6 +81,9 @@ type Config struct {
 	AutoCreateTopics bool
 	// DefaultPartitions is the partition count of topics created without one; 4 by default.
 	DefaultPartitions int32
+	// Authorization says who decides what clients of a gateway, or of a name service's
+	// bootstrap, may do.
+	Authorization Authorization
 	// CORSOrigins are the origins that browsers may call the Connect API from.
 	CORSOrigins []string
 
@@ -171,6 +174,9 @@ func (c Config) validate() error {
 		}
 	default:
 		return configErrorf("process role %d is not known", c.Role)
+	}
+	if _, err := c.Authorization.config(); err != nil {
+		return err
 	}
 	for _, u := range c.Controllers {
 		parsed, err := url.Parse(u)

@@ -21,6 +21,7 @@ import (
 // controllerServices are what a controller's port serves.
 var controllerServices = []string{
 	adminv1connect.TopicServiceName, adminv1connect.ClusterServiceName, adminv1connect.FleetServiceName, adminv1connect.OperationServiceName,
+	adminv1connect.AclServiceName,
 }
 
 // controller wires a controller: the store, the physical clusters, and the

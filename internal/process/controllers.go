@@ -194,6 +194,7 @@ type controllerClients struct {
 	clusters   adminv1connect.ClusterServiceClient
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
+	acls       adminv1connect.AclServiceClient
 }
 
 func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
@@ -203,6 +204,7 @@ func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
 		clusters:   adminv1connect.NewClusterServiceClient(client, controllersBase, opts...),
 		fleet:      adminv1connect.NewFleetServiceClient(client, controllersBase, opts...),
 		operations: adminv1connect.NewOperationServiceClient(client, controllersBase, opts...),
+		acls:       adminv1connect.NewAclServiceClient(client, controllersBase, opts...),
 	}
 }
 

@@ -198,11 +198,15 @@ func (w *wiring) doors(g *gatewayParts) error {
 	g.names = nameserver.New(w.cfg.NameServer, g.watch)
 	cfg := w.cfg.Gateway
 	cfg.LogicalCluster, cfg.CORSOrigins = w.cfg.LogicalCluster, w.cfg.CORSOrigins
-	var err error
+	authorizer, err := w.authorizer()
+	if err != nil {
+		return err
+	}
 	g.door, err = gateway.New(cfg, gateway.Deps{
 		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
-		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names,
+		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
+		Authorizer:     authorizer,
 		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters,
 	})
 	if err != nil {
@@ -226,7 +230,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		return err
 	}
 	g.kafka, err = kafkacompat.New(kafka, kafkacompat.Deps{
-		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Admin: newKafkaAdmin(g.admin.topics, w.cfg.LogicalCluster),
+		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
 		Metrics: metrics, Logger: w.log,
 	})
 	if err != nil {

@@ -27,13 +27,14 @@ const (
 // services of the leading controller.
 type kafkaAdmin struct {
 	topics adminv1connect.TopicServiceClient
+	acls   adminv1connect.AclServiceClient
 	parent string // logicalClusters/{lc}
 }
 
 var _ kafkacompat.Admin = (*kafkaAdmin)(nil)
 
-func newKafkaAdmin(topics adminv1connect.TopicServiceClient, logicalCluster string) *kafkaAdmin {
-	return &kafkaAdmin{topics: topics, parent: "logicalClusters/" + logicalCluster}
+func newKafkaAdmin(clients controllerClients, logicalCluster string) *kafkaAdmin {
+	return &kafkaAdmin{topics: clients.topics, acls: clients.acls, parent: "logicalClusters/" + logicalCluster}
 }
 
 func (a *kafkaAdmin) name(topic federation.TopicName) string {

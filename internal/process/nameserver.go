@@ -50,7 +50,7 @@ func (w *wiring) nameserver(context.Context) error {
 		w.task(httpTask("connect api", w.connect, gateway.NewServer(mux)))
 	}
 	if w.bootstrap != nil {
-		admin := newKafkaAdmin(controllers.clients(clientOptions(observe)...).topics, w.cfg.LogicalCluster)
+		admin := newKafkaAdmin(controllers.clients(clientOptions(observe)...), w.cfg.LogicalCluster)
 		if err := w.kafkaBootstrap(watch, admin); err != nil {
 			return err
 		}
@@ -72,6 +72,10 @@ func (w *wiring) nameserver(context.Context) error {
 }
 
 func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin) error {
+	authorizer, err := w.authorizer()
+	if err != nil {
+		return err
+	}
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin) 
 	kafka := w.cfg.Kafka
 	kafka.GatewayID = federation.GatewayID(w.id)
 	server, err := kafkacompat.New(kafka, kafkacompat.Deps{
-		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Metrics: metrics, Logger: w.log,
+		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
 	})
 	if err != nil {
 		return err
