@@ -2,3 +2,11 @@ package kafkacompat
 
 // BytesInUse returns the bytes of requests in memory.
 func (s *Server) BytesInUse() int64 { return s.budget.inUse() }
+
+// Served are the keys of the APIs that are served.
+func Served() (keys []int16) {
+	for key := range served() {
+		keys = append(keys, key)
+	}
+	return keys
+}

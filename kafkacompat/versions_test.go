@@ -46,6 +46,7 @@ func TestTableKnowsWhatKmsgKnows(t *testing.T) {
 			continue
 		}
 		require.LessOrEqual(t, a.min, a.max, name)
+		require.NotEmpty(t, operations[a.key], "%s: say in operations.go which rights it asks for, and ask for them", name)
 		for v := a.min; v <= a.max; v++ {
 			req.SetVersion(v)
 			require.Equal(t, req.IsFlexible(), v >= a.flexible, "%s v%d: flexible", name, v)
@@ -81,14 +82,16 @@ func document() string {
 		if a.advertisedFromZero {
 			span += fmt.Sprintf(" (advertised 0-%d)", a.max)
 		}
-		fmt.Fprintf(&served, "| %d | %s | %s | %s |\n", a.key, a.name, span, a.note)
+		fmt.Fprintf(&served, "| %d | %s | %s | %s | %s |\n", a.key, a.name, span, operations[a.key], a.note)
 	}
 	return "# The Kafka API of a gateway\n\n" +
 		"<!-- Generated from kafkacompat/versions.go by `go generate ./kafkacompat`; do not edit. -->\n\n" +
 		"What a Kafka client that connects to braid can call, and what each call does over several\n" +
 		"physical clusters. Offsets, leader epochs, topic ids, node ids and producer ids are always\n" +
 		"braid's own. No response is throttled.\n\n" +
-		"## Served\n\n| Key | API | Versions | Behaviour and limits |\n|---|---|---|---|\n" + served.String() +
+		"*Rights* are what ACLs have to allow where a gateway runs with `--authorizer acl`: those that a\n" +
+		"broker asks for. Without the right to DESCRIBE a topic nobody learns whether it exists.\n\n" +
+		"## Served\n\n| Key | API | Versions | Rights | Behaviour and limits |\n|---|---|---|---|---|\n" + served.String() +
 		"\n## Left out\n\nNot advertised; a request of this kind closes the connection, as at a Kafka broker that does not know it.\n\n" +
 		"| Key | API | Why |\n|---|---|---|\n" + left.String()
 }

@@ -27,6 +27,8 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/federationtest"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
 )
@@ -45,7 +47,9 @@ type world struct {
 	admins   map[string]*kadm.Client
 	servers  []*kafkacompat.Server
 	metrics  *kafkacompat.Metrics
-	addr     string // of the first server
+	// authorizer decides for all servers; nil = everything is allowed.
+	authorizer *acl.Authorizer
+	addr       string // of the first server
 
 	mu sync.Mutex // serialises topic changes
 }
@@ -60,7 +64,12 @@ func newWorld(t testing.TB, opts ...option) *world {
 
 func newWorldMeasured(t testing.TB, metrics *kafkacompat.Metrics, opts ...option) *world {
 	t.Helper()
-	w := &world{metrics: metrics, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
+	return startWorld(t, &world{metrics: metrics}, opts...)
+}
+
+func startWorld(t testing.TB, given *world, opts ...option) *world {
+	t.Helper()
+	w := &world{metrics: given.metrics, authorizer: given.authorizer, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("physical-"+name))
@@ -90,7 +99,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	for _, o := range opts {
 		o(&cfg)
 	}
-	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Admin: w, Metrics: w.metrics})
+	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Metrics: w.metrics})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -104,6 +113,21 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	w.Change(func(m *federation.Map) {
 		m.Gateways = slices.DeleteFunc(m.Gateways, func(g *federation.Gateway) bool { return g.ID == id })
 		m.Gateways = append(m.Gateways, &federation.Gateway{ID: id, NodeID: node, KafkaAddress: l.Addr().String(), Zone: zone, State: federation.GatewayReady})
+	})
+	return l.Addr().String()
+}
+
+// listen opens another port of the first server, on which all clients are principal.
+func (w *world) listen(principal string) string {
+	w.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(w.t, err)
+	ctx, cancel := context.WithCancel(security.WithPrincipal(context.Background(), security.User(principal)))
+	done := make(chan error, 1)
+	go func() { done <- w.servers[0].Serve(ctx, l) }()
+	w.t.Cleanup(func() {
+		cancel()
+		require.NoError(w.t, <-done)
 	})
 	return l.Addr().String()
 }
