@@ -115,6 +115,9 @@ type Config struct {
 	PartitionsMax int32
 	// ACLsMax bounds the ACLs, of some 400 B each in every gateway; 20,000 by default.
 	ACLsMax int
+	// CredentialsMax bounds the credentials of all users: each gateway holds them, of some
+	// 300 B each; 10,000 by default.
+	CredentialsMax int
 	// ForwardWait is how long a standby waits for a leader before it refuses a call; 5 s by default.
 	ForwardWait time.Duration
 
@@ -158,6 +161,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.DefaultPartitions, 1)
 	setDefault(&c.PartitionsMax, 10_000)
 	setDefault(&c.ACLsMax, 20_000)
+	setDefault(&c.CredentialsMax, 10_000)
 	setDefault(&c.ForwardWait, 5*time.Second)
 }
 
@@ -197,6 +201,8 @@ func (c *Config) Validate() error {
 		return errors.New("controller: at least one head must be sealed in a step")
 	case c.CopyBytesPerSecond < 1 || c.CopyHeadsMax < 1:
 		return errors.New("controller: the copies of compacted topics need at least one byte a second and one head at a time")
+	case c.CredentialsMax < 1:
+		return fmt.Errorf("controller: credentials max %d: want at least 1", c.CredentialsMax)
 	case c.StreamsMax < 1 || c.OperationsMax < 1 || c.OperationsKeep < 1:
 		return errors.New("controller: streams, operations and kept operations need room for at least one each")
 	}

@@ -25,6 +25,8 @@ const (
 	PolicyViolation
 	Unsupported
 	NotAuthorized
+	Unauthenticated   // nobody has proven who the client is
+	UnknownCredential // of a user
 
 	// Appends.
 	RecordTooLarge

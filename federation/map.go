@@ -17,6 +17,7 @@ type Map struct {
 	Gateways        []*Gateway // ascending by ID
 	Topics          map[TopicName]*Topic
 	ACLs            ACLs
+	Credentials     map[CredentialID]*Credential // nil = none
 
 	byTopicID map[TopicID]*Topic
 	byNodeID  map[NodeID]*Gateway

@@ -38,6 +38,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	if g.deps.Acls != nil {
 		mux.Handle(adminv1connect.NewAclServiceHandler(&forwardedACLs{g.deps.Acls, g}, forward...))
 	}
+	if g.deps.Credentials != nil {
+		mux.Handle(adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...))
+	}
 	if g.deps.Naming != nil {
 		mux.Handle(namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...))
 	}

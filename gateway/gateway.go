@@ -50,6 +50,8 @@ type Deps struct {
 	Fleet      adminv1connect.FleetServiceClient
 	Operations adminv1connect.OperationServiceClient
 	Acls       adminv1connect.AclServiceClient
+	// Credentials is one of them.
+	Credentials adminv1connect.CredentialServiceClient
 	// Naming is the name service, if it runs in this process or is passed on; may be nil.
 	Naming namingv1connect.NameServiceHandler
 

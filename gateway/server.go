@@ -97,6 +97,7 @@ func (g *Gateway) serviceNames() []string {
 		{adminv1connect.FleetServiceName, g.deps.Fleet != nil},
 		{adminv1connect.OperationServiceName, g.deps.Operations != nil},
 		{adminv1connect.AclServiceName, g.deps.Acls != nil},
+		{adminv1connect.CredentialServiceName, g.deps.Credentials != nil},
 		{namingv1connect.NameServiceName, g.deps.Naming != nil},
 	} {
 		if s.served {

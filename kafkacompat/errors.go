@@ -36,6 +36,8 @@ var table = map[federation.Kind]codes{
 	federation.PolicyViolation:          notFetched(kerr.PolicyViolation),
 	federation.Unsupported:              notFetched(kerr.UnsupportedVersion),
 	federation.NotAuthorized:            same(kerr.TopicAuthorizationFailed),
+	federation.Unauthenticated:          notFetched(kerr.SaslAuthenticationFailed),
+	federation.UnknownCredential:        notFetched(kerr.ResourceNotFound),
 
 	federation.RecordTooLarge:         notFetched(kerr.MessageTooLarge),
 	federation.InvalidRecord:          notFetched(kerr.InvalidRecord),

@@ -46,6 +46,7 @@ func Diff(from, to *federation.Map) Delta {
 	d.diffClusters(from, to)
 	d.diffGateways(from, to)
 	d.diffACLs(from, to)
+	d.diffCredentials(from, to)
 	for name, t := range to.Topics {
 		d.diffTopic(from.Topics[name], t)
 	}
@@ -167,6 +168,7 @@ type edit struct {
 	meta          bool // the entry meta was given
 	ownClusters   bool
 	ownGateways   bool
+	ownCreds      bool
 	ownTopics     bool
 	ownACLs       bool
 	topicEntries  bool                                // an entry of a topic itself was given
@@ -252,6 +254,8 @@ func (e *edit) remove(key string) error {
 		e.setGateway(federation.GatewayID(key[len(prefixGateway):]), nil)
 	case strings.HasPrefix(key, prefixACL):
 		delete(e.acls(), federation.ACLID(key[len(prefixACL):]))
+	case strings.HasPrefix(key, prefixCredential):
+		return e.removeCredential(key)
 	case strings.HasPrefix(key, prefixTopic):
 		e.topic(federation.TopicName(key[len(prefixTopic):])).deleted = true
 	case strings.HasPrefix(key, prefixPartition):
@@ -295,6 +299,8 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 			return errKey
 		}
 		e.setGateway(g.ID, g)
+	case *controlv1.MapEntry_Credential:
+		return e.setCredential(u.GetKey(), v.Credential)
 	case *controlv1.MapEntry_Topic:
 		if u.GetKey() != TopicKey(federation.TopicName(v.Topic.GetName())) {
 			return errKey

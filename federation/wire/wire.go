@@ -2,7 +2,8 @@
 // the control stream carries, and back. It refuses entries that break a rule of
 // the map, so nothing invalid gets in by either way.
 //
-// Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER | acl/ID.
+// Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER |
+// credential/USER/MECHANISM | acl/ID.
 package wire
 
 import (
@@ -67,6 +68,9 @@ func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 	}
 	for _, g := range m.Gateways {
 		out = append(out, gatewayEntry(g, v))
+	}
+	for _, c := range m.Credentials {
+		out = append(out, credentialEntry(c, v))
 	}
 	for _, t := range m.Topics {
 		out = append(out, topicEntry(t, v))

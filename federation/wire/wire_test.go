@@ -92,7 +92,9 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 	next.Version++
 	for range 1 + r.IntN(4) {
 		names := next.TopicNames()
-		switch k := r.IntN(11); {
+		switch k := r.IntN(13); {
+		case k > 10:
+			mutateCredential(r, next)
 		case k < 2 || len(names) == 0:
 			n := fmt.Sprintf("t%d", r.IntN(20))
 			next.Topics[federation.TopicName(n)] = newTopic(r, n, 1+r.IntN(5))
@@ -144,6 +146,23 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 	next.Seal()
 	require.NoError(t, next.Validate())
 	return next
+}
+
+// mutateCredential gives a user a credential, or takes it away.
+func mutateCredential(r *rand.Rand, m *federation.Map) {
+	id := federation.CredentialID{User: fmt.Sprintf("u/%d", r.IntN(4)), Mechanism: federation.ScramSHA256}
+	if m.Credential(id) != nil && r.IntN(2) == 0 {
+		if delete(m.Credentials, id); len(m.Credentials) == 0 {
+			m.Credentials = nil
+		}
+		return
+	}
+	if m.Credentials == nil {
+		m.Credentials = make(map[federation.CredentialID]*federation.Credential)
+	}
+	m.Credentials[id] = &federation.Credential{
+		CredentialID: id, Salt: []byte{byte(r.IntN(9))}, Iterations: 4096, StoredKey: make([]byte, 32), ServerKey: make([]byte, 32), CreatedMs: r.Int64N(9),
+	}
 }
 
 func without(all []*federation.Gateway, id federation.GatewayID) []*federation.Gateway {
@@ -279,22 +298,27 @@ func TestApplyRefuses(t *testing.T) {
 			x := entry("partition/orders/0").GetPartition().GetExtents()[0]
 			e.GetPartition().Extents[0].PhysicalTopic, e.GetPartition().Extents[0].PhysicalPartition = x.PhysicalTopic, x.PhysicalPartition
 		}), nil, "is used by"},
-		"unknown cluster":  {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].Cluster = "zz" }), nil, "unknown cluster"},
-		"extent state":     {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].State = 9 }), nil, "unknown state"},
-		"epoch above":      {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Epoch = 0 }), nil, "is above the partition's"},
-		"cluster state":    {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().State = 0 }), nil, "unknown state"},
-		"gateway role":     {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().Role = "king" }), nil, "king"},
-		"gateway state":    {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().State = 7 }), nil, "unknown state"},
-		"node id twice":    {change("gateway/g1", func(e *controlv1.MapEntry) { e.Key, e.GetGateway().Id = "gateway/g2", "g2" }), nil, "node id 1"},
-		"fleet generation": {change("meta", func(e *controlv1.MapEntry) { e.GetMeta().FleetGeneration = -1 }), nil, "negative"},
 		"acl of another id": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
 			ResourceType: 2, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
 		}}}}, nil, "does not fit"},
 		"acl of no type": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
 			ResourceType: 258, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
 		}}}}, nil, "resource type"},
-		"cluster weight":    {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().Weight = -1 }), nil, "negative"},
-		"name with a slash": {change("cluster/a", func(e *controlv1.MapEntry) { e.Key, e.GetCluster().Name = "cluster/a/b", "a/b" }), nil, "bad name"},
+		"unknown cluster":       {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].Cluster = "zz" }), nil, "unknown cluster"},
+		"extent state":          {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Extents[0].State = 9 }), nil, "unknown state"},
+		"epoch above":           {change("partition/orders/0", func(e *controlv1.MapEntry) { e.GetPartition().Epoch = 0 }), nil, "is above the partition's"},
+		"cluster state":         {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().State = 0 }), nil, "unknown state"},
+		"gateway role":          {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().Role = "king" }), nil, "king"},
+		"gateway state":         {change("gateway/g1", func(e *controlv1.MapEntry) { e.GetGateway().State = 7 }), nil, "unknown state"},
+		"node id twice":         {change("gateway/g1", func(e *controlv1.MapEntry) { e.Key, e.GetGateway().Id = "gateway/g2", "g2" }), nil, "node id 1"},
+		"fleet generation":      {change("meta", func(e *controlv1.MapEntry) { e.GetMeta().FleetGeneration = -1 }), nil, "negative"},
+		"cluster weight":        {change("cluster/a", func(e *controlv1.MapEntry) { e.GetCluster().Weight = -1 }), nil, "negative"},
+		"credential iterations": {credential(func(e *controlv1.CredentialEntry) { e.Iterations = 1 }), nil, "4096 to 16384"},
+		"credential key":        {credential(func(e *controlv1.CredentialEntry) { e.StoredKey = nil }), nil, "keys of 0 and 32 bytes"},
+		"credential mechanism":  {credential(func(e *controlv1.CredentialEntry) { e.Mechanism = "MD5" }), nil, "MD5"},
+		"credential user":       {credential(func(e *controlv1.CredentialEntry) { e.User = "bob" }), nil, "does not fit"},
+		"credential delete":     {nil, []string{"credential/alice"}, "bad key"},
+		"name with a slash":     {change("cluster/a", func(e *controlv1.MapEntry) { e.Key, e.GetCluster().Name = "cluster/a/b", "a/b" }), nil, "bad name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := wire.Apply(m, wire.Delta{From: m.Version, To: m.Version + 1, Upserts: tc.upserts, Deletes: tc.deletes})
@@ -308,6 +332,13 @@ func TestApplyRefuses(t *testing.T) {
 	_, err = wire.Decode(1, nil)
 	require.ErrorContains(t, err, `"meta" is missing`)
 	requireSameMap(t, newCopy(t, m), m)
+}
+
+// credential is an entry of a credential with a change.
+func credential(change func(*controlv1.CredentialEntry)) []*controlv1.MapEntry {
+	c := &controlv1.CredentialEntry{User: "alice", Mechanism: "SCRAM-SHA-256", Salt: []byte("salt"), Iterations: 4096, StoredKey: make([]byte, 32), ServerKey: make([]byte, 32)}
+	change(c)
+	return []*controlv1.MapEntry{{Key: "credential/alice/SCRAM-SHA-256", Value: &controlv1.MapEntry_Credential{Credential: c}}}
 }
 
 func newCopy(t *testing.T, m *federation.Map) *federation.Map {

@@ -24,8 +24,8 @@ var edges = map[string]struct {
 	"internal/lifecycle":        {nil, "a named task group, of use to anybody"},
 	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
 	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
-	"internal/security":         {nil, "who a client is, of use to all doors"},
 	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
+	"internal/security":         {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
 	"internal/archtest":         {nil, "reads source files only"},
 
@@ -51,7 +51,7 @@ var edges = map[string]struct {
 	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
-			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/upstream",
+			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/security", "internal/upstream",
 			"gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect",
 		}, "the only writer of maps; imported offsets of groups go through a gateway",
@@ -98,6 +98,7 @@ var owners = []struct {
 	{"github.com/twmb/franz-go/pkg/kadm", nil, "admin of physical clusters goes through internal/upstream's own requests"},
 	{"github.com/twmb/franz-go/pkg/kmsg", []string{"internal/upstream", "gateway/router", "gateway/groups", "kafkacompat"}, "who reads or writes the Kafka protocol"},
 	{"github.com/twmb/franz-go/pkg/kfake", []string{"internal/embedded"}, "the embedded clusters"},
+	{"github.com/go-jose/", []string{"internal/security"}, "one owner of what is proven by tokens"},
 	{"github.com/redis/go-redis", []string{"internal/redisstore"}, "one owner of keys and scripts"},
 	{"github.com/alicebob/miniredis", []string{"internal/embedded"}, "the embedded Redis"},
 	{

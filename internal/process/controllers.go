@@ -195,6 +195,7 @@ type controllerClients struct {
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
 	acls       adminv1connect.AclServiceClient
+	creds      adminv1connect.CredentialServiceClient
 }
 
 func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
@@ -205,6 +206,7 @@ func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
 		fleet:      adminv1connect.NewFleetServiceClient(client, controllersBase, opts...),
 		operations: adminv1connect.NewOperationServiceClient(client, controllersBase, opts...),
 		acls:       adminv1connect.NewAclServiceClient(client, controllersBase, opts...),
+		creds:      adminv1connect.NewCredentialServiceClient(client, controllersBase, opts...),
 	}
 }
 

@@ -206,7 +206,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
-		Authorizer:     authorizer,
+		Credentials: g.admin.creds, Authorizer: authorizer,
 		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters,
 	})
 	if err != nil {

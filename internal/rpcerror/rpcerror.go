@@ -61,6 +61,9 @@ var table = map[federation.Kind]row{
 	federation.Unsupported:              {"UNSUPPORTED", connect.CodeUnimplemented, braidv1.Reason_REASON_UNSUPPORTED},
 	federation.NotAuthorized:            {"NOT_AUTHORIZED", connect.CodePermissionDenied, braidv1.Reason_REASON_NOT_AUTHORIZED},
 
+	federation.Unauthenticated:   {"UNAUTHENTICATED", connect.CodeUnauthenticated, braidv1.Reason_REASON_UNAUTHENTICATED},
+	federation.UnknownCredential: {"UNKNOWN_CREDENTIAL", connect.CodeNotFound, braidv1.Reason_REASON_UNKNOWN_CREDENTIAL},
+
 	federation.RecordTooLarge:         {"RECORD_TOO_LARGE", connect.CodeInvalidArgument, braidv1.Reason_REASON_RECORD_TOO_LARGE},
 	federation.InvalidRecord:          {"INVALID_RECORD", connect.CodeInvalidArgument, braidv1.Reason_REASON_INVALID_RECORD},
 	federation.CorruptBatch:           {"CORRUPT_BATCH", connect.CodeInvalidArgument, braidv1.Reason_REASON_CORRUPT_BATCH},
@@ -130,6 +133,8 @@ var kindOfReason = map[braidv1.Reason]federation.Kind{
 	braidv1.Reason_REASON_INTERNAL:              federation.Internal,
 	braidv1.Reason_REASON_UNKNOWN_CLUSTER:       federation.UnknownCluster,
 	braidv1.Reason_REASON_CONFLICT:              federation.Conflict,
+	braidv1.Reason_REASON_UNAUTHENTICATED:       federation.Unauthenticated,
+	braidv1.Reason_REASON_UNKNOWN_CREDENTIAL:    federation.UnknownCredential,
 }
 
 // Reason returns the reason that clients see for a kind.
@@ -259,7 +264,9 @@ func kindOfCode(c connect.Code) federation.Kind {
 	switch c {
 	case connect.CodeInvalidArgument, connect.CodeFailedPrecondition, connect.CodeOutOfRange:
 		return federation.InvalidArgument
-	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
+	case connect.CodeUnauthenticated:
+		return federation.Unauthenticated
+	case connect.CodePermissionDenied:
 		return federation.NotAuthorized
 	case connect.CodeResourceExhausted:
 		return federation.Throttled

@@ -99,14 +99,16 @@ const (
 	Reason_REASON_INVALID_ARGUMENT Reason = 19
 	Reason_REASON_ALREADY_EXISTS   Reason = 20
 	// The Redis store of groups and offsets can't be reached.
-	Reason_REASON_STORE_UNAVAILABLE Reason = 21
-	Reason_REASON_GROUP_NOT_EMPTY   Reason = 22
-	Reason_REASON_UNKNOWN_GROUP     Reason = 23
-	Reason_REASON_NO_LEADER         Reason = 24
-	Reason_REASON_UNSUPPORTED       Reason = 25
-	Reason_REASON_INTERNAL          Reason = 26
-	Reason_REASON_UNKNOWN_CLUSTER   Reason = 27
-	Reason_REASON_CONFLICT          Reason = 28
+	Reason_REASON_STORE_UNAVAILABLE  Reason = 21
+	Reason_REASON_GROUP_NOT_EMPTY    Reason = 22
+	Reason_REASON_UNKNOWN_GROUP      Reason = 23
+	Reason_REASON_NO_LEADER          Reason = 24
+	Reason_REASON_UNSUPPORTED        Reason = 25
+	Reason_REASON_INTERNAL           Reason = 26
+	Reason_REASON_UNKNOWN_CLUSTER    Reason = 27
+	Reason_REASON_CONFLICT           Reason = 28
+	Reason_REASON_UNAUTHENTICATED    Reason = 29
+	Reason_REASON_UNKNOWN_CREDENTIAL Reason = 30
 )
 
 // Enum value maps for Reason.
@@ -140,6 +142,8 @@ var (
 		26: "REASON_INTERNAL",
 		27: "REASON_UNKNOWN_CLUSTER",
 		28: "REASON_CONFLICT",
+		29: "REASON_UNAUTHENTICATED",
+		30: "REASON_UNKNOWN_CREDENTIAL",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -170,6 +174,8 @@ var (
 		"REASON_INTERNAL":              26,
 		"REASON_UNKNOWN_CLUSTER":       27,
 		"REASON_CONFLICT":              28,
+		"REASON_UNAUTHENTICATED":       29,
+		"REASON_UNKNOWN_CREDENTIAL":    30,
 	}
 )
 
@@ -926,7 +932,7 @@ const file_braid_v1_record_proto_rawDesc = "" +
 	"\fRecordFormat\x12\x1d\n" +
 	"\x19RECORD_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RECORD_FORMAT_RECORDS\x10\x01\x12\x1a\n" +
-	"\x16RECORD_FORMAT_KAFKA_V2\x10\x02*\x8b\x06\n" +
+	"\x16RECORD_FORMAT_KAFKA_V2\x10\x02*\xc6\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_UNKNOWN_TOPIC\x10\x01\x12\x1c\n" +
@@ -956,7 +962,9 @@ const file_braid_v1_record_proto_rawDesc = "" +
 	"\x12REASON_UNSUPPORTED\x10\x19\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10\x1a\x12\x1a\n" +
 	"\x16REASON_UNKNOWN_CLUSTER\x10\x1b\x12\x13\n" +
-	"\x0fREASON_CONFLICT\x10\x1cB\x8b\x01\n" +
+	"\x0fREASON_CONFLICT\x10\x1c\x12\x1a\n" +
+	"\x16REASON_UNAUTHENTICATED\x10\x1d\x12\x1d\n" +
+	"\x19REASON_UNKNOWN_CREDENTIAL\x10\x1eB\x8b\x01\n" +
 	"\fcom.braid.v1B\vRecordProtoP\x01Z-github.com/braidmq/braid/gen/braid/v1;braidv1\xa2\x02\x03BXX\xaa\x02\bBraid.V1\xca\x02\bBraid\\V1\xe2\x02\x14Braid\\V1\\GPBMetadata\xea\x02\tBraid::V1b\x06proto3"
 
 var (

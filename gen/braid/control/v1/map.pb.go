@@ -123,7 +123,7 @@ func (x GatewayEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GatewayEntry_State.Descriptor instead.
 func (GatewayEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{3, 0}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type ExtentEntry_State int32
@@ -179,7 +179,7 @@ func (x ExtentEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExtentEntry_State.Descriptor instead.
 func (ExtentEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6, 0}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // One entry of the map.
@@ -196,6 +196,7 @@ type MapEntry struct {
 	//	*MapEntry_Topic
 	//	*MapEntry_Partition
 	//	*MapEntry_Acl
+	//	*MapEntry_Credential
 	Value         isMapEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -306,6 +307,15 @@ func (x *MapEntry) GetAcl() *AclEntry {
 	return nil
 }
 
+func (x *MapEntry) GetCredential() *CredentialEntry {
+	if x != nil {
+		if x, ok := x.Value.(*MapEntry_Credential); ok {
+			return x.Credential
+		}
+	}
+	return nil
+}
+
 type isMapEntry_Value interface {
 	isMapEntry_Value()
 }
@@ -334,6 +344,10 @@ type MapEntry_Acl struct {
 	Acl *AclEntry `protobuf:"bytes,9,opt,name=acl,proto3,oneof"`
 }
 
+type MapEntry_Credential struct {
+	Credential *CredentialEntry `protobuf:"bytes,8,opt,name=credential,proto3,oneof"`
+}
+
 func (*MapEntry_Meta) isMapEntry_Value() {}
 
 func (*MapEntry_Cluster) isMapEntry_Value() {}
@@ -345,6 +359,8 @@ func (*MapEntry_Topic) isMapEntry_Value() {}
 func (*MapEntry_Partition) isMapEntry_Value() {}
 
 func (*MapEntry_Acl) isMapEntry_Value() {}
+
+func (*MapEntry_Credential) isMapEntry_Value() {}
 
 // What holds for the whole logical cluster.
 type MetaEntry struct {
@@ -487,6 +503,100 @@ func (x *ClusterEntry) GetPhysicalClusterId() string {
 	return ""
 }
 
+// What a user's password is checked with (RFC 5802).
+type CredentialEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// SCRAM-SHA-256 | SCRAM-SHA-512
+	Mechanism     string `protobuf:"bytes,2,opt,name=mechanism,proto3" json:"mechanism,omitempty"`
+	Salt          []byte `protobuf:"bytes,3,opt,name=salt,proto3" json:"salt,omitempty"`
+	Iterations    int32  `protobuf:"varint,4,opt,name=iterations,proto3" json:"iterations,omitempty"`
+	StoredKey     []byte `protobuf:"bytes,5,opt,name=stored_key,json=storedKey,proto3" json:"stored_key,omitempty"`
+	ServerKey     []byte `protobuf:"bytes,6,opt,name=server_key,json=serverKey,proto3" json:"server_key,omitempty"`
+	CreatedMs     int64  `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialEntry) Reset() {
+	*x = CredentialEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialEntry) ProtoMessage() {}
+
+func (x *CredentialEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialEntry.ProtoReflect.Descriptor instead.
+func (*CredentialEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CredentialEntry) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CredentialEntry) GetMechanism() string {
+	if x != nil {
+		return x.Mechanism
+	}
+	return ""
+}
+
+func (x *CredentialEntry) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+func (x *CredentialEntry) GetIterations() int32 {
+	if x != nil {
+		return x.Iterations
+	}
+	return 0
+}
+
+func (x *CredentialEntry) GetStoredKey() []byte {
+	if x != nil {
+		return x.StoredKey
+	}
+	return nil
+}
+
+func (x *CredentialEntry) GetServerKey() []byte {
+	if x != nil {
+		return x.ServerKey
+	}
+	return nil
+}
+
+func (x *CredentialEntry) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
 // A gateway of the fleet.
 type GatewayEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -505,7 +615,7 @@ type GatewayEntry struct {
 
 func (x *GatewayEntry) Reset() {
 	*x = GatewayEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[3]
+	mi := &file_braid_control_v1_map_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +627,7 @@ func (x *GatewayEntry) String() string {
 func (*GatewayEntry) ProtoMessage() {}
 
 func (x *GatewayEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[3]
+	mi := &file_braid_control_v1_map_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +640,7 @@ func (x *GatewayEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayEntry.ProtoReflect.Descriptor instead.
 func (*GatewayEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{3}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GatewayEntry) GetId() string {
@@ -602,7 +712,7 @@ type TopicEntry struct {
 
 func (x *TopicEntry) Reset() {
 	*x = TopicEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[4]
+	mi := &file_braid_control_v1_map_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +724,7 @@ func (x *TopicEntry) String() string {
 func (*TopicEntry) ProtoMessage() {}
 
 func (x *TopicEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[4]
+	mi := &file_braid_control_v1_map_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +737,7 @@ func (x *TopicEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicEntry.ProtoReflect.Descriptor instead.
 func (*TopicEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{4}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TopicEntry) GetName() string {
@@ -700,7 +810,7 @@ type PartitionEntry struct {
 
 func (x *PartitionEntry) Reset() {
 	*x = PartitionEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +822,7 @@ func (x *PartitionEntry) String() string {
 func (*PartitionEntry) ProtoMessage() {}
 
 func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +835,7 @@ func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionEntry.ProtoReflect.Descriptor instead.
 func (*PartitionEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{5}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PartitionEntry) GetTopic() string {
@@ -793,7 +903,7 @@ type ExtentEntry struct {
 
 func (x *ExtentEntry) Reset() {
 	*x = ExtentEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +915,7 @@ func (x *ExtentEntry) String() string {
 func (*ExtentEntry) ProtoMessage() {}
 
 func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +928,7 @@ func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentEntry.ProtoReflect.Descriptor instead.
 func (*ExtentEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExtentEntry) GetNumber() int32 {
@@ -938,7 +1048,7 @@ type HiddenEntry struct {
 
 func (x *HiddenEntry) Reset() {
 	*x = HiddenEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1060,7 @@ func (x *HiddenEntry) String() string {
 func (*HiddenEntry) ProtoMessage() {}
 
 func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1073,7 @@ func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HiddenEntry.ProtoReflect.Descriptor instead.
 func (*HiddenEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HiddenEntry) GetFrom() int64 {
@@ -991,7 +1101,7 @@ type EpochEntry struct {
 
 func (x *EpochEntry) Reset() {
 	*x = EpochEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1113,7 @@ func (x *EpochEntry) String() string {
 func (*EpochEntry) ProtoMessage() {}
 
 func (x *EpochEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1126,7 @@ func (x *EpochEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochEntry.ProtoReflect.Descriptor instead.
 func (*EpochEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EpochEntry) GetPhysical() int32 {
@@ -1049,7 +1159,7 @@ type AclEntry struct {
 
 func (x *AclEntry) Reset() {
 	*x = AclEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1171,7 @@ func (x *AclEntry) String() string {
 func (*AclEntry) ProtoMessage() {}
 
 func (x *AclEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1184,7 @@ func (x *AclEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AclEntry.ProtoReflect.Descriptor instead.
 func (*AclEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AclEntry) GetResourceType() int32 {
@@ -1130,7 +1240,7 @@ var File_braid_control_v1_map_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\x92\x03\n" +
+	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\xd7\x03\n" +
 	"\bMapEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x121\n" +
@@ -1139,7 +1249,10 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\agateway\x18\x05 \x01(\v2\x1e.braid.control.v1.GatewayEntryH\x00R\agateway\x124\n" +
 	"\x05topic\x18\x06 \x01(\v2\x1c.braid.control.v1.TopicEntryH\x00R\x05topic\x12@\n" +
 	"\tpartition\x18\a \x01(\v2 .braid.control.v1.PartitionEntryH\x00R\tpartition\x12.\n" +
-	"\x03acl\x18\t \x01(\v2\x1a.braid.control.v1.AclEntryH\x00R\x03aclB\a\n" +
+	"\x03acl\x18\t \x01(\v2\x1a.braid.control.v1.AclEntryH\x00R\x03acl\x12C\n" +
+	"\n" +
+	"credential\x18\b \x01(\v2!.braid.control.v1.CredentialEntryH\x00R\n" +
+	"credentialB\a\n" +
 	"\x05value\"~\n" +
 	"\tMetaEntry\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
@@ -1156,7 +1269,20 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DRAINING\x10\x02\x12\x10\n" +
-	"\fSTATE_FAILED\x10\x03\"\xbe\x02\n" +
+	"\fSTATE_FAILED\x10\x03\"\xd4\x01\n" +
+	"\x0fCredentialEntry\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1c\n" +
+	"\tmechanism\x18\x02 \x01(\tR\tmechanism\x12\x12\n" +
+	"\x04salt\x18\x03 \x01(\fR\x04salt\x12\x1e\n" +
+	"\n" +
+	"iterations\x18\x04 \x01(\x05R\n" +
+	"iterations\x12\x1d\n" +
+	"\n" +
+	"stored_key\x18\x05 \x01(\fR\tstoredKey\x12\x1d\n" +
+	"\n" +
+	"server_key\x18\x06 \x01(\fR\tserverKey\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\"\xbe\x02\n" +
 	"\fGatewayEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x05R\x06nodeId\x12'\n" +
@@ -1246,7 +1372,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
@@ -1254,35 +1380,37 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*MapEntry)(nil),        // 3: braid.control.v1.MapEntry
 	(*MetaEntry)(nil),       // 4: braid.control.v1.MetaEntry
 	(*ClusterEntry)(nil),    // 5: braid.control.v1.ClusterEntry
-	(*GatewayEntry)(nil),    // 6: braid.control.v1.GatewayEntry
-	(*TopicEntry)(nil),      // 7: braid.control.v1.TopicEntry
-	(*PartitionEntry)(nil),  // 8: braid.control.v1.PartitionEntry
-	(*ExtentEntry)(nil),     // 9: braid.control.v1.ExtentEntry
-	(*HiddenEntry)(nil),     // 10: braid.control.v1.HiddenEntry
-	(*EpochEntry)(nil),      // 11: braid.control.v1.EpochEntry
-	(*AclEntry)(nil),        // 12: braid.control.v1.AclEntry
-	nil,                     // 13: braid.control.v1.TopicEntry.ConfigEntry
+	(*CredentialEntry)(nil), // 6: braid.control.v1.CredentialEntry
+	(*GatewayEntry)(nil),    // 7: braid.control.v1.GatewayEntry
+	(*TopicEntry)(nil),      // 8: braid.control.v1.TopicEntry
+	(*PartitionEntry)(nil),  // 9: braid.control.v1.PartitionEntry
+	(*ExtentEntry)(nil),     // 10: braid.control.v1.ExtentEntry
+	(*HiddenEntry)(nil),     // 11: braid.control.v1.HiddenEntry
+	(*EpochEntry)(nil),      // 12: braid.control.v1.EpochEntry
+	(*AclEntry)(nil),        // 13: braid.control.v1.AclEntry
+	nil,                     // 14: braid.control.v1.TopicEntry.ConfigEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
 	5,  // 1: braid.control.v1.MapEntry.cluster:type_name -> braid.control.v1.ClusterEntry
-	6,  // 2: braid.control.v1.MapEntry.gateway:type_name -> braid.control.v1.GatewayEntry
-	7,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
-	8,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
-	12, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
-	0,  // 6: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
-	1,  // 7: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	13, // 8: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	9,  // 9: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 10: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	11, // 11: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	10, // 12: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	10, // 13: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	7,  // 2: braid.control.v1.MapEntry.gateway:type_name -> braid.control.v1.GatewayEntry
+	8,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
+	9,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
+	13, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
+	6,  // 6: braid.control.v1.MapEntry.credential:type_name -> braid.control.v1.CredentialEntry
+	0,  // 7: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
+	1,  // 8: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
+	14, // 9: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	10, // 10: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 11: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	12, // 12: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	11, // 13: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	11, // 14: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1297,6 +1425,7 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Topic)(nil),
 		(*MapEntry_Partition)(nil),
 		(*MapEntry_Acl)(nil),
+		(*MapEntry_Credential)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1304,7 +1433,7 @@ func file_braid_control_v1_map_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

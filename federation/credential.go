@@ -1,0 +1,105 @@
+package federation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A ScramMechanism is how a password is proven, as SASL names it.
+type ScramMechanism string
+
+// The mechanisms of credentials.
+const (
+	ScramSHA256 ScramMechanism = "SCRAM-SHA-256"
+	ScramSHA512 ScramMechanism = "SCRAM-SHA-512"
+)
+
+// KeyBytes is the length of the keys of a mechanism; 0 if it is not known.
+func (m ScramMechanism) KeyBytes() int {
+	switch m {
+	case ScramSHA256:
+		return 32
+	case ScramSHA512:
+		return 64
+	}
+	return 0
+}
+
+// Bounds of credentials. The iterations are Kafka's own: clients refuse fewer, and
+// more would let a client that only knows a name keep others busy.
+const (
+	UserNameBytesMax   = 256
+	ScramSaltBytesMax  = 256
+	ScramIterationsMin = 4096
+	ScramIterationsMax = 16384
+)
+
+// A CredentialID names a credential: a user can have one of each mechanism.
+type CredentialID struct {
+	User      string
+	Mechanism ScramMechanism
+}
+
+// A Credential is what a gateway checks a password with (RFC 5802). It holds neither
+// the password nor what could be sent in its place, but guesses can be tried on it, so
+// it shows itself nowhere.
+type Credential struct {
+	CredentialID
+	Salt       []byte
+	Iterations int32
+	StoredKey  []byte
+	ServerKey  []byte
+	CreatedMs  int64
+}
+
+// String keeps the keys out of logs.
+func (c *Credential) String() string {
+	return fmt.Sprintf("%s of user %q (%d iterations)", c.Mechanism, c.User, c.Iterations)
+}
+
+// GoString keeps the keys out of what %#v prints.
+func (c *Credential) GoString() string { return c.String() }
+
+// CheckUserName refuses names that no user can have.
+func CheckUserName(user string) error {
+	switch {
+	case user == "":
+		return Errorf(InvalidArgument, "the name of a user is empty")
+	case len(user) > UserNameBytesMax:
+		return Errorf(InvalidArgument, "the name of a user has %d bytes: want at most %d", len(user), UserNameBytesMax)
+	case !utf8.ValidString(user), strings.ContainsFunc(user, unicode.IsControl):
+		return Errorf(InvalidArgument, "user name %q: want UTF-8 without control characters", user)
+	}
+	return nil
+}
+
+// Validate checks the rules of a credential. Its errors are of kind InvalidArgument.
+func (c *Credential) Validate() error {
+	if err := CheckUserName(c.User); err != nil {
+		return err
+	}
+	n := c.Mechanism.KeyBytes()
+	switch {
+	case n == 0:
+		return Errorf(InvalidArgument, "user %q: mechanism %q: want %s or %s", c.User, c.Mechanism, ScramSHA256, ScramSHA512)
+	case c.Iterations < ScramIterationsMin || c.Iterations > ScramIterationsMax:
+		return Errorf(InvalidArgument, "user %q: %d iterations of %s: want %d to %d", c.User, c.Iterations, c.Mechanism, ScramIterationsMin, ScramIterationsMax)
+	case len(c.Salt) == 0 || len(c.Salt) > ScramSaltBytesMax:
+		return Errorf(InvalidArgument, "user %q: a salt of %d bytes: want 1 to %d", c.User, len(c.Salt), ScramSaltBytesMax)
+	case len(c.StoredKey) != n || len(c.ServerKey) != n:
+		return Errorf(InvalidArgument, "user %q: keys of %d and %d bytes: %s has %d", c.User, len(c.StoredKey), len(c.ServerKey), c.Mechanism, n)
+	}
+	return nil
+}
+
+// Equal compares two credentials.
+func (c *Credential) Equal(o *Credential) bool {
+	return c.CredentialID == o.CredentialID && c.Iterations == o.Iterations && c.CreatedMs == o.CreatedMs &&
+		slices.Equal(c.Salt, o.Salt) && slices.Equal(c.StoredKey, o.StoredKey) && slices.Equal(c.ServerKey, o.ServerKey)
+}
+
+// Credential returns a credential; nil if there is none.
+func (m *Map) Credential(id CredentialID) *Credential { return m.Credentials[id] }
