@@ -19,6 +19,8 @@ type Engine struct {
 
 	counted counters
 
+	live sync.Map // of group id to the *owner that runs: most requests need no lock to find it
+
 	mu     sync.Mutex // guards the following
 	groups map[string]*entry
 	closed bool
@@ -153,6 +155,7 @@ func (e *Engine) followMap(m *federation.Map) {
 			o.end(errMoved)
 			continue
 		}
+		o.ownedIn.Store(m)
 		signal(o.changed)
 	}
 }
@@ -169,7 +172,22 @@ func (e *Engine) owns(m *federation.Map, group string) bool {
 	return gw != nil && gw.ID == e.cfg.Gateway
 }
 
+// running returns the owner of a group that is live, and ours in the present map;
+// else nil. It takes no lock: heartbeats of thousands of members come this way.
+func (e *Engine) running(group string) *owner {
+	v, ok := e.live.Load(group)
+	if !ok {
+		return nil
+	}
+	o := v.(*owner)
+	if m := e.cfg.Maps.Current(); o.ownedIn.Load() != m && !e.owns(m, group) {
+		return nil
+	}
+	return o
+}
+
 func (e *Engine) forget(o *owner) {
+	e.live.CompareAndDelete(o.g.id, o)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if en := e.groups[o.g.id]; en != nil && en.owner == o {
@@ -182,6 +200,9 @@ func (e *Engine) forget(o *owner) {
 func (e *Engine) owner(ctx context.Context, group string, create bool) (*owner, error) {
 	if group == "" {
 		return nil, errNoGroupID
+	}
+	if o := e.running(group); o != nil {
+		return o, nil
 	}
 	for {
 		en, load, err := e.entry(group)
@@ -258,6 +279,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 		return
 	}
 	o := newOwner(e, m.LogicalCluster, g, epoch)
+	e.live.Store(group, o)
 	e.mu.Lock()
 	en.owner = o
 	closed := e.closed

@@ -244,16 +244,18 @@ type (
 func (g *group) step(now time.Time, ev any) effects {
 	g.now, g.fx, g.gone = now, effects{}, nil
 	switch ev := ev.(type) {
+	case evHeartbeat:
+		g.reply(ev.to, nil, g.onHeartbeat(&ev.r))
+		return g.fx // nothing of it is stored, so nothing has to be looked through for changes
+	case evCommit:
+		g.onCommit(&ev)
+		return g.fx // offsets only
 	case evJoin:
 		g.onJoin(ev.to, &ev.r)
 	case evSync:
 		g.onSync(ev.to, &ev.r)
-	case evHeartbeat:
-		g.reply(ev.to, nil, g.onHeartbeat(&ev.r))
 	case evLeave:
 		g.onLeave(ev.to, ev.members)
-	case evCommit:
-		g.onCommit(&ev)
 	case evSubscribe:
 		g.onSubscribe(&ev)
 	case evDetach:

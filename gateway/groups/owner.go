@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -27,6 +28,10 @@ type owner struct {
 	err     error // why it ended; valid after done
 
 	active time.Time // of the last event from outside
+
+	// ownedIn is the last map that was seen to give the group to this gateway, so that
+	// not every request has to hash all gateways.
+	ownedIn atomic.Pointer[federation.Map]
 }
 
 // A call waits for the answer to an event.
@@ -161,7 +166,8 @@ func (o *owner) next() time.Time {
 	return next
 }
 
-// changes are the effects of a batch: the last value of each field counts.
+// changes are the effects of a batch: the last value of each field counts. A batch
+// of heartbeats has none but replies, and makes no map.
 type changes struct {
 	records map[string][]byte
 	offsets map[redisstore.OffsetKey]*redisstore.GroupOffset // nil = dropped
@@ -172,6 +178,12 @@ type changes struct {
 }
 
 func (c *changes) add(fx effects) {
+	if c.records == nil && len(fx.records) > 0 {
+		c.records = map[string][]byte{}
+	}
+	if c.offsets == nil && len(fx.offsets)+len(fx.dropped) > 0 {
+		c.offsets = map[redisstore.OffsetKey]*redisstore.GroupOffset{}
+	}
 	for _, r := range fx.records {
 		c.records[r.Field] = r.Value
 	}
@@ -192,7 +204,7 @@ func (c *changes) add(fx effects) {
 // was told of it.
 func (o *owner) handle(ctx context.Context, batch []any) error {
 	now := time.Now()
-	c := changes{records: map[string][]byte{}, offsets: map[redisstore.OffsetKey]*redisstore.GroupOffset{}}
+	var c changes
 	epoch := o.g.epoch
 	for _, ev := range batch {
 		c.add(o.g.step(now, ev))
@@ -224,13 +236,13 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 }
 
 func (o *owner) persist(ctx context.Context, now time.Time, c *changes) error {
+	if len(c.records) == 0 && len(c.offsets) == 0 && !c.remove {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StoreTimeout)
 	defer cancel()
 	if c.remove {
 		return o.failed(o.e.cfg.Store.DeleteGroup(ctx, o.logical, o.g.id, o.epoch))
-	}
-	if len(c.records) == 0 && len(c.offsets) == 0 {
-		return nil
 	}
 	o.seq++
 	w := redisstore.GroupWrite{Epoch: o.epoch, Sequence: o.seq, NowMs: now.UnixMilli()}
@@ -272,16 +284,22 @@ func (o *owner) failed(err error) error {
 
 // withOffsets adds the committed offsets to what events assign.
 func (o *owner) withOffsets(ctx context.Context, events []memberEvent) ([]AssignmentEvent, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
 	out := make([]AssignmentEvent, len(events))
 	var all []federation.TopicPartition
 	for _, ev := range events {
 		all = append(all, ev.assigned...)
 	}
-	ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StoreTimeout)
-	defer cancel()
-	committed, err := o.e.committed(ctx, o.g.id, all)
-	if err != nil {
-		return nil, errStoreAway(o.g.id, err)
+	var committed []CommittedOffset
+	if len(all) > 0 { // else nothing is asked of Redis: most batches are heartbeats and commits
+		ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StoreTimeout)
+		defer cancel()
+		var err error
+		if committed, err = o.e.committed(ctx, o.g.id, all); err != nil {
+			return nil, errStoreAway(o.g.id, err)
+		}
 	}
 	for i, ev := range events {
 		n := len(ev.assigned)

@@ -139,7 +139,7 @@ func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, life, group stri
 }
 
 // WriteGroup stores a change; the error is of kind NotCoordinator if the group
-// has another owner by now.
+// has another owner by now. It shares its round trip with the writes of other groups.
 func (s *Store) WriteGroup(ctx context.Context, logicalCluster, group string, w GroupWrite) error {
 	k := s.groupKeys(logicalCluster, group)
 	var sets, removals []any
@@ -159,14 +159,7 @@ func (s *Store) WriteGroup(ctx context.Context, logicalCluster, group string, w 
 	for _, o := range w.DeleteOffsets {
 		args = append(args, o.field())
 	}
-	ok, err := groupWrite.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.index, k.deleted}, args...).Bool()
-	if err != nil {
-		return unavailable(err)
-	}
-	if !ok {
-		return errGroupTaken(group)
-	}
-	return nil
+	return s.groups.write(ctx, group, []string{k.owner, k.state, k.offsets, k.index, k.deleted}, args)
 }
 
 // ReleaseGroup gives a group up, if it is still owned in that epoch.

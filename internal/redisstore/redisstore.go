@@ -30,6 +30,11 @@ type Config struct {
 	DialTimeout, OperationTimeout time.Duration
 	// PoolSize bounds the connections of this process; 20 by default.
 	PoolSize int
+	// GroupPipelines bounds the pipelines of group writes (commits and rebalances) that
+	// are under way at a time: what comes in meanwhile waits for the next one. 2 by
+	// default. GroupPipelineWrites and GroupPipelineBytes bound one of them; 256 and 1 MiB
+	// by default, but a larger write goes alone.
+	GroupPipelines, GroupPipelineWrites, GroupPipelineBytes int
 	// Dialer replaces the network, for tests; nil = TCP.
 	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -38,6 +43,7 @@ type Config struct {
 type Store struct {
 	rdb    *redis.Client
 	prefix string
+	groups groupWriter
 }
 
 // Open makes a Store; it does not connect yet.
@@ -60,7 +66,12 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Dialer != nil {
 		opt.Dialer = cfg.Dialer
 	}
-	return &Store{rdb: redis.NewClient(opt), prefix: or(cfg.Prefix, "braid")}, nil
+	s := &Store{rdb: redis.NewClient(opt), prefix: or(cfg.Prefix, "braid")}
+	s.groups.s, s.groups.timeout = s, opt.DialTimeout+opt.ReadTimeout
+	s.groups.limits = groupWriteLimits{
+		pipelines: or(cfg.GroupPipelines, 2), writes: or(cfg.GroupPipelineWrites, 256), bytes: or(cfg.GroupPipelineBytes, 1<<20),
+	}
+	return s, nil
 }
 
 // Close closes all connections.
