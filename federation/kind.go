@@ -73,6 +73,13 @@ const (
 	Conflict
 	NotLeader // this controller does not lead
 
+	// Groups, of members with Kafka's newer protocol (KIP-848). At the end: gateways tell
+	// each other kinds by number.
+	FencedMemberEpoch   // the member gives all up and joins again
+	StaleMemberEpoch    // the member has a newer epoch by now
+	UnsupportedAssignor // no such server-side assignor
+	InvalidRegex
+
 	kinds // count
 )
 

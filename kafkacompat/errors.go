@@ -79,6 +79,11 @@ var table = map[federation.Kind]codes{
 	federation.UnreleasedInstance:     notFetched(kerr.UnreleasedInstanceID),
 	federation.OffsetMetadataTooLarge: notFetched(kerr.OffsetMetadataTooLarge),
 
+	federation.FencedMemberEpoch:   notFetched(kerr.FencedMemberEpoch),
+	federation.StaleMemberEpoch:    notFetched(kerr.StaleMemberEpoch),
+	federation.UnsupportedAssignor: notFetched(kerr.UnsupportedAssignor),
+	federation.InvalidRegex:        notFetched(kerr.InvalidRegularExpression),
+
 	federation.UnknownCluster: notFetched(kerr.InvalidRequest),
 	// Both pass: Java's Admin tries again after NOT_CONTROLLER by itself, and shows a
 	// retriable TimeoutException for the other.

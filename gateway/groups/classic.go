@@ -38,7 +38,7 @@ func (g *group) onJoin(to any, r *JoinRequest) {
 		g.addClassic(to, r, r.MemberID)
 	default:
 		m, err := g.validate(r.MemberID, r.InstanceID)
-		if err != nil || m.connect {
+		if err != nil || m.stepwise {
 			if err == nil {
 				err = errUnknownMember(g.id, r.MemberID)
 			}
@@ -78,7 +78,7 @@ func (g *group) accepts(id string) bool {
 		}
 		n := 0
 		for _, o := range g.members {
-			if o.connect || o.awaitsJoin != nil {
+			if o.stepwise || o.awaitsJoin != nil {
 				n++
 			}
 		}
@@ -99,7 +99,7 @@ func (g *group) supports(r *JoinRequest) bool {
 	if len(g.members) == 0 {
 		return true
 	}
-	if r.ProtocolType != g.protocolType || g.hasConnect() && slices.ContainsFunc(r.Protocols, isStreams) {
+	if r.ProtocolType != g.protocolType || g.hasStepwise() && slices.ContainsFunc(r.Protocols, isStreams) {
 		return false
 	}
 	if !g.hasClassic() {
@@ -115,7 +115,7 @@ func isStreams(p Protocol) bool { return p.Name == streamsProtocol }
 func (g *group) commonProtocols() map[string]bool {
 	counts, classic := map[string]int{}, 0
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		classic++
@@ -204,9 +204,15 @@ func (g *group) addClassic(to any, r *JoinRequest, id string) {
 // self (KIP-345, updateStaticMemberThenRebalanceOrCompleteJoin): without a
 // rebalance if the group is stable and goes on with the same assignor.
 func (g *group) replaceStatic(to any, r *JoinRequest, old *member, id string) {
-	if old.connect {
+	if old.modern != nil && old.modern.epoch == epochLeaveStatic {
+		// It left to come back by the older protocol, as the process before an upgrade.
+		g.remove(old)
+		g.addClassic(to, r, id)
+		return
+	}
+	if old.stepwise {
 		g.reply(to, JoinResponse{}, federation.Errorf(federation.UnreleasedInstance,
-			"group %q: instance %q is a Connect member; it must leave first", g.id, r.InstanceID))
+			"group %q: instance %q is a member of another protocol; it must leave first", g.id, r.InstanceID))
 		return
 	}
 	fenced := federation.Errorf(federation.FencedInstance, "group %q: instance %q joined again; this one is fenced", g.id, r.InstanceID)
@@ -392,7 +398,7 @@ func (g *group) prepare() {
 func (g *group) rebalanceTimeout() time.Duration {
 	var longest time.Duration
 	for _, m := range g.members {
-		if !m.connect {
+		if !m.stepwise {
 			longest = max(longest, m.rebalance)
 		}
 	}
@@ -401,7 +407,7 @@ func (g *group) rebalanceTimeout() time.Duration {
 
 func (g *group) allJoined() bool {
 	for _, m := range g.members {
-		if !m.connect && m.awaitsJoin == nil {
+		if !m.stepwise && m.awaitsJoin == nil {
 			return false
 		}
 	}
@@ -439,7 +445,7 @@ func (g *group) onJoinDeadline() {
 func (g *group) completeJoin() {
 	g.joinDeadline, g.initialDelay = time.Time{}, false
 	for _, m := range g.ordered() {
-		if !m.connect && m.awaitsJoin == nil && m.instance == "" {
+		if !m.stepwise && m.awaitsJoin == nil && m.instance == "" {
 			g.remove(m)
 		}
 	}
@@ -466,13 +472,13 @@ func (g *group) completeJoin() {
 	g.protocol = g.selectProtocol()
 	g.computeSubscribed()
 	g.transition(stateCompleting)
-	mixed := g.hasConnect()
+	mixed := g.hasStepwise()
 	if mixed {
 		g.leader = coordinatorID
 	}
 	clear(g.unsync)
 	for _, m := range g.ordered() {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		g.unsync[m.id] = true
@@ -500,7 +506,7 @@ func (g *group) electLeader() bool {
 		return true
 	}
 	for _, m := range g.ordered() {
-		if !m.connect && m.awaitsJoin != nil {
+		if !m.stepwise && m.awaitsJoin != nil {
 			g.leader = m.id
 			return true
 		}
@@ -536,7 +542,7 @@ func (g *group) onSync(to any, r *SyncRequest) {
 	m, err := g.validate(r.MemberID, r.InstanceID)
 	switch {
 	case err != nil:
-	case m.connect:
+	case m.stepwise:
 		err = errUnknownMember(g.id, r.MemberID)
 	case r.Generation != g.generation:
 		err = errGeneration(g.id, int64(r.Generation), int64(g.generation))
@@ -605,7 +611,7 @@ func (g *group) onHeartbeat(r *HeartbeatRequest) error {
 	if err != nil {
 		return err
 	}
-	if m.connect || g.state == stateEmpty {
+	if m.stepwise || g.state == stateEmpty {
 		return errUnknownMember(g.id, r.MemberID)
 	}
 	if r.Generation != g.generation {
@@ -653,7 +659,7 @@ func (g *group) membersLeft() {
 	case statePreparing:
 		g.maybeCompleteJoin()
 	case stateStable, stateCompleting:
-		if g.hasConnect() {
+		if g.hasStepwise() {
 			g.reassign(false)
 			return
 		}

@@ -30,6 +30,12 @@ type Config struct {
 	// ConnectSessionTimeout and ConnectRebalanceTimeout are those of a Connect member
 	// that names none; 45 s and 60 s by default.
 	ConnectSessionTimeout, ConnectRebalanceTimeout time.Duration
+	// ConsumerSessionTimeout is how long a member of Kafka's newer protocol (KIP-848) is kept
+	// without a heartbeat; 45 s by default (Kafka's group.consumer.session.timeout.ms).
+	ConsumerSessionTimeout time.Duration
+	// ConsumerHeartbeatInterval is how often it is told to send one; 5 s by default (Kafka's
+	// group.consumer.heartbeat.interval.ms). It learns of a change with its next one.
+	ConsumerHeartbeatInterval time.Duration
 	// InitialRebalanceDelay is how long an empty group waits for more classic members
 	// before its first rebalance, as Kafka's group.initial.rebalance.delay.ms; 200 ms by
 	// default (Kafka: 3 s), enough for processes that start together. Negative = none.
@@ -44,7 +50,8 @@ type Config struct {
 
 	// GroupsMax bounds the groups in memory; 100,000 by default.
 	GroupsMax int
-	// MembersMax bounds the members of a group; 2,000 by default (Kafka's group.max.size).
+	// MembersMax bounds the members of a group, of all protocols together; 2,000 by default
+	// (Kafka's group.max.size and group.consumer.max.size).
 	MembersMax int
 	// MemberBytesMax bounds a member's metadata and its assignment; 256 KiB by default.
 	MemberBytesMax int
@@ -96,6 +103,8 @@ func (c Config) withDefaults() Config {
 	def(&c.RebalanceTimeoutMax, time.Hour)
 	def(&c.ConnectSessionTimeout, 45*time.Second)
 	def(&c.ConnectRebalanceTimeout, 60*time.Second)
+	def(&c.ConsumerSessionTimeout, 45*time.Second)
+	def(&c.ConsumerHeartbeatInterval, 5*time.Second)
 	def(&c.InitialRebalanceDelay, 200*time.Millisecond)
 	def(&c.NewMemberJoinTimeout, 5*time.Minute)
 	def(&c.RevokeWaitMax, 2*time.Second)
@@ -130,6 +139,9 @@ func (c Config) validate() error {
 	if c.SessionTimeoutMin < 0 || c.SessionTimeoutMax < c.SessionTimeoutMin {
 		bad = append(bad, fmt.Errorf("session timeouts: the minimum %v is negative or above the maximum %v", c.SessionTimeoutMin, c.SessionTimeoutMax))
 	}
+	if c.ConsumerHeartbeatInterval >= c.ConsumerSessionTimeout {
+		bad = append(bad, fmt.Errorf("consumer heartbeat interval: %v is not below the session timeout of %v", c.ConsumerHeartbeatInterval, c.ConsumerSessionTimeout))
+	}
 	for _, d := range []struct {
 		name string
 		v    time.Duration
@@ -137,6 +149,8 @@ func (c Config) validate() error {
 		{"rebalance timeout maximum", c.RebalanceTimeoutMax},
 		{"connect session timeout", c.ConnectSessionTimeout},
 		{"connect rebalance timeout", c.ConnectRebalanceTimeout},
+		{"consumer session timeout", c.ConsumerSessionTimeout},
+		{"consumer heartbeat interval", c.ConsumerHeartbeatInterval},
 		{"new member join timeout", c.NewMemberJoinTimeout},
 		{"offsets retention", c.OffsetsRetention},
 		{"retention check", c.RetentionCheck},

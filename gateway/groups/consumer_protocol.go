@@ -103,7 +103,7 @@ func (g *group) computeSubscribed() {
 	}
 	g.subscribed = map[federation.TopicName]bool{}
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		for _, t := range m.subscription(g.protocol).topics {
@@ -116,7 +116,7 @@ func (g *group) computeSubscribed() {
 // topics are not deleted.
 func (g *group) isSubscribed(name federation.TopicName) bool {
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			if slices.Contains(m.names, name) {
 				return true
 			}

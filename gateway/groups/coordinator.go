@@ -32,6 +32,38 @@ func (e *Engine) Heartbeat(ctx context.Context, r HeartbeatRequest) error {
 	return err
 }
 
+// ConsumerHeartbeat is ConsumerGroupHeartbeat.
+func (e *Engine) ConsumerHeartbeat(ctx context.Context, r ConsumerHeartbeatRequest) (ConsumerHeartbeatResponse, error) {
+	value, err := e.ask(ctx, r.Group, r.Epoch == epochJoin, errUnknownMember(r.Group, r.MemberID), func(c *call) any { return evConsumerHeartbeat{c, r} })
+	res, _ := value.(ConsumerHeartbeatResponse)
+	return res, err
+}
+
+// CheckEpoch looks the member up in the store: what a member was told of is there, so any
+// gateway can.
+func (e *Engine) CheckEpoch(ctx context.Context, group, memberID string, epoch int32) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.StoreTimeout)
+	defer cancel()
+	stored, err := e.cfg.Store.GroupFields(ctx, e.cfg.Maps.Current().LogicalCluster, []string{group}, memberPrefix+memberID)
+	if err != nil {
+		return errStoreAway(group, err)
+	}
+	var m storedMember
+	switch {
+	case stored[0] == nil:
+		return errUnknownMember(group, memberID)
+	case json.Unmarshal(stored[0], &m) != nil:
+		return federation.Errorf(federation.Internal, "group %q: the stored state of member %q is damaged", group, memberID)
+	case m.Modern != nil && m.Modern.Epoch != epoch:
+		return errStaleEpoch(group, memberID, epoch, m.Modern.Epoch)
+	}
+	return nil
+}
+
+func errStaleEpoch(group, memberID string, got, want int32) error {
+	return federation.Errorf(federation.StaleMemberEpoch, "group %q: member %q is in epoch %d, not %d; try again with what the next heartbeat tells", group, memberID, want, got)
+}
+
 // Leave removes members; one error for each.
 func (e *Engine) Leave(ctx context.Context, group string, members []LeavingMember) ([]error, error) {
 	value, err := e.ask(ctx, group, false, federation.Errorf(federation.UnknownMember, "group %q has no members", group),
@@ -144,7 +176,7 @@ func (e *Engine) List(ctx context.Context) ([]Listing, error) {
 			if b != nil && json.Unmarshal(b, &h) != nil || h.State == "" {
 				h.State = stateEmpty.String()
 			}
-			found[ids[i]] = Listing{Group: ids[i], ProtocolType: h.ProtocolType, State: h.State, Type: "classic"}
+			found[ids[i]] = Listing{Group: ids[i], ProtocolType: h.ProtocolType, State: h.shown(), Type: h.groupType()}
 		}
 		return err
 	})

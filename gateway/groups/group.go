@@ -18,8 +18,8 @@ import (
 //	  ▲            │    all joined        assignments known             │
 //	  └────────────┴────────────── the last member left ────────────────┘
 //
-// A group of Connect members only goes from Empty to Stable and back; its
-// partitions move while it is Stable.
+// A group of stepwise members (Connect streams, and Kafka's newer protocol) only goes
+// from Empty to Stable and back; its partitions move while it is Stable.
 type groupState int8
 
 const (
@@ -89,6 +89,8 @@ type group struct {
 	holdDeadline     time.Time // SyncGroup answers, or the next rebalance, wait for revocations until then
 	followDeadline   time.Time // cooperative members have to join again until then
 
+	consumerType, reconciling bool // of type consumer (KIP-848), with a member that follows to the group's epoch
+
 	subscribed map[federation.TopicName]bool // by classic members; nil = not known
 	topicIDs   map[federation.TopicName]federation.TopicID
 
@@ -109,10 +111,11 @@ type topicView interface {
 // A member of a group.
 type member struct {
 	id, instance, clientID, clientHost string
-	connect                            bool
+	stepwise                           bool // a Connect or a modern member: it is assigned to by the coordinator, and goes on reading meanwhile
 	session, rebalance                 time.Duration
 	seq                                int64
 	deadline                           time.Time // of the session
+	modern                             *modern   // of a modern member, nil for others
 
 	// Classic members.
 	protocols   []Protocol
@@ -125,7 +128,7 @@ type member struct {
 	decodedName string
 	decoded     *subscription // of decodedName; nil = not decoded yet
 
-	// Connect members.
+	// Stepwise members; former and handle are of Connect members only.
 	former   string // the member id that its client had before
 	names    []federation.TopicName
 	regex    string
@@ -254,6 +257,8 @@ func (g *group) step(now time.Time, ev any) effects {
 		g.onJoin(ev.to, &ev.r)
 	case evSync:
 		g.onSync(ev.to, &ev.r)
+	case evConsumerHeartbeat:
+		g.onConsumerHeartbeat(ev.to, &ev.r)
 	case evLeave:
 		g.onLeave(ev.to, ev.members)
 	case evSubscribe:
@@ -317,9 +322,9 @@ func (g *group) ordered() []*member {
 	return all
 }
 
-func (g *group) hasConnect() bool {
+func (g *group) hasStepwise() bool {
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			return true
 		}
 	}
@@ -328,7 +333,7 @@ func (g *group) hasConnect() bool {
 
 func (g *group) hasClassic() bool {
 	for _, m := range g.members {
-		if !m.connect {
+		if !m.stepwise {
 			return true
 		}
 	}
@@ -368,7 +373,7 @@ func (g *group) remove(m *member) {
 	if g.leader == m.id {
 		g.leader = ""
 		for _, o := range g.ordered() {
-			if !o.connect {
+			if !o.stepwise {
 				g.leader = o.id
 				break
 			}

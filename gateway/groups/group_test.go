@@ -26,6 +26,8 @@ import (
 //	heartbeat id= gen=      (gen=now is the present generation)
 //	leave id=... [instance=]
 //	subscribe [client=] [topics=] [regex=] [id= epoch= owned=] [instance=] [former=]
+//	consumer id= [epoch=0] [topics=] [regex=] [owned=t-0,t-1|none] [rebalance=20s] [assignor=] [instance=]
+//	     (KIP-848; with epoch=0 what is not said is topics=t owned=none rebalance=20s)
 //	revoked id= t-0 t-1     detach stream=
 //	commit [id=] [gen=] [member] t-0=5
 //	deleteoffsets t-0       delete      describe
@@ -133,6 +135,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) {
 			MemberID: arg("id", ""), MemberEpoch: int64(number(t, arg("epoch", "0"))), Owned: partitions(arg("owned", "")),
 			SessionTimeout: 10 * time.Second, RebalanceTimeout: 20 * time.Second,
 		}})
+	case "consumer":
+		s.step(evConsumerHeartbeat{to, s.consumer(t, arg)})
 	case "revoked":
 		s.step(evRevoked{to, arg("id", ""), partitions(strings.Join(rest(), ","))})
 	case "detach":
@@ -179,6 +183,38 @@ func (s *script) join(t *testing.T, arg func(string, string) string) JoinRequest
 	}
 	for _, name := range strings.FieldsFunc(arg("protocols", "range"), func(r rune) bool { return r == ',' }) {
 		r.Protocols = append(r.Protocols, Protocol{name, subscriptionBytes(names(arg("topics", "t")), partitions(arg("owned", "")))})
+	}
+	return r
+}
+
+func (s *script) consumer(t *testing.T, arg func(string, string) string) ConsumerHeartbeatRequest {
+	r := ConsumerHeartbeatRequest{
+		Group: "g", MemberID: arg("id", ""), InstanceID: arg("instance", ""), Epoch: number(t, arg("epoch", "0")), ClientID: "k",
+		Assignor: arg("assignor", ""), RebalanceTimeout: -1,
+	}
+	topics, owned, rebalance, regex := arg("topics", ""), arg("owned", ""), arg("rebalance", ""), arg("regex", "")
+	if r.Epoch == epochJoin {
+		owned = "none"
+		if topics == "" && regex == "" {
+			topics = "t"
+		}
+		if rebalance == "" {
+			rebalance = "20s"
+		}
+	}
+	if topics != "" {
+		r.Topics = names(topics)
+	}
+	if regex != "" {
+		r.TopicRegex = &regex
+	}
+	if owned != "" {
+		r.Owned = append([]federation.TopicPartition{}, partitions(owned)...)
+	}
+	if rebalance != "" {
+		var err error
+		r.RebalanceTimeout, err = time.ParseDuration(rebalance)
+		require.NoError(t, err)
 	}
 	return r
 }
@@ -293,13 +329,29 @@ func show(r reply) string {
 			}
 		}
 		return strings.Join(parts, "; ")
+	case ConsumerHeartbeatResponse:
+		var text strings.Builder
+		fmt.Fprintf(&text, "member %s epoch %d", v.MemberID, v.Epoch)
+		if v.Assignment != nil {
+			text.WriteString(" reads")
+		}
+		for _, a := range v.Assignment {
+			fmt.Fprintf(&text, " %s%v", a.Topic, a.Partitions)
+		}
+		return text.String()
 	case subscribed:
 		return "member " + v.id
 	case Description:
 		var text strings.Builder
 		fmt.Fprintf(&text, "%s epoch %d %s %s", v.State, v.Epoch, v.ProtocolType, v.ProtocolName)
+		if v.Type == typeConsumer {
+			fmt.Fprintf(&text, " %s %s", v.Type, v.Assignor)
+		}
 		for _, m := range v.Members {
 			fmt.Fprintf(&text, "\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions)
+			if v.Type == typeConsumer {
+				fmt.Fprintf(&text, " of %v epoch %d topics %v regex %q", m.Target, m.Epoch, m.Topics, m.Regex)
+			}
 		}
 		return text.String()
 	default:
@@ -310,6 +362,9 @@ func show(r reply) string {
 func (s *script) state() {
 	fmt.Fprintf(&s.out, "%s epoch %d generation %d leader %q protocol %q\n", s.g.state, s.g.epoch, s.g.generation, s.g.leader, s.g.protocol)
 	for _, m := range s.g.ordered() {
+		if m.modern != nil {
+			fmt.Fprintf(&s.out, "  epoch %d:", m.modern.epoch)
+		}
 		fmt.Fprintf(&s.out, "  %s should have %v, may read %v\n", m.id, sortedKeys(m.target), sortedKeys(m.owned))
 	}
 }
@@ -320,7 +375,7 @@ func (s *script) check(t *testing.T, pos string) {
 	readers := map[federation.TopicPartition]string{}
 	for _, m := range s.g.ordered() {
 		for tp := range m.owned {
-			if s.g.hasConnect() {
+			if s.g.hasStepwise() {
 				require.Empty(t, readers[tp], "%s: %s may be read by %s too", pos, tp, m.id)
 			}
 			readers[tp] = m.id

@@ -32,6 +32,9 @@ type Coordinator interface {
 	Join(ctx context.Context, r JoinRequest) (JoinResponse, error)
 	Sync(ctx context.Context, r SyncRequest) (SyncResponse, error)
 	Heartbeat(ctx context.Context, r HeartbeatRequest) error
+	// ConsumerHeartbeat is all of Kafka's newer protocol (KIP-848): a member joins, learns
+	// what to read, gives up and leaves by it. It does not wait for others.
+	ConsumerHeartbeat(ctx context.Context, r ConsumerHeartbeatRequest) (ConsumerHeartbeatResponse, error)
 	Leave(ctx context.Context, group string, members []LeavingMember) ([]error, error)
 
 	// Offsets. All offsets are logical; they are stored by topic id, so a topic that
@@ -40,6 +43,9 @@ type Coordinator interface {
 	// Committed returns the offsets of the given partitions in their order (Offset -1 =
 	// none), or all of the group's if tps is nil. Any gateway does, whoever coordinates.
 	Committed(ctx context.Context, group string, tps []federation.TopicPartition) ([]CommittedOffset, error)
+	// CheckEpoch says whether a member of the newer protocol is in an epoch: UnknownMember
+	// or StaleMemberEpoch if not. Any gateway does.
+	CheckEpoch(ctx context.Context, group, memberID string, epoch int32) error
 	DeleteOffsets(ctx context.Context, group string, tps []federation.TopicPartition) ([]error, error)
 
 	// Admin.
@@ -130,6 +136,37 @@ type HeartbeatRequest struct {
 	Generation int32
 }
 
+// ConsumerHeartbeatRequest is ConsumerGroupHeartbeat. What is not set has not changed.
+type ConsumerHeartbeatRequest struct {
+	Group            string
+	MemberID         string // of the client's own making; empty = to be made (version 0)
+	InstanceID       string // static member; empty = dynamic
+	Epoch            int32  // the member's; 0 = joins, -1 = leaves, -2 = leaves and will be back (static)
+	ClientID         string
+	ClientHost       string
+	Rack             string
+	RebalanceTimeout time.Duration               // negative = not set
+	Topics           []federation.TopicName      // nil = not set
+	TopicRegex       *string                     // RE2 over whole logical names; empty = none
+	Assignor         string                      // uniform | range
+	Owned            []federation.TopicPartition // what the member reads; nil = not set
+}
+
+// ConsumerHeartbeatResponse answers a ConsumerHeartbeatRequest.
+type ConsumerHeartbeatResponse struct {
+	MemberID   string
+	Epoch      int32
+	Interval   time.Duration     // of heartbeats
+	Assignment []TopicAssignment // what the member should read now; nil = as before
+}
+
+// TopicAssignment are the partitions of a topic that a member should read.
+type TopicAssignment struct {
+	Topic      federation.TopicName
+	ID         federation.TopicID
+	Partitions []federation.LogicalPartition
+}
+
 // A LeavingMember leaves by its member id, or as a static member by its instance id.
 type LeavingMember struct {
 	MemberID   string
@@ -143,8 +180,11 @@ type CommitRequest struct {
 	Group      string
 	MemberID   string
 	InstanceID string
-	Generation int32 // of a Connect member: its member epoch
-	Offsets    []CommitOffset
+	Generation int32 // of a Connect or modern member: its member epoch
+	// NoEpochs is set for OffsetCommit below version 9, which members of the newer
+	// protocol must not use.
+	NoEpochs bool
+	Offsets  []CommitOffset
 }
 
 // A CommitOffset is a position to store.
@@ -168,8 +208,8 @@ type CommittedOffset struct {
 type Listing struct {
 	Group        string
 	ProtocolType string
-	State        string // Kafka's names: Empty, PreparingRebalance, CompletingRebalance, Stable, Dead
-	Type         string // classic
+	State        string // Kafka's names: Empty, PreparingRebalance, CompletingRebalance, Reconciling, Stable, Dead
+	Type         string // classic | consumer
 }
 
 // A Description is a group with its members.
@@ -178,7 +218,9 @@ type Description struct {
 	State        string
 	ProtocolType string
 	ProtocolName string
-	Epoch        int64 // generation
+	Epoch        int64  // generation
+	Type         string // classic | consumer
+	Assignor     string // of a group of type consumer: uniform | range
 	Members      []DescribedMember
 }
 
@@ -188,10 +230,16 @@ type DescribedMember struct {
 	InstanceID string
 	ClientID   string
 	ClientHost string
-	Protocol   string // connect | kafka-classic
+	Protocol   string // connect | kafka-classic | kafka-consumer
 	Metadata   []byte
 	Assignment []byte // ConsumerProtocolAssignment, also for Connect members
 	Partitions []federation.TopicPartition
+	// Of all members of a group of type consumer.
+	Epoch  int64
+	Rack   string
+	Topics []federation.TopicName
+	Regex  string
+	Target []federation.TopicPartition // what it should read
 }
 
 // SubscribeRequest makes a Connect member.

@@ -21,7 +21,13 @@ func (g *group) onCommit(ev *evCommit) {
 	}
 	errs := make([]error, len(r.Offsets))
 	for i, o := range r.Offsets {
-		if m != nil && m.connect {
+		if m != nil && m.modern != nil {
+			// Kafka's rule (KIP-1251): a former epoch will do for what the member has had since.
+			if got, ok := m.owned[o.TopicPartition]; r.Generation != m.modern.epoch && (!ok || int64(r.Generation) < got) {
+				errs[i] = errStaleEpoch(g.id, m.id, r.Generation, m.modern.epoch)
+				continue
+			}
+		} else if m != nil && m.stepwise {
 			got, ok := m.owned[o.TopicPartition]
 			if !ok || !ev.connect && int64(r.Generation) < got {
 				errs[i] = federation.Errorf(federation.IllegalGeneration, "group %q: %s is not member %q's (any more); its commit is refused", g.id, o.TopicPartition, m.id)
@@ -52,9 +58,15 @@ func (g *group) validateCommit(r *CommitRequest, connect bool) (*member, error) 
 		return nil, err
 	}
 	switch {
-	case m.connect && (connect || int64(r.Generation) <= g.epoch && r.Generation >= 0):
+	case m.modern != nil && r.NoEpochs:
+		return nil, federation.Errorf(federation.Unsupported, "group %q: member %q has to commit with version 9 of OffsetCommit or a newer one", g.id, m.id)
+	case m.modern != nil && r.Generation > m.modern.epoch:
+		return nil, errStaleEpoch(g.id, m.id, r.Generation, m.modern.epoch)
+	case m.modern != nil:
+		return m, nil // an older epoch is looked at for each partition
+	case m.stepwise && (connect || int64(r.Generation) <= g.epoch && r.Generation >= 0):
 		return m, nil // fenced by what it owns
-	case m.connect:
+	case m.stepwise:
 		return nil, errGeneration(g.id, int64(r.Generation), g.epoch)
 	case r.Generation != g.generation:
 		return nil, errGeneration(g.id, int64(r.Generation), int64(g.generation))
@@ -210,7 +222,7 @@ func (g *group) onTick(heard func(handle any) time.Time) {
 // JoinGroup or SyncGroup is parked cannot send heartbeats
 // (ClassicGroupMember.hasSatisfiedHeartbeat).
 func (g *group) sessionOver(m *member, heard func(any) time.Time) bool {
-	if m.connect {
+	if m.stepwise {
 		if m.handle != nil {
 			if until := heard(m.handle).Add(m.session); until.After(g.now) {
 				m.deadline = until
@@ -234,7 +246,7 @@ func (g *group) onFollowDeadline() {
 		return
 	}
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		for tp := range m.owned {
@@ -263,14 +275,21 @@ func (g *group) rearm() {
 }
 
 func (g *group) onDescribe(to any) {
+	h := g.header()
 	d := Description{
-		Group: g.id, State: g.state.String(), ProtocolType: g.protocolType, ProtocolName: g.protocol, Epoch: g.epoch,
+		Group: g.id, State: h.shown(), ProtocolType: g.protocolType, ProtocolName: g.protocol, Epoch: g.epoch, Type: h.groupType(),
+	}
+	if g.consumerType {
+		d.Assignor = g.assignor()
 	}
 	for _, m := range g.ordered() {
 		dm := DescribedMember{MemberID: m.id, InstanceID: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Protocol: "kafka-classic"}
 		switch {
-		case m.connect:
+		case m.stepwise:
 			dm.Protocol = "connect"
+			if m.modern != nil {
+				dm.Protocol = "kafka-consumer"
+			}
 			dm.Metadata = encodeSubscription(g.subscription(m))
 			dm.Partitions = sortedKeys(m.owned)
 			dm.Assignment = encodeAssignment(0, dm.Partitions)
@@ -282,6 +301,9 @@ func (g *group) onDescribe(to any) {
 			}
 		}
 		dm.Metadata, dm.Assignment = slices.Clone(dm.Metadata), slices.Clone(dm.Assignment)
+		if g.consumerType {
+			g.describeOf(m, &dm)
+		}
 		d.Members = append(d.Members, dm)
 	}
 	g.reply(to, d, nil)

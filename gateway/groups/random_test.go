@@ -31,12 +31,12 @@ func TestRandomLives(t *testing.T) {
 				mini := miniredis.NewMiniRedis()
 				t.Cleanup(mini.Close)
 				w := newWorld(t, mini, "redis://127.0.0.1:6379/0")
-				l := &lives{w: w, rng: rand.New(rand.NewSource(seed)), ways: rand.New(rand.NewSource(-seed)), mode: func(*consumer) {}}
+				l := &lives{w: w, modern: seed%3 > 0, rng: rand.New(rand.NewSource(seed)), ways: rand.New(rand.NewSource(-seed)), mode: func(*consumer) {}}
 				if seed%2 == 0 {
 					l.mode = cooperatively
 				}
 				for _, id := range []federation.GatewayID{"a", "b", "c"} {
-					w.gateway(id)
+					w.gateway(id, modernly)
 				}
 				w.serve("a", "b", "c")
 				for range 60 {
@@ -54,9 +54,15 @@ type lives struct {
 	rng       *rand.Rand // of what happens
 	ways      *rand.Rand // of the ways of members
 	mode      func(*consumer)
-	consumers []*consumer
+	modern    bool // some Kafka members use the newer protocol
+	consumers []kafkaMember
 	readers   []*reader
 	n         int
+}
+
+type kafkaMember interface {
+	leave()
+	crash()
 }
 
 func (l *lives) some() federation.GatewayID {
@@ -82,6 +88,11 @@ func (l *lives) act() {
 	switch k := l.rng.Intn(16); {
 	case k < 3 && len(l.consumers) < 4:
 		impatient := l.ways.Intn(2) == 0
+		if l.modern && l.ways.Intn(2) == 0 {
+			slow := time.Duration(l.ways.Intn(300)) * time.Millisecond
+			l.consumers = append(l.consumers, l.w.modern(fmt.Sprintf("modern%d", l.n), func(c *modernConsumer) { c.slow, c.commits = slow, true }))
+			return
+		}
 		l.consumers = append(l.consumers, l.w.consumer(fmt.Sprintf("consumer%d", l.n), l.mode, func(c *consumer) { c.impatient = impatient }))
 	case k < 6 && len(l.readers) < 4:
 		l.read("")

@@ -29,6 +29,8 @@ type header struct {
 	Protocol     string                          `json:"protocol,omitempty"`
 	Leader       string                          `json:"leader,omitempty"`
 	Seq          int64                           `json:"seq"`
+	Type         string                          `json:"type,omitempty"`        // consumer, or empty for classic
+	Reconciling  bool                            `json:"reconciling,omitempty"` // to be shown; it is computed anew
 	TopicIDs     map[federation.TopicName]string `json:"topic_ids,omitempty"`
 }
 
@@ -37,6 +39,7 @@ type storedMember struct {
 	Instance    string                                                 `json:"instance,omitempty"`
 	ClientID    string                                                 `json:"client_id,omitempty"`
 	ClientHost  string                                                 `json:"client_host,omitempty"`
+	Modern      *storedModern                                          `json:"modern,omitempty"`
 	Connect     bool                                                   `json:"connect,omitempty"`
 	SessionMs   int64                                                  `json:"session_ms"`
 	RebalanceMs int64                                                  `json:"rebalance_ms"`
@@ -48,6 +51,15 @@ type storedMember struct {
 	Regex       string                                                 `json:"regex,omitempty"`
 	Target      map[federation.TopicName][]federation.LogicalPartition `json:"target,omitempty"`
 	Owned       []storedOwned                                          `json:"owned,omitempty"`
+}
+
+// storedModern is what a modern member has of its own.
+type storedModern struct {
+	Epoch    int32  `json:"epoch"`
+	Previous int32  `json:"previous,omitempty"`
+	Assignor string `json:"assignor,omitempty"`
+	Rack     string `json:"rack,omitempty"`
+	Untold   bool   `json:"untold,omitempty"`
 }
 
 type storedProtocol struct {
@@ -66,7 +78,10 @@ type storedOwned struct {
 func (g *group) header() header {
 	h := header{
 		State: g.state.String(), SinceMs: g.since.UnixMilli(), Epoch: g.epoch, Generation: g.generation,
-		ProtocolType: g.protocolType, Protocol: g.protocol, Leader: g.leader, Seq: g.seq,
+		ProtocolType: g.protocolType, Protocol: g.protocol, Leader: g.leader, Seq: g.seq, Reconciling: g.reconciling,
+	}
+	if g.consumerType {
+		h.Type = typeConsumer
 	}
 	if len(g.topicIDs) > 0 {
 		h.TopicIDs = make(map[federation.TopicName]string, len(g.topicIDs))
@@ -86,6 +101,9 @@ func (g *group) collect() {
 		if g.members[id] == nil {
 			g.fx.records = append(g.fx.records, redisstore.GroupRecord{Field: memberPrefix + id})
 		}
+	}
+	if g.dirty || len(g.gone) > 0 || g.epoch != g.stored.Epoch {
+		g.classify()
 	}
 	if g.dirty {
 		for _, m := range g.ordered() {
@@ -125,9 +143,12 @@ func encode(v any) []byte {
 
 func (m *member) stored() storedMember {
 	s := storedMember{
-		Instance: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Connect: m.connect,
+		Instance: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Connect: m.stepwise,
 		SessionMs: m.session.Milliseconds(), RebalanceMs: m.rebalance.Milliseconds(), Seq: m.seq,
 		Assignment: m.assignment, Former: m.former, Topics: m.names, Regex: m.regex,
+	}
+	if m.modern != nil {
+		s.Modern = &storedModern{Epoch: m.modern.epoch, Previous: m.modern.previous, Assignor: m.modern.assignor, Rack: m.modern.rack, Untold: m.modern.untold}
 	}
 	for _, p := range m.protocols {
 		s.Protocols = append(s.Protocols, storedProtocol(p))
@@ -188,7 +209,7 @@ func loadGroup(id string, cfg *Config, topics topicView, fields map[string][]byt
 		g.state, g.before = statePreparing, stateStable
 		g.joinDeadline = now.Add(g.rebalanceTimeout())
 		g.wakeAt(g.joinDeadline)
-	} else if g.hasConnect() && g.hasClassic() {
+	} else if g.hasStepwise() && g.hasClassic() {
 		g.followDeadline = now.Add(g.rebalanceTimeout())
 		g.wakeAt(g.followDeadline)
 	}
@@ -208,6 +229,7 @@ func (g *group) loadHeader(b []byte) error {
 	}
 	g.since = time.UnixMilli(h.SinceMs)
 	g.epoch, g.generation, g.seq = h.Epoch, h.Generation, h.Seq
+	g.consumerType, g.reconciling = h.Type == typeConsumer, h.Reconciling
 	g.protocolType, g.protocol, g.leader = h.ProtocolType, h.Protocol, h.Leader
 	for name, text := range h.TopicIDs {
 		id, err := federation.ParseTopicID(text)
@@ -226,7 +248,7 @@ func (g *group) loadMember(id string, b []byte) error {
 		return federation.Errorf(federation.Internal, "group %q: the stored state of member %q is damaged: %w", g.id, id, err)
 	}
 	m := &member{
-		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, connect: s.Connect, seq: s.Seq,
+		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, stepwise: s.Connect, seq: s.Seq,
 		session: time.Duration(s.SessionMs) * time.Millisecond, rebalance: time.Duration(s.RebalanceMs) * time.Millisecond,
 		assignment: s.Assignment, former: s.Former, names: s.Topics, regex: s.Regex,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
@@ -235,6 +257,9 @@ func (g *group) loadMember(id string, b []byte) error {
 	var err error
 	if m.matcher, err = compileRegex(s.Regex); err != nil {
 		return err
+	}
+	if s.Modern != nil {
+		m.modern = &modern{epoch: s.Modern.Epoch, previous: s.Modern.Previous, assignor: s.Modern.Assignor, rack: s.Modern.Rack, untold: s.Modern.Untold}
 	}
 	for _, p := range s.Protocols {
 		m.protocols = append(m.protocols, Protocol(p))

@@ -66,7 +66,7 @@ func (g *group) onSubscribe(ev *evSubscribe) {
 		g.protocolType = consumerProtocol
 	}
 	m := &member{
-		id: id, instance: r.InstanceID, former: r.FormerID, connect: true, handle: ev.handle,
+		id: id, instance: r.InstanceID, former: r.FormerID, stepwise: true, handle: ev.handle,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
 	}
 	g.add(m)
@@ -75,13 +75,22 @@ func (g *group) onSubscribe(ev *evSubscribe) {
 	g.reply(ev.to, subscribed{id: m.id, session: m.session}, nil)
 	// The first event comes at once, even if there is nothing to read yet.
 	g.fx.events = append(g.fx.events, memberEvent{handle: m.handle, member: m.id, epoch: g.epoch})
+	g.stepwiseJoined(m)
+}
+
+// stepwiseJoined goes on after a stepwise member came. Where it is the first among
+// classic members, they join again, to be told that the coordinator leads.
+func (g *group) stepwiseJoined(m *member) {
 	switch {
 	case g.state == statePreparing:
 		if g.before == stateEmpty {
 			g.newMemberAdded = true
 		}
+		if m.modern != nil {
+			g.epoch++ // it follows to an epoch at once, and 0 is none
+		}
 	case g.hasClassic():
-		g.reassign(!slices.ContainsFunc(g.ordered(), func(o *member) bool { return o.connect && o != m }))
+		g.reassign(!slices.ContainsFunc(g.ordered(), func(o *member) bool { return o.stepwise && o != m }))
 	default:
 		g.transition(stateStable)
 		g.reassign(false)
@@ -136,7 +145,7 @@ func (g *group) describeStream(m *member, r *SubscribeRequest, match matcher) {
 func (g *group) resume(ev *evSubscribe, match matcher) {
 	r := &ev.r
 	m, err := g.validate(r.MemberID, r.InstanceID)
-	if err == nil && (!m.connect || r.MemberEpoch > g.epoch) {
+	if err == nil && (!m.isStream() || r.MemberEpoch > g.epoch) {
 		err = errUnknownMember(g.id, r.MemberID)
 	}
 	if err != nil {
@@ -193,7 +202,7 @@ func (g *group) former(r *SubscribeRequest) *member {
 		return nil
 	}
 	for _, m := range g.members {
-		if m.connect && m.instance == "" && (m.id == r.FormerID || m.former == r.FormerID) {
+		if m.isStream() && m.instance == "" && (m.id == r.FormerID || m.former == r.FormerID) {
 			return m
 		}
 	}
@@ -205,7 +214,7 @@ func (g *group) former(r *SubscribeRequest) *member {
 func (g *group) replaceStream(ev *evSubscribe, match matcher, old *member, id string) {
 	fenced := federation.Errorf(federation.FencedInstance, "group %q: instance %q joined again; this one is fenced", g.id, old.instance)
 	switch {
-	case !old.connect:
+	case !old.isStream():
 		g.reply(ev.to, nil, federation.Errorf(federation.UnreleasedInstance,
 			"group %q: instance %q is a Kafka member; it must leave first", g.id, old.instance))
 		return
@@ -259,7 +268,7 @@ func (g *group) attach(m *member, handle any) {
 // onDetach notes that a stream ended without leaving; the member stays for its session.
 func (g *group) onDetach(handle any) {
 	for _, m := range g.members {
-		if m.connect && m.handle == handle {
+		if m.stepwise && m.handle == handle {
 			m.handle = nil
 			g.rest(m)
 		}
@@ -270,7 +279,7 @@ func (g *group) onDetach(handle any) {
 // onRevoked frees partitions that a Connect member gave up.
 func (g *group) onRevoked(id string, tps []federation.TopicPartition) error {
 	m := g.members[id]
-	if m == nil || !m.connect {
+	if m == nil || !m.isStream() {
 		return errUnknownMember(g.id, id)
 	}
 	g.rest(m)
@@ -286,6 +295,8 @@ func (g *group) onRevoked(id string, tps []federation.TopicPartition) error {
 	}
 	return nil
 }
+
+func (m *member) isStream() bool { return m.stepwise && m.modern == nil }
 
 // free takes a partition from a member.
 func (g *group) free(m *member, tp federation.TopicPartition) {
@@ -303,14 +314,14 @@ func (g *group) reassign(force bool) {
 	}
 	before := map[string]map[federation.TopicPartition]bool{}
 	for _, m := range g.members {
-		if !m.connect {
+		if !m.stepwise {
 			before[m.id] = m.target
 		}
 	}
 	g.epoch++
 	g.retarget()
 	for _, m := range g.members {
-		if !m.connect && !maps.Equal(before[m.id], m.target) {
+		if !m.stepwise && !maps.Equal(before[m.id], m.target) {
 			force = true
 		}
 	}
@@ -330,9 +341,9 @@ func (g *group) reassign(force bool) {
 
 // settle brings Connect members closer to their targets: what is not theirs any
 // more is revoked, what is theirs and free is granted. Nobody is given a partition
-// that another member may still read.
+// that another member may still read. Modern members are not told before they ask.
 func (g *group) settle() {
-	if !g.hasConnect() {
+	if !g.hasStepwise() {
 		return
 	}
 	holder := map[federation.TopicPartition]*member{}
@@ -342,7 +353,7 @@ func (g *group) settle() {
 		}
 	}
 	for _, m := range g.ordered() {
-		if m.connect {
+		if m.isStream() {
 			g.settleMember(m, holder)
 		}
 	}
@@ -386,14 +397,14 @@ func (g *group) settleMember(m *member, holder map[federation.TopicPartition]*me
 func (g *group) settleClassic(holder map[federation.TopicPartition]*member) {
 	held, free := 0, 0
 	for _, m := range g.members {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		for tp := range m.target {
 			switch h := holder[tp]; {
 			case h == nil:
 				free++
-			case h.connect:
+			case h.stepwise:
 				held++
 			}
 		}
@@ -416,7 +427,7 @@ func (g *group) handOut(holder map[federation.TopicPartition]*member) {
 	g.transition(stateStable)
 	var follow time.Duration
 	for _, m := range g.ordered() {
-		if m.connect {
+		if m.stepwise {
 			continue
 		}
 		if m.owned == nil {
@@ -470,7 +481,7 @@ func (g *group) retarget() {
 			}
 		}
 	}
-	for i, target := range assign(all, counts) {
+	for i, target := range assignBy(g.assignor(), all, counts) {
 		if !maps.Equal(ordered[i].target, target) {
 			ordered[i].target = target
 			g.touched(ordered[i])
@@ -481,7 +492,7 @@ func (g *group) retarget() {
 // subscription returns the topics of a member that exist.
 func (g *group) subscription(m *member) []federation.TopicName {
 	names := m.names
-	if !m.connect {
+	if !m.stepwise {
 		names = m.subscription(g.protocol).topics
 	}
 	var topics []federation.TopicName
@@ -506,7 +517,7 @@ func (g *group) subscription(m *member) []federation.TopicName {
 // looks for all.
 func (g *group) onTopics(topics topicView) {
 	g.topics = topics
-	if !g.hasConnect() {
+	if !g.hasStepwise() {
 		return
 	}
 	recreated := map[federation.TopicName]bool{}
@@ -516,7 +527,7 @@ func (g *group) onTopics(topics topicView) {
 		}
 	}
 	for _, m := range g.ordered() {
-		if m.connect {
+		if m.stepwise {
 			g.dropTopics(m, recreated)
 		}
 	}
@@ -541,6 +552,9 @@ func (g *group) dropTopics(m *member, gone map[federation.TopicName]bool) {
 		}
 	}
 	if len(ev.lost) > 0 {
+		if m.modern != nil {
+			m.modern.untold = true
+		}
 		g.fx.events = append(g.fx.events, ev)
 	}
 }
@@ -567,10 +581,15 @@ func (g *group) targetsOutdated() bool {
 	return want != len(targets)
 }
 
-// expireRevoking takes partitions from Connect members that did not give them up in time.
+// expireRevoking takes partitions from Connect members that did not give them up in
+// time, and removes such modern members.
 func (g *group) expireRevoking() {
-	freed := false
+	freed, fenced := false, false
 	for _, m := range g.ordered() {
+		if m.modern != nil {
+			fenced = g.fenceModern(m) || fenced
+			continue
+		}
 		ev := memberEvent{handle: m.handle, member: m.id, epoch: g.epoch}
 		for _, tp := range sortedKeys(m.revoking) {
 			if !g.now.Before(m.revoking[tp]) {
@@ -583,7 +602,10 @@ func (g *group) expireRevoking() {
 			freed = true
 		}
 	}
-	if freed {
+	switch {
+	case fenced:
+		g.membersLeft()
+	case freed:
 		g.settle()
 	}
 }

@@ -183,6 +183,12 @@ func (noGroups) Sync(context.Context, groups.SyncRequest) (groups.SyncResponse, 
 
 func (noGroups) Heartbeat(context.Context, groups.HeartbeatRequest) error { return errNoCoordinator() }
 
+func (noGroups) ConsumerHeartbeat(context.Context, groups.ConsumerHeartbeatRequest) (groups.ConsumerHeartbeatResponse, error) {
+	return groups.ConsumerHeartbeatResponse{}, errNoCoordinator()
+}
+
+func (noGroups) CheckEpoch(context.Context, string, string, int32) error { return errNoCoordinator() }
+
 func (noGroups) Leave(context.Context, string, []groups.LeavingMember) ([]error, error) {
 	return nil, errNoCoordinator()
 }

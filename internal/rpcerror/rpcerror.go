@@ -101,6 +101,12 @@ var table = map[federation.Kind]row{
 	federation.UnreleasedInstance:     {"UNRELEASED_INSTANCE", connect.CodeAborted, braidv1.Reason_REASON_MEMBER_FENCED},
 	federation.OffsetMetadataTooLarge: {"OFFSET_METADATA_TOO_LARGE", connect.CodeInvalidArgument, braidv1.Reason_REASON_INVALID_ARGUMENT},
 
+	// Connect members meet none of these.
+	federation.FencedMemberEpoch:   {"FENCED_MEMBER_EPOCH", connect.CodeAborted, braidv1.Reason_REASON_MEMBER_FENCED},
+	federation.StaleMemberEpoch:    {"STALE_MEMBER_EPOCH", connect.CodeAborted, braidv1.Reason_REASON_STALE_ASSIGNMENT},
+	federation.UnsupportedAssignor: {"UNSUPPORTED_ASSIGNOR", connect.CodeInvalidArgument, braidv1.Reason_REASON_INVALID_ARGUMENT},
+	federation.InvalidRegex:        {"INVALID_REGEX", connect.CodeInvalidArgument, braidv1.Reason_REASON_INVALID_ARGUMENT},
+
 	federation.UnknownCluster: {"UNKNOWN_CLUSTER", connect.CodeNotFound, braidv1.Reason_REASON_UNKNOWN_CLUSTER},
 	federation.Conflict:       {"CONFLICT", connect.CodeAborted, braidv1.Reason_REASON_CONFLICT},
 	federation.NotLeader:      {"NOT_LEADER", connect.CodeUnavailable, braidv1.Reason_REASON_NO_LEADER},
