@@ -18,12 +18,13 @@ import (
 // * v6: leader epoch
 // * v7: group instance id (KIP-345)
 // * v8: flexible
+// * v9: the generation is the member epoch in the newer group protocol (KIP-848)
 // * v10: topic ids
 
 func handleOffsetCommit(ctx context.Context, c *conn, req *request, kreq *kmsg.OffsetCommitRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.OffsetCommitResponse)
 	m := c.s.mapOrNil()
-	commit := groups.CommitRequest{Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Generation: kreq.Generation}
+	commit := groups.CommitRequest{Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Generation: kreq.Generation, NoEpochs: req.version < 9}
 	var answers []*kmsg.OffsetCommitResponseTopicPartition
 	noGroup := req.mayGroup(ctx, acl.Read, kreq.Group)
 	for _, t := range kreq.Topics {

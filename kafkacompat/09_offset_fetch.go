@@ -17,7 +17,7 @@ import (
 // an error, or the client would fall back to auto.offset.reset.
 //
 // Every gateway answers, whoever coordinates the group, and the only error that passes is
-// COORDINATOR_LOAD_IN_PROGRESS: after NOT_COORDINATOR or COORDINATOR_NOT_AVAILABLE
+// COORDINATOR_LOAD_IN_PROGRESS (but for a stale member epoch): after NOT_COORDINATOR or COORDINATOR_NOT_AVAILABLE
 // librdkafka looks the coordinator up, but never asks for the offsets again
 // (rd_kafka_assignment_apply_offsets leaves the partitions in its list of the queried
 // ones), so that it reads nothing any more.
@@ -28,7 +28,8 @@ import (
 // * v6: flexible
 // * v7: require stable; without transactions all offsets are
 // * v8: several groups
-// * v9: member id and epoch (KIP-848)
+// * v9: member id and epoch (KIP-848); checked against the store, which knows of each
+//   epoch before the member does
 // * v10: topic ids
 
 func handleOffsetFetch(ctx context.Context, c *conn, req *request, kreq *kmsg.OffsetFetchRequest) kmsg.Response {
@@ -84,6 +85,12 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 			rg.Topics = unread(g)
 		}
 		return rg
+	}
+	if g.MemberID != nil && *g.MemberID != "" && g.MemberEpoch >= 0 { // v9
+		if err := c.s.deps.Groups.CheckEpoch(ctx, g.Group, *g.MemberID, g.MemberEpoch); err != nil {
+			rg.ErrorCode = req.fail(err)
+			return rg
+		}
 	}
 	if g.Topics == nil {
 		offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, nil)

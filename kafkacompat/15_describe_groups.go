@@ -6,12 +6,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeGroups: v0-v6
 //
-// Connect members are listed too, with the assignment of a Kafka member.
+// Connect members are listed too, with the assignment of a Kafka member. A group of type
+// consumer is not found, as in Kafka.
 //
 // Version notes:
 // * v3: authorized operations
@@ -33,6 +35,9 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
 		}
 		d, err := c.s.deps.Groups.Describe(ctx, group)
+		if err == nil && d.Type == groups.TypeConsumer {
+			err = federation.Errorf(federation.GroupNotFound, "group %q is not a classic group; ConsumerGroupDescribe describes it", group)
+		}
 		if err != nil {
 			if federation.KindOf(err) == federation.GroupNotFound {
 				rg.State = "Dead"

@@ -10,12 +10,13 @@ import (
 
 // ApiVersions: v0-v4
 //
-// No features are finalized. Without transaction.version, clients take version 1
-// of the transaction protocol; without group.version, the classic group protocol.
+// Of the features, only group.version is finalized: it offers the newer group protocol
+// (KIP-848). Without transaction.version, clients take version 1 of the transaction
+// protocol.
 //
 // Version notes:
 // * v3: flexible (not its header), client software name and version (KIP-511)
-// * v4: nothing new for the fields we send
+// * v4: supported features may begin at version 0 (KAFKA-17492); before, such a feature is left out
 // * above: answered in v0 with UNSUPPORTED_VERSION and the table
 
 // softwareNames is what Kafka takes as software name and version (ApiVersionsRequest.java).
@@ -31,7 +32,23 @@ func handleAPIVersions(_ context.Context, c *conn, req *request, kreq *kmsg.ApiV
 		c.log.Debug("client says hello", "client_id", req.clientID, "software", kreq.ClientSoftwareName, "version", kreq.ClientSoftwareVersion)
 	}
 	resp.ApiKeys = c.s.advertised
+	if req.version >= 3 {
+		addFeatures(req.version, resp)
+	}
 	return resp
+}
+
+func addFeatures(version int16, resp *kmsg.ApiVersionsResponse) {
+	const name, level = "group.version", 1
+	if version >= 4 {
+		f := kmsg.NewApiVersionsResponseSupportedFeature()
+		f.Name, f.MinVersion, f.MaxVersion = name, 0, level
+		resp.SupportedFeatures = append(resp.SupportedFeatures, f)
+	}
+	f := kmsg.NewApiVersionsResponseFinalizedFeature()
+	f.Name, f.MinVersionLevel, f.MaxVersionLevel = name, level, level
+	resp.FinalizedFeatures = append(resp.FinalizedFeatures, f)
+	resp.FinalizedFeaturesEpoch = 0 // they never change while a gateway runs
 }
 
 // apiVersionsUnknown answers an ApiVersions request of a version that is not served.

@@ -84,10 +84,19 @@ func TestAPIVersions(t *testing.T) {
 		require.Zero(t, keys[0].MinVersion, "older librdkafka turns features off otherwise")
 		require.EqualValues(t, 13, keys[0].MaxVersion)
 		require.EqualValues(t, 4, keys[1].MinVersion)
-		for _, hidden := range []int16{24, 25, 26, 27, 28, 68, 69, 71, 72, 76} {
+		for _, hidden := range []int16{24, 25, 26, 27, 28, 71, 72, 76} {
 			require.NotContains(t, keys, hidden)
 		}
-		require.Empty(t, resp.FinalizedFeatures)
+		if v < 3 {
+			require.Empty(t, resp.FinalizedFeatures)
+			continue
+		}
+		// group.version offers KIP-848; transaction.version is left out.
+		require.Len(t, resp.FinalizedFeatures, 1)
+		require.Equal(t, "group.version", resp.FinalizedFeatures[0].Name)
+		require.EqualValues(t, 1, resp.FinalizedFeatures[0].MaxVersionLevel)
+		require.EqualValues(t, 0, resp.FinalizedFeaturesEpoch)
+		require.Len(t, resp.SupportedFeatures, int(v-3), "one that begins at 0 is left out of v3")
 	}
 	// A version from the future: answered in v0, with the table, and the connection lives on.
 	for _, v := range []int16{5, 127, 32767} {

@@ -21,6 +21,7 @@ func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
 	e, err := groups.NewEngine(groups.Config{
 		Gateway: id, Maps: w, Store: store,
 		SessionTimeoutMin: 100 * time.Millisecond, InitialRebalanceDelay: 20 * time.Millisecond,
+		ConsumerSessionTimeout: 5 * time.Second, ConsumerHeartbeatInterval: 50 * time.Millisecond,
 	})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -29,7 +29,7 @@ func TestGroupOfClients(t *testing.T) {
 	seen := make(map[string]int)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	member := func(balancer kgo.GroupBalancer, static string) (stop func()) {
+	member := func(balancer kgo.GroupBalancer, static string, more ...kgo.Opt) (stop func()) {
 		opts := []kgo.Opt{
 			kgo.ConsumerGroup("g"), kgo.ConsumeTopics("orders"), kgo.Balancers(balancer),
 			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.HeartbeatInterval(100 * time.Millisecond), kgo.SessionTimeout(6 * time.Second),
@@ -37,7 +37,7 @@ func TestGroupOfClients(t *testing.T) {
 		if static != "" {
 			opts = append(opts, kgo.InstanceID(static))
 		}
-		cl := w.client(opts...)
+		cl := w.client(append(opts, more...)...)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -95,6 +95,27 @@ func TestGroupOfClients(t *testing.T) {
 	produce(100)
 	require.Eventually(t, all, 20*time.Second, 10*time.Millisecond)
 	stopC()
+
+	// The group goes on by the newer protocol (KIP-848), with members of both for a while.
+	stopD := member(kgo.StickyBalancer(), "", kgo.ServerSideBalancer())
+	produce(100)
+	require.Eventually(t, all, 20*time.Second, 10*time.Millisecond)
+	groupType := func() string {
+		list, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, w.client())
+		require.NoError(t, err)
+		require.Len(t, list.Groups, 1)
+		return list.Groups[0].GroupType
+	}
+	require.Equal(t, "consumer", groupType())
+	stopE := member(kgo.RangeBalancer(), "static-2", kgo.ServerSideBalancer())
+	stopF := member(kgo.CooperativeStickyBalancer(), "")
+	produce(200)
+	require.Eventually(t, all, 20*time.Second, 10*time.Millisecond)
+	stopD()
+	stopE()
+	produce(100)
+	require.Eventually(t, all, 20*time.Second, 10*time.Millisecond)
+	stopF()
 	for v, n := range seen {
 		require.Equal(t, 1, n, "record %s: members left in peace", v)
 	}

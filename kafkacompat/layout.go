@@ -93,6 +93,8 @@ var layouts = map[int16]layout{
 	44: {array(i8, str, array(str, i8, str, end()), end()), i8, end()},
 	47: {str, array(str, array(i32))},
 	60: {i8, i8.from(1), i8.from(2), end()},
+	68: {str, str, i32, str, str, i32, array(str), str.from(1), str, array(uuid, array(i32), end()), end()},
+	69: {array(str), i8, end()},
 	74: {array(i8).from(1), end()},
 	75: {array(str, end()), i32, optional(str, i32, end()), end()},
 }

@@ -105,14 +105,14 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.JoinGroup, name: "JoinGroup", min: 0, max: 9, flexible: 6, seen: 9, handle: on(handleJoinGroup), waits: true,
-		note: "Kafka members and Connect streams can share a group.",
+		note: "Kafka members of both protocols and Connect streams can share a group.",
 	},
 	{key: kmsg.Heartbeat, name: "Heartbeat", min: 0, max: 4, flexible: 4, seen: 4, handle: on(handleHeartbeat)},
 	{key: kmsg.LeaveGroup, name: "LeaveGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleLeaveGroup)},
 	{key: kmsg.SyncGroup, name: "SyncGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleSyncGroup), waits: true},
 	{
 		key: kmsg.DescribeGroups, name: "DescribeGroups", min: 0, max: 6, flexible: 5, seen: 6, handle: on(handleDescribeGroups),
-		note: "Connect members are listed with the assignment of a Kafka member.",
+		note: "Connect members are listed with the assignment of a Kafka member. A group of type consumer (KIP-848) is not found, as in Kafka: it is for ConsumerGroupDescribe.",
 	},
 	{
 		key: kmsg.ListGroups, name: "ListGroups", min: 0, max: 5, flexible: 3, seen: 5, handle: on(handleListGroups),
@@ -121,7 +121,7 @@ var versions = [...]api{
 	{key: kmsg.SASLHandshake, name: "SaslHandshake", seen: 1, note: "The listener takes no authentication yet."},
 	{
 		key: kmsg.ApiVersions, name: "ApiVersions", min: 0, max: 4, flexible: 3, seen: 5, handle: on(handleAPIVersions),
-		note: "Finalizes no features, so clients use version 1 of the transaction protocol and classic groups. Version 5 (KIP-1242) is not served: it lets clients insist on a node id.",
+		note: "Finalizes `group.version` 1 (ConsumerGroupHeartbeat) and nothing else, so clients use version 1 of the transaction protocol. Version 5 (KIP-1242) is not served: it lets clients insist on a node id.",
 	},
 	{
 		key: kmsg.CreateTopics, name: "CreateTopics", min: 2, max: 7, flexible: 5, seen: 7, handle: on(handleCreateTopics),
@@ -205,8 +205,14 @@ var versions = [...]api{
 	{key: kmsg.DescribeTransactions, name: "DescribeTransactions", seen: 0, note: noTransactions},
 	{key: kmsg.ListTransactions, name: "ListTransactions", seen: 2, note: noTransactions},
 	{key: kmsg.AllocateProducerIDs, name: "AllocateProducerIds", seen: 0, note: noQuorum},
-	{key: kmsg.ConsumerGroupHeartbeat, name: "ConsumerGroupHeartbeat", seen: 1, note: noConsumerProtocol},
-	{key: kmsg.ConsumerGroupDescribe, name: "ConsumerGroupDescribe", seen: 1, note: noConsumerProtocol},
+	{
+		key: kmsg.ConsumerGroupHeartbeat, name: "ConsumerGroupHeartbeat", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleConsumerGroupHeartbeat),
+		note: "The assignors are `uniform` (the default) and `range`; the one that most members ask for is taken. Regular expressions are matched against logical topic names. Members of this protocol, classic ones and Connect streams can share a group, so a group changes its protocol while it runs; another coordinator goes on without a rebalance.",
+	},
+	{
+		key: kmsg.ConsumerGroupDescribe, name: "ConsumerGroupDescribe", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleConsumerGroupDescribe),
+		note: "For groups with a member of ConsumerGroupHeartbeat; of others the answer is GROUP_ID_NOT_FOUND, and clients go on to DescribeGroups. Connect members are shown as classic ones.",
+	},
 	{key: kmsg.ControllerRegistration, name: "ControllerRegistration", seen: 0, note: noQuorum},
 	{key: kmsg.GetTelemetrySubscriptions, name: "GetTelemetrySubscriptions", seen: 0, note: noTelemetry},
 	{key: kmsg.PushTelemetry, name: "PushTelemetry", seen: 0, note: noTelemetry},
@@ -245,13 +251,12 @@ const neverFlexible = 1 << 14
 
 // The reasons that several APIs share.
 const (
-	noTransactions     = "Transactions are not offered: a transactional id is refused before a client gets here."
-	ownACLs            = "ACLs of the logical cluster, which all gateways decide by; the physical clusters' own are not touched. Without `--authorizer acl`: SECURITY_DISABLED, as a stock broker without an authorizer answers."
-	noDisks            = "Disks belong to the physical brokers, which clients do not see."
-	noReplicas         = "Replicas belong to the physical clusters; where a partition's head lies is changed by braid's own operations. Kafka's tools take the API's absence."
-	noQuorum           = "Gateways form no Raft quorum; broker and controller internals are hidden."
-	noConsumerProtocol = "Groups use the classic protocol; clients fall back to it (KIP-848 is not offered)."
-	noTelemetry        = "Not advertised, as by a stock broker without a telemetry receiver."
-	noShareGroups      = "Share groups are not offered: they know one cluster, partitions here can span several."
-	noStreamsGroups    = "Streams groups are not offered; Kafka Streams then uses a classic group."
+	noTransactions  = "Transactions are not offered: a transactional id is refused before a client gets here."
+	ownACLs         = "ACLs of the logical cluster, which all gateways decide by; the physical clusters' own are not touched. Without `--authorizer acl`: SECURITY_DISABLED, as a stock broker without an authorizer answers."
+	noDisks         = "Disks belong to the physical brokers, which clients do not see."
+	noReplicas      = "Replicas belong to the physical clusters; where a partition's head lies is changed by braid's own operations. Kafka's tools take the API's absence."
+	noQuorum        = "Gateways form no Raft quorum; broker and controller internals are hidden."
+	noTelemetry     = "Not advertised, as by a stock broker without a telemetry receiver."
+	noShareGroups   = "Share groups are not offered: they know one cluster, partitions here can span several."
+	noStreamsGroups = "Streams groups are not offered; Kafka Streams then uses a classic group."
 )

@@ -344,12 +344,12 @@ func show(r reply) string {
 	case Description:
 		var text strings.Builder
 		fmt.Fprintf(&text, "%s epoch %d %s %s", v.State, v.Epoch, v.ProtocolType, v.ProtocolName)
-		if v.Type == typeConsumer {
+		if v.Type == TypeConsumer {
 			fmt.Fprintf(&text, " %s %s", v.Type, v.Assignor)
 		}
 		for _, m := range v.Members {
 			fmt.Fprintf(&text, "\n  %s %s %v", m.MemberID, m.Protocol, m.Partitions)
-			if v.Type == typeConsumer {
+			if v.Type == TypeConsumer {
 				fmt.Fprintf(&text, " of %v epoch %d topics %v regex %q", m.Target, m.Epoch, m.Topics, m.Regex)
 			}
 		}

@@ -224,6 +224,13 @@ type Description struct {
 	Members      []DescribedMember
 }
 
+// How a member takes part in its group.
+const (
+	ProtocolConnect  = "connect"
+	ProtocolClassic  = "kafka-classic"
+	ProtocolConsumer = "kafka-consumer"
+)
+
 // A DescribedMember is a member of a Description.
 type DescribedMember struct {
 	MemberID   string

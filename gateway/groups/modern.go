@@ -416,8 +416,8 @@ func (g *group) assignor() string {
 // The types of groups, as ListGroups tells them. A group with a modern member is of type
 // consumer, whoever else is in it; an empty one stays what it was.
 const (
-	typeClassic  = "classic"
-	typeConsumer = "consumer"
+	TypeClassic  = "classic"
+	TypeConsumer = "consumer"
 )
 
 // classify notes the type of the group after a step, and whether a member still follows.
@@ -436,15 +436,15 @@ func (g *group) classify() {
 }
 
 func (h *header) groupType() string {
-	if h.Type == typeConsumer {
-		return typeConsumer
+	if h.Type == TypeConsumer {
+		return TypeConsumer
 	}
-	return typeClassic
+	return TypeClassic
 }
 
 // shown is the state as Kafka names it for the group's type.
 func (h *header) shown() string {
-	if h.groupType() == typeConsumer && (h.Reconciling || strings.HasSuffix(h.State, "Rebalance")) {
+	if h.groupType() == TypeConsumer && (h.Reconciling || strings.HasSuffix(h.State, "Rebalance")) {
 		return "Reconciling"
 	}
 	return h.State

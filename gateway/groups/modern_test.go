@@ -210,10 +210,10 @@ func TestModernHandOver(t *testing.T) {
 		d, err := b.engine.Describe(w.t.Context(), "g")
 		require.NoError(w.t, err)
 		require.Equal(w.t, "Stable", d.State)
-		require.Equal(w.t, typeConsumer, d.Type)
+		require.Equal(w.t, TypeConsumer, d.Type)
 		list, err := b.engine.List(w.t.Context())
 		require.NoError(w.t, err)
-		require.Equal(w.t, []Listing{{Group: "g", ProtocolType: consumerProtocol, State: "Stable", Type: typeConsumer}}, list)
+		require.Equal(w.t, []Listing{{Group: "g", ProtocolType: consumerProtocol, State: "Stable", Type: TypeConsumer}}, list)
 
 		// Any gateway tells whether a member is in an epoch.
 		require.NoError(w.t, b.engine.CheckEpoch(w.t.Context(), "g", members[0].id, int32(d.Epoch)))
@@ -259,7 +259,7 @@ func TestModernMigration(t *testing.T) {
 		w.shared(3, 3)
 		d, err := w.gateways["a"].engine.Describe(w.t.Context(), "g")
 		require.NoError(w.t, err)
-		require.Equal(w.t, typeConsumer, d.Type)
+		require.Equal(w.t, TypeConsumer, d.Type)
 
 		back := w.consumer("c3")
 		w.shared(2, 2, 2)
@@ -270,7 +270,7 @@ func TestModernMigration(t *testing.T) {
 		require.Positive(w.t, back.joins.Load())
 		d, err = w.gateways["a"].engine.Describe(w.t.Context(), "g")
 		require.NoError(w.t, err)
-		require.Equal(w.t, typeClassic, d.Type)
+		require.Equal(w.t, TypeClassic, d.Type)
 	})
 }
 

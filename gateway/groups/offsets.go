@@ -283,12 +283,12 @@ func (g *group) onDescribe(to any) {
 		d.Assignor = g.assignor()
 	}
 	for _, m := range g.ordered() {
-		dm := DescribedMember{MemberID: m.id, InstanceID: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Protocol: "kafka-classic"}
+		dm := DescribedMember{MemberID: m.id, InstanceID: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Protocol: ProtocolClassic}
 		switch {
 		case m.stepwise:
-			dm.Protocol = "connect"
+			dm.Protocol = ProtocolConnect
 			if m.modern != nil {
-				dm.Protocol = "kafka-consumer"
+				dm.Protocol = ProtocolConsumer
 			}
 			dm.Metadata = encodeSubscription(g.subscription(m))
 			dm.Partitions = sortedKeys(m.owned)

@@ -81,7 +81,7 @@ func (g *group) header() header {
 		ProtocolType: g.protocolType, Protocol: g.protocol, Leader: g.leader, Seq: g.seq, Reconciling: g.reconciling,
 	}
 	if g.consumerType {
-		h.Type = typeConsumer
+		h.Type = TypeConsumer
 	}
 	if len(g.topicIDs) > 0 {
 		h.TopicIDs = make(map[federation.TopicName]string, len(g.topicIDs))
@@ -229,7 +229,7 @@ func (g *group) loadHeader(b []byte) error {
 	}
 	g.since = time.UnixMilli(h.SinceMs)
 	g.epoch, g.generation, g.seq = h.Epoch, h.Generation, h.Seq
-	g.consumerType, g.reconciling = h.Type == typeConsumer, h.Reconciling
+	g.consumerType, g.reconciling = h.Type == TypeConsumer, h.Reconciling
 	g.protocolType, g.protocol, g.leader = h.ProtocolType, h.Protocol, h.Leader
 	for name, text := range h.TopicIDs {
 		id, err := federation.ParseTopicID(text)
