@@ -330,5 +330,5 @@ func (t *term) consumers() (braidv1connect.ConsumerServiceClient, error) {
 	if len(ready) == 0 {
 		return nil, federation.Errorf(federation.NoLeader, "no gateway is ready to take offsets; try again when one is")
 	}
-	return braidv1connect.NewConsumerServiceClient(&http.Client{Transport: t.parts.Transport}, "http://"+ready[0].ConnectAddress), nil
+	return braidv1connect.NewConsumerServiceClient(&http.Client{Transport: t.parts.Transport}, t.cfg.GatewayScheme+"://"+ready[0].ConnectAddress), nil
 }

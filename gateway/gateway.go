@@ -57,7 +57,8 @@ type Deps struct {
 
 	// Authorizer decides what callers may do; nil lets them do everything.
 	Authorizer *acl.Authorizer
-
+	// Interceptors are at all calls, within what observes them.
+	Interceptors []connect.Interceptor
 	// TracerProvider and MeterProvider receive traces and metrics of the calls; nil is the
 	// process's global one.
 	TracerProvider trace.TracerProvider

@@ -125,7 +125,7 @@ func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
 	return []connect.HandlerOption{
 		connect.WithReadMaxBytes(g.cfg.MessageBytesMax),
 		connect.WithCompressMinBytes(math.MaxInt),
-		connect.WithInterceptors(observe, rpcerror.Subjects()),
+		connect.WithInterceptors(slices.Concat([]connect.Interceptor{observe}, g.deps.Interceptors, []connect.Interceptor{rpcerror.Subjects()})...),
 		connect.WithRecover(g.recovered),
 	}, nil
 }

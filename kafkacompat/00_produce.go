@@ -67,7 +67,7 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 		return nil
 	}
 	timeout := min(max(time.Duration(p.timeoutMs)*time.Millisecond, time.Millisecond), c.s.cfg.ProduceTimeoutMax)
-	err = c.session().Produce(ctx, router.Acks(p.acks), timeout, appends, func(done []router.Appended) {
+	err = c.route().Produce(ctx, router.Acks(p.acks), timeout, appends, func(done []router.Appended) {
 		p.decided(req, done)
 		sl.ready <- p.response(req)
 		req.frame.release()

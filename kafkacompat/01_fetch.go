@@ -67,7 +67,7 @@ func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchReq
 	if req.code != 0 {
 		limit.MaxWait = 0 // an error is told at once, as in ReplicaManager.fetchMessages
 	}
-	fetched, err := c.session().Fetch(ctx, from, limit)
+	fetched, err := c.route().Fetch(ctx, from, limit)
 	if err != nil {
 		code := req.failFetch(err)
 		if ctx.Err() != nil { // the gateway drains: the client finds another one

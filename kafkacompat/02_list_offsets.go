@@ -73,7 +73,7 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 	if len(queries) == 0 {
 		return resp
 	}
-	for i, a := range c.session().ListOffsets(ctx, queries) {
+	for i, a := range c.route().ListOffsets(ctx, queries) {
 		if answers[i].ErrorCode = req.fail(a.Err); a.Err == nil {
 			answers[i].Offset = int64(a.Offset)
 			answers[i].Timestamp = a.TimestampMs

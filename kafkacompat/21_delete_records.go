@@ -56,7 +56,7 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 	if len(deletes) == 0 {
 		return resp
 	}
-	for i, d := range c.session().DeleteRecords(ctx, deletes) {
+	for i, d := range c.route().DeleteRecords(ctx, deletes) {
 		req.changed(ctx, acl.Delete, acl.Topic, string(deletes[i].Topic), d.Err)
 		if answers[i].ErrorCode = req.fail(d.Err); d.Err == nil {
 			answers[i].LowWatermark = int64(d.LowWatermark)

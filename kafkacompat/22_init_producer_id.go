@@ -44,7 +44,7 @@ func handleInitProducerID(ctx context.Context, c *conn, req *request, kreq *kmsg
 			return resp
 		}
 	}
-	id, epoch, err := c.session().InitProducer(ctx, kreq.ProducerID, kreq.ProducerEpoch)
+	id, epoch, err := c.route().InitProducer(ctx, kreq.ProducerID, kreq.ProducerEpoch)
 	if err != nil {
 		resp.ErrorCode = req.fail(err)
 		if resp.ErrorCode == kerr.ProducerFenced.Code && req.version < 4 {

@@ -54,7 +54,7 @@ func handleOffsetForLeaderEpoch(ctx context.Context, c *conn, req *request, kreq
 	if len(queries) == 0 {
 		return resp
 	}
-	for i, a := range c.session().OffsetsForEpochs(ctx, queries) {
+	for i, a := range c.route().OffsetsForEpochs(ctx, queries) {
 		// Java's OffsetsForLeaderEpochUtils knows the codes of Fetch.
 		if answers[i].ErrorCode = req.failFetch(a.Err); a.Err == nil {
 			answers[i].LeaderEpoch = int32(a.EpochEnd.Epoch)

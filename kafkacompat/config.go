@@ -39,6 +39,18 @@ type Config struct {
 	// StallTimeout bounds the wait for the next MiB of a request that has begun, and
 	// for a client to take the next MiB of a response; 30 s by default.
 	StallTimeout time.Duration
+	// AuthenticationTimeout bounds the time from a connection to the end of its TLS
+	// handshake and its authentication; 10 s by default.
+	AuthenticationTimeout time.Duration
+	// SaslBytesMax bounds a request of a client that is not authenticated
+	// [sasl.server.max.receive.size]; 512 KiB by default.
+	SaslBytesMax int
+	// FailedAuthenticationDelay is how late a failed authentication is answered
+	// [connection.failed.authentication.delay.ms]; 100 ms by default.
+	FailedAuthenticationDelay time.Duration
+	// ReauthMax is how long a client is known before it must authenticate again
+	// [connections.max.reauth.ms]; 0, the default, is for ever, or as long as its token.
+	ReauthMax time.Duration
 	// HandOverMax bounds how long a draining server keeps the connections of group
 	// members, until their next heartbeats say that another gateway coordinates; 5 s by
 	// default, above the heartbeat interval of all SDKs (3 s).
@@ -101,6 +113,9 @@ func (c Config) withDefaults() Config {
 	c.ConnectionsMax = or(c.ConnectionsMax, 20_000)
 	c.IdleTimeout = or(c.IdleTimeout, 10*time.Minute)
 	c.StallTimeout = or(c.StallTimeout, 30*time.Second)
+	c.AuthenticationTimeout = or(c.AuthenticationTimeout, 10*time.Second)
+	c.SaslBytesMax = or(c.SaslBytesMax, 512<<10)
+	c.FailedAuthenticationDelay = or(c.FailedAuthenticationDelay, 100*time.Millisecond)
 	c.HandOverMax = or(c.HandOverMax, 5*time.Second)
 	c.AwayWait = or(c.AwayWait, time.Second)
 	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
@@ -130,6 +145,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("kafka facade: LargeFramesMax %d is too many for BytesInFlightMax %d", c.LargeFramesMax, c.BytesInFlightMax)
 	case c.RequestsInFlightMax < 1 || c.LargeFramesMax < 1 || c.ConnectionsMax < 1:
 		return errors.New("kafka facade: RequestsInFlightMax, LargeFramesMax and ConnectionsMax must be at least 1")
+	case c.ReauthMax < 0 || c.SaslBytesMax < 1024 || c.AuthenticationTimeout < 0:
+		return errors.New("kafka facade: ReauthMax and AuthenticationTimeout must not be negative, and SaslBytesMax at least 1024")
 	case c.DefaultPartitions < 1:
 		return fmt.Errorf("kafka facade: DefaultPartitions %d: want at least 1", c.DefaultPartitions)
 	}

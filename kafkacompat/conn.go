@@ -3,6 +3,7 @@ package kafkacompat
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // A conn is one client connection. Two goroutines work for it:
@@ -46,6 +48,11 @@ type conn struct {
 	sessionOnce sync.Once
 	sess        router.Session
 
+	principal security.Principal      // who the client is; set before its first request is read
+	session   atomic.Pointer[session] // what the client has proven by SASL; nil if nothing
+	sasl      saslState
+	buffered  *bufio.Writer // of a TLS connection: one record for many small buffers; nil if there is no TLS
+
 	fetches *fetchSession // of the goroutine that answers; nil if the client has none
 
 	cancel    context.CancelFunc // ends all work for the connection
@@ -73,9 +80,10 @@ type response struct {
 const readBufferBytes = 4 << 10
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{
+	c := &conn{
 		s:          s,
 		nc:         nc,
+		principal:  security.Anonymous,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
 		host:       acl.Host(nc.RemoteAddr().String()),
 		log:        s.log.With("remote", nc.RemoteAddr().String()),
@@ -84,12 +92,25 @@ func newConn(s *Server, nc net.Conn) *conn {
 		cancel:     func() {},
 		stopWaits:  func() {},
 	}
+	if _, ok := nc.(*tls.Conn); ok {
+		c.buffered = bufio.NewWriterSize(nc, tlsBufferBytes)
+	}
+	return c
 }
+
+// tlsBufferBytes is the length of a TLS record.
+const tlsBufferBytes = 16 << 10
 
 // serve works until the client closes the connection, breaks the protocol, or
 // the server drains.
 func (c *conn) serve(ctx, waitCtx context.Context) {
 	defer c.s.removeConn(ctx, c)
+	if err := c.authenticate(ctx); err != nil {
+		c.unknown(ctx, err)
+		c.abort()
+		return
+	}
+	ctx, waitCtx = security.WithPrincipal(ctx, c.principal), security.WithPrincipal(waitCtx, c.principal)
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -105,6 +126,8 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	case errors.Is(err, errRefused):
 		c.log.Warn("request refused, connection closed", "error", err)
 		c.s.deps.Metrics.malformed(ctx)
+	case errors.Is(err, errSessionEnded):
+		c.log.Info("connection closed", "error", err)
 	default:
 		c.log.Debug("connection ends", "error", err)
 	}
@@ -116,9 +139,19 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	}
 }
 
-// session opens the router's session when it is first needed: an idle connection
+// unknown tells why a connection ended before it was known who the client is.
+func (c *conn) unknown(ctx context.Context, err error) {
+	if errors.Is(err, errRefused) {
+		c.log.Warn("request refused, connection closed", "error", err)
+		c.s.deps.Metrics.malformed(ctx)
+		return
+	}
+	c.log.Debug("connection ends before authentication", "error", err)
+}
+
+// route opens the router's session when it is first needed: an idle connection
 // or an admin client has none.
-func (c *conn) session() router.Session {
+func (c *conn) route() router.Session {
 	c.sessionOnce.Do(func() { c.sess = c.s.deps.NewSession() })
 	return c.sess
 }
@@ -180,6 +213,9 @@ func (c *conn) read(ctx context.Context) error {
 			f.release()
 			if ctx.Err() != nil {
 				return ctx.Err()
+			}
+			if errors.Is(err, errSessionEnded) {
+				return err
 			}
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
@@ -350,14 +386,28 @@ func (c *conn) flush(ctx context.Context, out *outgoing) bool {
 			n++
 		}
 		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.StallTimeout))
-		bufs := net.Buffers(rest[:n])
-		if _, err := bufs.WriteTo(c.nc); err != nil {
+		if err := c.writeAll(rest[:n]); err != nil {
 			c.log.Debug("write failed", "error", err)
 			return false
 		}
 		rest = rest[n:]
 	}
 	return true
+}
+
+// writeAll writes buffers with one call where it can.
+func (c *conn) writeAll(vecs [][]byte) error {
+	if c.buffered == nil {
+		bufs := net.Buffers(vecs)
+		_, err := bufs.WriteTo(c.nc)
+		return err
+	}
+	for _, v := range vecs {
+		if _, err := c.buffered.Write(v); err != nil {
+			return err
+		}
+	}
+	return c.buffered.Flush()
 }
 
 // client says who asks: the client id's hints, and the gateway's own role if it

@@ -9,6 +9,8 @@ package kafkacompat
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +25,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // Maps is the facade's view of the federation.
@@ -34,7 +37,7 @@ type Maps interface {
 	Changed() <-chan struct{}
 }
 
-// Deps is what a Server stands on. All fields but Authorizer, Metrics and Logger are required.
+// Deps is what a Server stands on. Maps, NewSession, Groups, Admin and Credentials are required.
 type Deps struct {
 	Maps Maps
 	// NewSession opens the router for one client connection.
@@ -43,8 +46,15 @@ type Deps struct {
 	Admin      Admin
 	// Authorizer decides what clients may do; nil lets them do everything.
 	Authorizer *acl.Authorizer
-	Metrics    *Metrics
-	Logger     *slog.Logger
+	// Credentials is asked by the tools that manage users.
+	Credentials Credentials
+	// Auth says who clients are, by SASL; nil = all are anonymous, or known by certificate.
+	Auth *security.Authenticator
+	// TLS is that of the listeners; nil = none. Certificates says whose a certificate is.
+	TLS          *tls.Config
+	Certificates func(*x509.Certificate) (security.Principal, error)
+	Metrics      *Metrics
+	Logger       *slog.Logger
 }
 
 // Server serves the Kafka protocol. Its methods may be called concurrently.
@@ -78,8 +88,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if deps.Maps == nil || deps.NewSession == nil || deps.Groups == nil || deps.Admin == nil {
-		return nil, errors.New("kafka facade: Deps needs Maps, NewSession, Groups and Admin")
+	if deps.Maps == nil || deps.NewSession == nil || deps.Groups == nil || deps.Admin == nil || deps.Credentials == nil {
+		return nil, errors.New("kafka facade: Deps needs Maps, NewSession, Groups, Admin and Credentials")
 	}
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
@@ -257,7 +267,7 @@ func (s *Server) newConn(ctx context.Context, nc net.Conn) func() {
 		s.deps.Metrics.refused(ctx)
 		return nil
 	}
-	c := newConn(s, nc)
+	c := newConn(s, s.secured(nc))
 	ctx, cancel := context.WithCancel(ctx)
 	waitCtx, stopWaits := context.WithCancel(ctx)
 	c.cancel, c.stopWaits = cancel, stopWaits

@@ -19,6 +19,7 @@ type Metrics struct {
 	conns        metric.Int64UpDownCounter
 	connsRefused metric.Int64Counter
 	badRequests  metric.Int64Counter
+	auths        metric.Int64Counter
 
 	sessions         metric.Int64UpDownCounter
 	sessionsDeclined metric.Int64Counter
@@ -46,10 +47,11 @@ type answerOptions struct {
 //	braid.kafka.bytes.in, .out
 //	braid.kafka.connections, .refused
 //	braid.kafka.requests.malformed
+//	braid.kafka.authentications     mechanism, outcome
 //	braid.kafka.fetch.sessions, .declined
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	var m Metrics
-	var errs [9]error
+	var errs [10]error
 	m.requests, errs[0] = meter.Int64Counter("braid.kafka.requests",
 		metric.WithDescription("Requests of Kafka clients that were answered."))
 	m.duration, errs[1] = meter.Float64Histogram("braid.kafka.request.duration", metric.WithUnit("s"),
@@ -70,6 +72,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		metric.WithDescription("Incremental fetch sessions of consumers."))
 	m.sessionsDeclined, errs[8] = meter.Int64Counter("braid.kafka.fetch.sessions.declined",
 		metric.WithDescription("Fetch sessions that were not begun because there were too many partitions in others."))
+	m.auths, errs[9] = meter.Int64Counter("braid.kafka.authentications",
+		metric.WithDescription("Authentications of Kafka clients, by SASL or by certificate."))
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("kafka facade metrics: %w", err)
@@ -133,6 +137,17 @@ func (m *Metrics) malformed(ctx context.Context) {
 	if m != nil {
 		m.badRequests.Add(ctx, 1)
 	}
+}
+
+func (m *Metrics) authentication(ctx context.Context, mechanism string, ok bool) {
+	if m == nil {
+		return
+	}
+	outcome := "ok"
+	if !ok {
+		outcome = "failed"
+	}
+	m.auths.Add(ctx, 1, metric.WithAttributes(attribute.String("mechanism", mechanism), attribute.String("outcome", outcome)))
 }
 
 func (m *Metrics) fetchSessions(ctx context.Context, delta int64) {

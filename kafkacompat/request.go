@@ -23,6 +23,7 @@ type request struct {
 	start    time.Time
 	may      acl.Access // not set yet for Produce and Fetch when the handler begins
 
+	last     bool  // the connection is closed after the answer
 	code     int16 // the first error, for metrics
 	internal error // an error that nobody classified, for the log
 }
@@ -40,6 +41,9 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 	req.api = c.s.apis[req.key]
 	if req.api == nil {
 		return nil, fmt.Errorf("unknown API key %d", req.key)
+	}
+	if err := c.stillKnown(req.key); err != nil {
+		return nil, err
 	}
 	if req.version < req.api.min || req.version > req.api.max {
 		if req.key == int16(kmsg.ApiVersions) {
@@ -97,7 +101,9 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	if req.internal != nil {
 		c.log.Error("request failed", "api", req.api.name, "error", req.internal)
 	}
-	return encode(req, kresp)
+	out := encode(req, kresp)
+	out.close = req.last
+	return out
 }
 
 func (c *conn) malformed(ctx context.Context, req *request, err error) response {

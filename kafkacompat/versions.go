@@ -118,7 +118,10 @@ var versions = [...]api{
 		key: kmsg.ListGroups, name: "ListGroups", min: 0, max: 5, flexible: 3, seen: 5, handle: on(handleListGroups),
 		note: "The groups of the gateway that is asked; clients ask all and merge.",
 	},
-	{key: kmsg.SASLHandshake, name: "SaslHandshake", seen: 1, note: "The listener takes no authentication yet."},
+	{
+		key: kmsg.SASLHandshake, name: "SaslHandshake", min: 0, max: 1, flexible: neverFlexible, seen: 1, handle: on(handleSASLHandshake),
+		note: "SCRAM-SHA-256, SCRAM-SHA-512, PLAIN and OAUTHBEARER, as far as they are configured; ILLEGAL_SASL_STATE where none is. GSSAPI and delegation tokens are not offered.",
+	},
 	{
 		key: kmsg.ApiVersions, name: "ApiVersions", min: 0, max: 4, flexible: 3, seen: 5, handle: on(handleAPIVersions),
 		note: "Finalizes `group.version` 1 (ConsumerGroupHeartbeat) and nothing else, so clients use version 1 of the transaction protocol. Version 5 (KIP-1242) is not served: it lets clients insist on a node id.",
@@ -161,15 +164,18 @@ var versions = [...]api{
 	},
 	{key: kmsg.AlterReplicaLogDirs, name: "AlterReplicaLogDirs", seen: 2, note: noDisks},
 	{key: kmsg.DescribeLogDirs, name: "DescribeLogDirs", seen: 5, note: noDisks},
-	{key: kmsg.SASLAuthenticate, name: "SaslAuthenticate", seen: 2, note: "The listener takes no authentication yet."},
+	{
+		key: kmsg.SASLAuthenticate, name: "SaslAuthenticate", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleSASLAuthenticate),
+		note: "With re-authentication (KIP-368), as the same principal. A connection ends at its next request when the credential that it was opened with is revoked; at a broker it would go on.",
+	},
 	{
 		key: kmsg.CreatePartitions, name: "CreatePartitions", min: 0, max: 3, flexible: 2, seen: 3, handle: on(handleCreatePartitions),
 		note: "Only the count of an explicit assignment is taken. Adding a cluster needs no new partitions: heads move.",
 	},
-	{key: kmsg.CreateDelegationToken, name: "CreateDelegationToken", seen: 3, note: "The listener takes no authentication yet."},
-	{key: kmsg.RenewDelegationToken, name: "RenewDelegationToken", seen: 2, note: "The listener takes no authentication yet."},
-	{key: kmsg.ExpireDelegationToken, name: "ExpireDelegationToken", seen: 2, note: "The listener takes no authentication yet."},
-	{key: kmsg.DescribeDelegationToken, name: "DescribeDelegationToken", seen: 3, note: "The listener takes no authentication yet."},
+	{key: kmsg.CreateDelegationToken, name: "CreateDelegationToken", seen: 3, note: "Delegation tokens are not offered; use OAUTHBEARER."},
+	{key: kmsg.RenewDelegationToken, name: "RenewDelegationToken", seen: 2, note: "Delegation tokens are not offered; use OAUTHBEARER."},
+	{key: kmsg.ExpireDelegationToken, name: "ExpireDelegationToken", seen: 2, note: "Delegation tokens are not offered; use OAUTHBEARER."},
+	{key: kmsg.DescribeDelegationToken, name: "DescribeDelegationToken", seen: 3, note: "Delegation tokens are not offered; use OAUTHBEARER."},
 	{
 		key: kmsg.DeleteGroups, name: "DeleteGroups", min: 0, max: 2, flexible: 2, seen: 3, handle: on(handleDeleteGroups),
 		note: "Version 3 is in no released broker yet.",
@@ -184,8 +190,14 @@ var versions = [...]api{
 	{key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete)},
 	{key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
 	{key: kmsg.AlterClientQuotas, name: "AlterClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
-	{key: kmsg.DescribeUserSCRAMCredentials, name: "DescribeUserScramCredentials", seen: 0, note: "The listener takes no authentication yet."},
-	{key: kmsg.AlterUserSCRAMCredentials, name: "AlterUserScramCredentials", seen: 0, note: "The listener takes no authentication yet."},
+	{
+		key: kmsg.DescribeUserSCRAMCredentials, name: "DescribeUserScramCredentials", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeUserSCRAM),
+		note: "Users of the logical cluster; those of the physical clusters are not seen.",
+	},
+	{
+		key: kmsg.AlterUserSCRAMCredentials, name: "AlterUserScramCredentials", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleAlterUserSCRAM),
+		note: "The credentials are good for PLAIN too. Answered when the gateways have the change.",
+	},
 	{key: kmsg.Vote, name: "Vote", seen: 2, note: noQuorum},
 	{key: kmsg.BeginQuorumEpoch, name: "BeginQuorumEpoch", seen: 1, note: noQuorum},
 	{key: kmsg.EndQuorumEpoch, name: "EndQuorumEpoch", seen: 1, note: noQuorum},

@@ -3,6 +3,8 @@ package kafkacompat_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,6 +52,11 @@ type world struct {
 	// authorizer decides for all servers; nil = everything is allowed.
 	authorizer *acl.Authorizer
 	addr       string // of the first server
+
+	// Set before addGateway, for gateways that ask who clients are.
+	auth         *security.Authenticator
+	tls          *tls.Config
+	certificates func(*x509.Certificate) (security.Principal, error)
 
 	mu sync.Mutex // serialises topic changes
 }
@@ -99,7 +106,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	for _, o := range opts {
 		o(&cfg)
 	}
-	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Metrics: w.metrics})
+	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w, Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
 	"github.com/braidmq/braid/internal/rpcerror"
+	"github.com/braidmq/braid/internal/security"
 )
 
 const defaultAPI = "http://127.0.0.1:8080"
@@ -25,6 +28,7 @@ const defaultAPI = "http://127.0.0.1:8080"
 type api struct {
 	base    string
 	timeout time.Duration
+	client  *http.Client
 
 	clusters   adminv1connect.ClusterServiceClient
 	topics     adminv1connect.TopicServiceClient
@@ -32,6 +36,7 @@ type api struct {
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
 	acls       adminv1connect.AclServiceClient
+	creds      adminv1connect.CredentialServiceClient
 	producer   braidv1connect.ProducerServiceClient
 	consumer   braidv1connect.ConsumerServiceClient
 }
@@ -39,6 +44,11 @@ type api struct {
 // apiFlags gives a command the flags with which it finds the API.
 func apiFlags(cmd *cobra.Command) {
 	cmd.Flags().String("api", defaultAPI, "base URL of the Connect API of a gateway")
+	cmd.Flags().String("token", "", "token that proves who calls, as of `braid credential create`")
+	cmd.Flags().String("token-file", "", "file with that token")
+	cmd.Flags().String("tls-ca", "", "PEM file of who signs the certificate of the API; whom the system trusts by default")
+	cmd.Flags().String("tls-cert", "", "PEM file of a certificate that proves who calls")
+	cmd.Flags().String("tls-key", "", "PEM file of its private key")
 	cmd.Flags().Duration("timeout", 30*time.Second, "how long one call of the API may take")
 }
 
@@ -56,36 +66,72 @@ func newAPI(cmd *cobra.Command) (*api, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, usagef("--api %q: want a URL such as %s", base, defaultAPI)
 	}
-	return newClients(base, timeout), nil
+	client, err := httpClient(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return newClients(client, base, timeout), nil
 }
 
-func newClients(base string, timeout time.Duration) *api {
-	client := httpClient()
+func newClients(client *http.Client, base string, timeout time.Duration) *api {
 	return &api{
-		base: base, timeout: timeout,
+		base: base, timeout: timeout, client: client,
 		clusters:   adminv1connect.NewClusterServiceClient(client, base),
 		topics:     adminv1connect.NewTopicServiceClient(client, base),
 		groups:     adminv1connect.NewGroupServiceClient(client, base),
 		fleet:      adminv1connect.NewFleetServiceClient(client, base),
 		operations: adminv1connect.NewOperationServiceClient(client, base),
 		acls:       adminv1connect.NewAclServiceClient(client, base),
+		creds:      adminv1connect.NewCredentialServiceClient(client, base),
 		producer:   braidv1connect.NewProducerServiceClient(client, base),
 		consumer:   braidv1connect.NewConsumerServiceClient(client, base),
 	}
 }
 
 // httpClient speaks HTTP/2, without TLS by prior knowledge, so that streams in
-// both directions work.
-func httpClient() *http.Client {
+// both directions work. It shows what the flags have of a proof of who calls.
+func httpClient(cmd *cobra.Command) (*http.Client, error) {
+	flag := func(name string) string { v, _ := cmd.Flags().GetString(name); return v }
+	own := security.TLSFiles{Cert: flag("tls-cert"), Key: flag("tls-key")}
+	if err := own.Validate(""); err != nil {
+		return nil, usageError{err}
+	}
+	secure, err := own.Client(slog.New(slog.DiscardHandler), flag("tls-ca"))
+	if err != nil {
+		return nil, fmt.Errorf("--tls-ca, --tls-cert or --tls-key: %w", err)
+	}
+	token := flag("token")
+	if file := flag("token-file"); token == "" && file != "" {
+		b, err := os.ReadFile(file) //nolint:gosec // the user names the file, and reads it with own rights
+		if err != nil {
+			return nil, fmt.Errorf("--token-file: %w", err)
+		}
+		token, _, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: &http.Transport{
+	return &http.Client{Transport: &withToken{token: strings.TrimSpace(token), next: &http.Transport{
+		TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second,
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		Protocols:   protocols,
 		HTTP2:       &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-	}}
+	}}}, nil
+}
+
+// A withToken shows a token with each call.
+type withToken struct {
+	token string
+	next  http.RoundTripper
+}
+
+func (w *withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	if w.token != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", "Bearer "+w.token)
+	}
+	return w.next.RoundTrip(r)
 }
 
 // call makes one call with the command's timeout and explains its error.
@@ -144,5 +190,5 @@ func (a *api) elsewhere(addresses []string) *api {
 		return a
 	}
 	scheme, _, _ := strings.Cut(a.base, "://")
-	return newClients(scheme+"://"+addresses[0], a.timeout)
+	return newClients(a.client, scheme+"://"+addresses[0], a.timeout)
 }

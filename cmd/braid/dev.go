@@ -17,6 +17,7 @@ import (
 	"github.com/braidmq/braid/internal/embedded"
 	"github.com/braidmq/braid/internal/lifecycle"
 	"github.com/braidmq/braid/internal/process"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // portsMax bounds the search for the free ports of further gateways.
@@ -47,6 +48,8 @@ the last seconds; remove the directory to begin anew.`,
 	d.gateway(cmd, true)
 	d.authorization(cmd)
 	d.controller(cmd)
+	d.access(cmd)
+	d.serving.clients(cmd)
 	cmd.Flags().StringArrayVar(&d.clusters, "cluster", nil, "a real Kafka cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
 	cmd.Flags().IntVar(&d.gateways, "gateways", 1, "how many gateways to run; further ones take the next free ports")
 	cmd.Flags().IntVar(&d.brokers, "brokers", 3, "brokers of each embedded Kafka cluster")
@@ -130,17 +133,38 @@ func (d *dev) options() (embedded.Options, net.Listener, error) {
 			return none, nil, err
 		}
 	}
+	if err := d.fleetToken(); err != nil {
+		return none, ops, err
+	}
 	base := d.config
 	return embedded.Options{
 		RedisURL: base.Redis.URL, RedisPrefix: base.Redis.Prefix, Clusters: clusters, Brokers: d.brokers,
 		Gateways: d.gateways, NameServers: 1, DataDir: d.dataDir, Build: base.Build, Logger: base.Logger,
-		Configure: d.configure,
+		FleetToken: d.config.Access.FleetToken, FleetCA: d.config.Access.CA, Configure: d.configure,
 	}, ops, nil
+}
+
+// fleetToken makes the processes know each other as soon as clients must say who they
+// are: by the token of the file, which lets an operator in, or by one that nobody else has.
+func (d *dev) fleetToken() error {
+	a := &d.config.Access
+	switch {
+	case a.FleetTokenFile != "":
+		token, err := security.ReadSharedToken(a.FleetTokenFile, d.config.Logger)
+		if err != nil {
+			return usagef("--fleet-token-file: %w", err)
+		}
+		a.FleetToken, a.FleetTokenFile = token.Current(), ""
+	case a.ConnectRequired || len(a.SaslMechanisms) > 0:
+		a.FleetToken = security.NewSecret()
+	}
+	return nil
 }
 
 // configure gives the processes of a federation the settings of the command line.
 func (d *dev) configure(c *process.Config, index int) {
 	c.LogicalCluster, c.StopTimeout, c.Authorization = d.config.LogicalCluster, d.config.StopTimeout, d.config.Authorization
+	c.Access, c.Kafka = d.config.Access, d.config.Kafka
 	switch c.Role {
 	case process.Gateway:
 		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins
@@ -159,6 +183,7 @@ func (d *dev) configure(c *process.Config, index int) {
 	case process.NameServer:
 		c.BootstrapListen = d.config.BootstrapListen
 	case process.Controller:
+		c.Access.Connect.ClientAuth = "" // its clients are the other processes, which have the fleet's token
 		c.Controller = d.config.Controller
 	}
 }

@@ -27,6 +27,7 @@ type serving struct {
 	config              process.Config
 	logLevel, logFormat string
 	gatewayRole         string
+	connectAuth         string
 }
 
 func gatewayCommand() *cobra.Command {
@@ -44,6 +45,9 @@ func gatewayCommand() *cobra.Command {
 	s.kafka(cmd)
 	s.gateway(cmd, false)
 	s.authorization(cmd)
+	s.access(cmd)
+	s.opsAccess(cmd)
+	s.clients(cmd)
 	cmd.AddCommand(gatewayListCommand(), gatewayDrainCommand())
 	return cmd
 }
@@ -68,6 +72,8 @@ func controllerCommand() *cobra.Command {
 	s.common(cmd, "info")
 	s.redis(cmd)
 	s.controller(cmd)
+	s.access(cmd)
+	s.opsAccess(cmd)
 	return cmd
 }
 
@@ -85,6 +91,9 @@ func nameserverCommand() *cobra.Command {
 	s.controllers(cmd)
 	s.bootstrap(cmd)
 	s.authorization(cmd)
+	s.access(cmd)
+	s.opsAccess(cmd)
+	s.clients(cmd)
 	return cmd
 }
 
@@ -161,6 +170,9 @@ func (s *serving) finish(stderr io.Writer) error {
 	var err error
 	if s.config.GatewayRole, err = federation.ParseRole(s.gatewayRole); err != nil {
 		return usagef("--role: %w", err)
+	}
+	if err := s.finishAccess(); err != nil {
+		return err
 	}
 	s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat)
 	return err

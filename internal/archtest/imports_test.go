@@ -65,8 +65,8 @@ var edges = map[string]struct {
 			"internal/acl", "internal/security", "internal/lifecycle", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
 		}, "the one place that wires roles together",
 	},
-	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "federation", "gen/..."}, "a whole federation in one process"},
-	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/rpcerror", "federation", "gen/..."}, "roles through process, everything else through the public API"},
+	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "internal/security", "federation", "gen/..."}, "a whole federation in one process"},
+	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/rpcerror", "internal/security", "federation", "gen/..."}, "roles through process, everything else through the public API"},
 
 	// Tests of the whole go in by the public doors.
 	"test/realparts":                 {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},

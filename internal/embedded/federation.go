@@ -58,6 +58,9 @@ type Options struct {
 	// Listen and Dial replace the network; nil = TCP.
 	Listen Listen
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	// FleetToken is what processes know each other by; empty = they do not. FleetCA is a PEM
+	// file of who signs their certificates.
+	FleetToken, FleetCA string
 	// Telemetry is shared by all processes; nil = one for all.
 	Telemetry *process.Telemetry
 	Build     string
@@ -117,7 +120,7 @@ type Node struct {
 }
 
 // URL is the base URL of the process's Connect API.
-func (n *Node) URL() string { return "http://" + n.ConnectAddress() }
+func (n *Node) URL() string { return n.ConnectURL() }
 
 // Running reports whether the process has not ended.
 func (n *Node) Running() bool {
@@ -150,7 +153,10 @@ func (n *Node) Done() <-chan struct{} { return n.done }
 func Start(ctx context.Context, o Options) (*Federation, error) {
 	o = o.withDefaults()
 	f := &Federation{opts: o, redisURL: o.RedisURL, embedded: make(map[string]*Kafka), telemetry: o.Telemetry, failed: make(chan error, 1)}
-	f.Client = httpClient(o.Dial)
+	var err error
+	if f.Client, err = httpClient(o.Dial, o.FleetToken, o.FleetCA); err != nil {
+		return nil, err
+	}
 	if err := f.start(ctx); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/braidmq/braid/internal/lifecycle"
 	"github.com/braidmq/braid/internal/process"
 	"github.com/braidmq/braid/internal/redisstore"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // Gateways returns all gateways in the order of their start, ended ones too.
@@ -115,7 +116,7 @@ func (f *Federation) config(role process.Role, index int) process.Config {
 		Role: role, ID: fmt.Sprintf("%s-%d", role, index), Build: f.opts.Build,
 		Redis:  redisstore.Config{URL: f.redisURL, Prefix: f.opts.RedisPrefix},
 		Listen: "127.0.0.1:0", Listener: f.opts.Listen, Dialer: f.opts.Dial,
-		Telemetry: f.telemetry, Logger: f.opts.Logger,
+		Telemetry: f.telemetry, Logger: f.opts.Logger, Access: process.Access{FleetToken: f.opts.FleetToken, CA: f.opts.FleetCA},
 	}
 	for _, n := range f.controllers {
 		c.Controllers = append(c.Controllers, n.URL())
@@ -194,14 +195,42 @@ func stopAll(nodes []*Node) []error {
 	return errs
 }
 
-// httpClient speaks HTTP/2 without TLS.
-func httpClient(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Client {
+// httpClient speaks HTTP/2, without TLS by prior knowledge.
+func httpClient(dial func(ctx context.Context, network, address string) (net.Conn, error), token, ca string) (*http.Client, error) {
 	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: &http.Transport{
-		DialContext: dial, Protocols: protocols,
+	secure, err := security.TLSFiles{}.Client(nil, ca)
+	if err != nil {
+		return nil, err
+	}
+	var transport http.RoundTripper = &http.Transport{
+		DialContext: dial, Protocols: protocols, TLSClientConfig: secure,
 		HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-	}}
+	}
+	if token != "" {
+		transport = &tokenTransport{transport, token}
+	}
+	return &http.Client{Transport: transport}, nil
+}
+
+// A tokenTransport shows the fleet's token.
+type tokenTransport struct {
+	http.RoundTripper
+	token string
+}
+
+func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+t.token)
+	return t.RoundTripper.RoundTrip(r)
+}
+
+// CloseIdleConnections is what http.Client looks for.
+func (t *tokenTransport) CloseIdleConnections() {
+	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
 }
 
 // A TB is what New needs of a test.

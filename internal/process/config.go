@@ -87,6 +87,9 @@ type Config struct {
 	// CORSOrigins are the origins that browsers may call the Connect API from.
 	CORSOrigins []string
 
+	// Access says who may connect.
+	Access Access
+
 	// StopTimeout bounds a graceful stop; 30 s by default.
 	StopTimeout time.Duration
 	// AbandonTimeout bounds the wait for what does not end by then; 5 s by default.
@@ -183,6 +186,9 @@ func (c Config) validate() error {
 		if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
 			return configErrorf("controller %q: want a URL such as http://HOST:PORT (--controller)", u)
 		}
+	}
+	if err := c.Access.validate(c.Role); err != nil {
+		return err
 	}
 	for _, a := range []struct{ flag, address string }{
 		{"connect-advertise", c.ConnectAdvertise}, {"kafka-advertise", c.KafkaAdvertise},

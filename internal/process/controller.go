@@ -34,8 +34,7 @@ func (w *wiring) controller(context.Context) error {
 	}
 	pool := upstream.NewPool(w.cfg.Upstream)
 	w.onEnd(pool.Close)
-	transport := newTransport(w.cfg.Dialer)
-	w.onEnd(transport.CloseIdleConnections)
+	transport := w.peerTransport()
 
 	cfg := w.cfg.Controller
 	cfg.LogicalCluster, cfg.ID, cfg.Upstream = w.cfg.LogicalCluster, w.id, w.cfg.Upstream
@@ -43,7 +42,7 @@ func (w *wiring) controller(context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg.URL = "http://" + address
+	cfg.URL, cfg.GatewayScheme = w.access.scheme()+"://"+address, w.access.scheme()
 	metrics, err := controller.NewMetrics(w.telemetry.meter(), w.id)
 	if err != nil {
 		return err
@@ -61,7 +60,7 @@ func (w *wiring) controller(context.Context) error {
 	c.Mount(mux, connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax))
 	mountHealth(mux, controllerServices)
 	// The port goes first: a leader that cannot be reached must not lead.
-	w.task(httpTask("connect api", w.connect, gateway.NewServer(mux)))
+	w.task(httpTask("connect api", w.connect, gateway.NewServer(w.access.guard(mux, false, true))))
 	w.task(lifecycle.Task{Name: "controller", Run: func(ctx context.Context) error {
 		if err := c.Run(ctx); err != nil || ctx.Err() == nil {
 			return errors.Join(err, errors.New("the controller ended"))

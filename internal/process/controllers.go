@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -217,12 +218,12 @@ func clientOptions(observe connect.Interceptor) []connect.ClientOption {
 
 // newTransport speaks HTTP/2 to other processes of braid, without TLS by prior
 // knowledge.
-func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
+func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error), secure *tls.Config) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{
-		DialContext: dial, Protocols: protocols, TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: 5 * time.Minute,
+		DialContext: dial, Protocols: protocols, TLSClientConfig: secure.Clone(), TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: 5 * time.Minute,
 		HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 30 * time.Second},
 	}
 }

@@ -88,17 +88,13 @@ func (w *wiring) reach(g *gatewayParts) error {
 	}
 	g.observe = observe
 	g.admin = g.controllers.clients(clientOptions(observe)...)
-	transport := newTransport(w.cfg.Dialer)
-	w.onEnd(transport.CloseIdleConnections)
-	g.peers = &http.Client{Transport: transport}
+	g.peers = &http.Client{Transport: w.peerTransport()}
 	return nil
 }
 
 // newControllers makes the way to the controllers.
 func (w *wiring) newControllers(store *redisstore.Store) *controllers {
-	transport := newTransport(w.cfg.Dialer)
-	w.onEnd(transport.CloseIdleConnections)
-	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: transport}
+	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: w.peerTransport()}
 }
 
 // watch follows the map.
@@ -129,6 +125,7 @@ func (w *wiring) watch(g *gatewayParts) error {
 		return err
 	}
 	w.task(lifecycle.Task{Name: "map watch", Run: g.watch.Run})
+	w.users(g.watch.Current)
 	return nil
 }
 
@@ -188,7 +185,7 @@ func (w *wiring) engine(g *gatewayParts) error {
 	if g.groups, err = groups.NewEngine(cfg); err != nil {
 		return err
 	}
-	g.members = groups.NewCluster(groups.ClusterConfig{Engine: g.groups, Dial: relayDialer(g.peers, clientOptions(g.observe)...)})
+	g.members = groups.NewCluster(groups.ClusterConfig{Engine: g.groups, Dial: relayDialer(g.peers, w.access.scheme(), clientOptions(g.observe)...)})
 	w.task(lifecycle.Task{Name: "groups", Run: g.groups.Run})
 	return nil
 }
@@ -207,7 +204,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
 		Credentials: g.admin.creds, Authorizer: authorizer,
-		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters,
+		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}},
 	})
 	if err != nil {
 		return err
@@ -216,7 +213,9 @@ func (w *wiring) doors(g *gatewayParts) error {
 	g.door.Mount(mux)
 	mux.Handle(controlv1connect.NewRelayServiceHandler(&relayService{g.groups, w.cfg.LogicalCluster},
 		connect.WithInterceptors(g.observe), connect.WithReadMaxBytes(readBytesMax)))
-	g.requests = &requestCount{next: g.door.Wrap(mux)}
+	guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
+	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
+	g.requests = &requestCount{next: g.door.Wrap(guard)}
 	g.http = gateway.NewServer(g.requests)
 	w.task(httpTask("connect api", w.connect, g.http))
 	if w.kafka == nil {
@@ -229,11 +228,15 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if err != nil {
 		return err
 	}
-	g.kafka, err = kafkacompat.New(kafka, kafkacompat.Deps{
+	deps := kafkacompat.Deps{
 		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
-		Metrics: metrics, Logger: w.log,
-	})
-	if err != nil {
+		Credentials: &kafkaCredentials{g.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster},
+		Metrics:     metrics, Logger: w.log,
+	}
+	if err := w.kafkaAccess(&deps); err != nil {
+		return err
+	}
+	if g.kafka, err = kafkacompat.New(kafka, deps); err != nil {
 		return err
 	}
 	w.task(lifecycle.Task{Name: "kafka facade", Run: func(ctx context.Context) error {

@@ -36,22 +36,23 @@ func (w *wiring) nameserver(context.Context) error {
 	cfg := w.cfg.MapWatch
 	cfg.LogicalCluster, cfg.WatchOnly, cfg.ID, cfg.Build = w.cfg.LogicalCluster, true, federation.GatewayID(w.id), w.cfg.Build
 	cfg.Controllers = w.cfg.Controllers
-	transport := newTransport(w.cfg.Dialer)
-	w.onEnd(transport.CloseIdleConnections)
-	watch, err := mapwatch.New(cfg, mapwatch.Parts{Store: store, HTTP: &http.Client{Transport: transport}, Logger: w.log})
+	watch, err := mapwatch.New(cfg, mapwatch.Parts{Store: store, HTTP: &http.Client{Transport: w.peerTransport()}, Logger: w.log})
 	if err != nil {
 		return err
 	}
 	w.task(lifecycle.Task{Name: "map watch", Run: watch.Run})
+	w.users(watch.Current)
 	if w.connect != nil {
 		mux := http.NewServeMux()
-		mux.Handle(nameserver.New(w.cfg.NameServer, watch).Handler(connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax)))
+		mux.Handle(nameserver.New(w.cfg.NameServer, watch).Handler(connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)))
 		mountHealth(mux, []string{namingv1connect.NameServiceName})
-		w.task(httpTask("connect api", w.connect, gateway.NewServer(mux)))
+		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
+		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
+		w.task(httpTask("connect api", w.connect, gateway.NewServer(guard)))
 	}
 	if w.bootstrap != nil {
-		admin := newKafkaAdmin(controllers.clients(clientOptions(observe)...), w.cfg.LogicalCluster)
-		if err := w.kafkaBootstrap(watch, admin); err != nil {
+		clients := controllers.clients(clientOptions(observe)...)
+		if err := w.kafkaBootstrap(watch, newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
 			return err
 		}
 	}
@@ -71,7 +72,7 @@ func (w *wiring) nameserver(context.Context) error {
 	return nil
 }
 
-func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin) error {
+func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
 	authorizer, err := w.authorizer()
 	if err != nil {
 		return err
@@ -82,9 +83,13 @@ func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin) 
 	}
 	kafka := w.cfg.Kafka
 	kafka.GatewayID = federation.GatewayID(w.id)
-	server, err := kafkacompat.New(kafka, kafkacompat.Deps{
-		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
-	})
+	deps := kafkacompat.Deps{
+		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Credentials: creds, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
+	}
+	if err := w.kafkaAccess(&deps); err != nil {
+		return err
+	}
+	server, err := kafkacompat.New(kafka, deps)
 	if err != nil {
 		return err
 	}

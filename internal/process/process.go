@@ -25,6 +25,7 @@ type Process struct {
 	owned     bool // the telemetry is this process's own
 
 	connect, kafka, bootstrap, ops net.Listener
+	access                         *access
 
 	abort     chan struct{}
 	abortOnce sync.Once
@@ -83,6 +84,16 @@ func (p *Process) open(ctx context.Context) error {
 		}
 		*l.to = listener
 	}
+	var err error
+	if p.access, err = p.openAccess(); err != nil {
+		return err
+	}
+	if p.connect, err = p.withTLS(p.connect, p.cfg.Access.Connect, "h2", "http/1.1"); err != nil {
+		return err
+	}
+	if p.ops, err = p.withTLS(p.ops, p.cfg.Access.Ops, "http/1.1"); err != nil {
+		return err
+	}
 	if p.telemetry == nil {
 		t, err := NewTelemetry(ctx, p.cfg.Build)
 		if err != nil {
@@ -111,6 +122,9 @@ func (p *Process) ID() string { return p.id }
 
 // ConnectAddress returns where the Connect API listens; empty if nowhere.
 func (p *Process) ConnectAddress() string { return address(p.connect) }
+
+// ConnectURL is the base URL of the Connect API.
+func (p *Process) ConnectURL() string { return p.access.scheme() + "://" + p.ConnectAddress() }
 
 // KafkaAddress returns where the Kafka facade listens; empty if nowhere.
 func (p *Process) KafkaAddress() string { return address(p.kafka) }

@@ -50,9 +50,9 @@ func (s *relayService) Call(ctx context.Context, req *controlv1.CallRequest) (*c
 
 // relayDialer reaches other gateways; connections are shared and kept by the
 // HTTP client.
-func relayDialer(client *http.Client, opts ...connect.ClientOption) func(context.Context, *federation.Gateway) (groups.Peer, error) {
+func relayDialer(client *http.Client, scheme string, opts ...connect.ClientOption) func(context.Context, *federation.Gateway) (groups.Peer, error) {
 	return func(_ context.Context, g *federation.Gateway) (groups.Peer, error) {
-		return &relayPeer{controlv1connect.NewRelayServiceClient(client, "http://"+g.ConnectAddress, opts...)}, nil
+		return &relayPeer{controlv1connect.NewRelayServiceClient(client, scheme+"://"+g.ConnectAddress, opts...)}, nil
 	}
 }
 

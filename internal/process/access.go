@@ -1,0 +1,210 @@
+package process
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/url"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/federation"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/security"
+	"github.com/braidmq/braid/kafkacompat"
+)
+
+// Access says who may connect, and how they prove who they are. Its zero value asks
+// nobody.
+type Access struct {
+	// Connect, Kafka and Ops are the TLS of the listeners. A name service's Kafka
+	// bootstrap has Kafka's.
+	Connect, Kafka, Ops security.TLSFiles
+	// CA signs the certificates of other processes of the fleet; empty = whom the system trusts.
+	CA string
+	// PrincipalRules make principals of the subjects of certificates.
+	PrincipalRules string
+	// SaslMechanisms are those that the Kafka facade offers; with any, it asks all clients.
+	SaslMechanisms []string
+	// ConnectRequired has the Connect API ask all clients.
+	ConnectRequired bool
+	// Tokens says whose tokens are taken; none without an issuer.
+	Tokens security.TokenConfig
+	// FleetTokenFile holds the secret by which processes of the fleet know each other.
+	FleetTokenFile string
+	// FleetToken is the same for processes that are started together; it wins.
+	FleetToken string
+}
+
+func (a Access) validate(role Role) error {
+	for prefix, f := range map[string]security.TLSFiles{"": a.Connect, "kafka-": a.Kafka, "ops-": a.Ops} {
+		if err := f.Validate(prefix); err != nil {
+			return ConfigError{err.Error()}
+		}
+	}
+	if err := security.CheckMechanisms(a.SaslMechanisms); err != nil {
+		return configErrorf("--kafka-sasl-mechanisms: %v", err)
+	}
+	if _, err := security.ParsePrincipalRules(a.PrincipalRules); err != nil {
+		return ConfigError{err.Error()}
+	}
+	if a.Tokens != (security.TokenConfig{}) {
+		if _, err := security.NewTokenVerifier(a.Tokens, nil, nil); err != nil {
+			return ConfigError{err.Error()}
+		}
+	}
+	for _, m := range a.SaslMechanisms {
+		if m == security.OAuthBearer && a.Tokens.Issuer == "" {
+			return configErrorf("--kafka-sasl-mechanisms %s needs --oauth-issuer, --oauth-audience and --oauth-jwks", m)
+		}
+	}
+	if role == Gateway && a.ConnectRequired && a.FleetTokenFile == "" && a.FleetToken == "" {
+		return configErrorf("--connect-auth required needs --fleet-token-file: other gateways and the controllers could not be told from clients")
+	}
+	return nil
+}
+
+// An access is Access at work.
+type access struct {
+	cfg     Access
+	token   *security.SharedToken // nil = other processes prove nothing
+	rules   security.PrincipalRules
+	tokens  *security.TokenVerifier // nil = none are taken
+	auth    *security.Authenticator // of users; set by users
+	clients *tls.Config             // of connections to other processes
+}
+
+// openAccess reads the files that the settings name.
+func (p *Process) openAccess() (*access, error) {
+	a := &access{cfg: p.cfg.Access}
+	var err error
+	if a.rules, err = security.ParsePrincipalRules(a.cfg.PrincipalRules); err != nil {
+		return nil, ConfigError{err.Error()}
+	}
+	switch {
+	case a.cfg.FleetToken != "":
+		a.token = security.NewSharedToken(a.cfg.FleetToken)
+	case a.cfg.FleetTokenFile != "":
+		if a.token, err = security.ReadSharedToken(a.cfg.FleetTokenFile, p.log); err != nil {
+			return nil, configErrorf("--fleet-token-file: %v", err)
+		}
+	}
+	if a.clients, err = a.cfg.Connect.Client(p.log, a.cfg.CA); err != nil {
+		return nil, configErrorf("--tls-ca, --tls-cert or --tls-key: %v", err)
+	}
+	if a.cfg.Tokens.Issuer != "" {
+		client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: p.cfg.Dialer, TLSClientConfig: a.clients.Clone()}}
+		if a.tokens, err = security.NewTokenVerifier(a.cfg.Tokens, client, p.log); err != nil {
+			return nil, ConfigError{err.Error()}
+		}
+	}
+	return a, nil
+}
+
+// withTLS puts TLS on a listener that has it.
+func (p *Process) withTLS(l net.Listener, files security.TLSFiles, protocols ...string) (net.Listener, error) {
+	if l == nil || !files.Enabled() {
+		return l, nil
+	}
+	cfg, err := files.Server(p.log, protocols...)
+	if err != nil {
+		return nil, ConfigError{err.Error()}
+	}
+	return tls.NewListener(l, cfg), nil
+}
+
+// scheme is that of the Connect API of this process, and of the others of its fleet.
+func (a *access) scheme() string {
+	if a.cfg.Connect.Enabled() {
+		return "https"
+	}
+	return "http"
+}
+
+// users makes users known who are in the map, and keeps the keys of their issuer fresh.
+func (w *wiring) users(current func() *federation.Map) {
+	w.access.auth = security.NewAuthenticator(w.access.cfg.SaslMechanisms,
+		func(id federation.CredentialID) *federation.Credential { return current().Credential(id) }, w.access.tokens)
+	if w.access.tokens != nil {
+		w.task(lifecycle.Task{Name: "token keys", Run: w.access.tokens.Run})
+	}
+}
+
+// kafkaAccess is what the Kafka facade needs to know its clients.
+func (w *wiring) kafkaAccess(deps *kafkacompat.Deps) error {
+	if len(w.access.cfg.SaslMechanisms) > 0 {
+		deps.Auth = w.access.auth
+	}
+	deps.Certificates = w.access.rules.Principal
+	if !w.access.cfg.Kafka.Enabled() {
+		return nil
+	}
+	var err error
+	if deps.TLS, err = w.access.cfg.Kafka.Server(w.log); err != nil {
+		return ConfigError{err.Error()}
+	}
+	return nil
+}
+
+// headerPrincipal says for whom a process of the fleet calls. It counts only together
+// with the fleet's token.
+const headerPrincipal = "Braid-Principal"
+
+// A fleetTransport shows other processes the fleet's token, and for whom it calls.
+type fleetTransport struct {
+	next  http.RoundTripper
+	token *security.SharedToken
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *fleetTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+t.token.Current())
+	r.Header.Del(headerPrincipal)
+	if p := security.PrincipalOf(r.Context()); p != security.Anonymous {
+		r.Header.Set(headerPrincipal, url.QueryEscape(p.String()))
+	}
+	return t.next.RoundTrip(r)
+}
+
+// peerTransport reaches other processes of the fleet.
+func (w *wiring) peerTransport() http.RoundTripper {
+	transport := newTransport(w.cfg.Dialer, w.access.clients)
+	w.onEnd(transport.CloseIdleConnections)
+	if w.access.token == nil {
+		return transport
+	}
+	return &fleetTransport{transport, w.access.token}
+}
+
+// A kafkaCredentials is the credential service as the Kafka facade needs it.
+type kafkaCredentials struct {
+	client adminv1connect.CredentialServiceClient
+	parent string
+}
+
+// AlterCredentials implements kafkacompat.Credentials. To do it twice is harmless: what
+// a try whose answer was lost has removed is gone.
+func (k *kafkaCredentials) AlterCredentials(ctx context.Context, user string, set []*federation.Credential, remove []federation.ScramMechanism) error {
+	req := &adminv1.AlterCredentialsRequest{Parent: k.parent, User: user}
+	for _, c := range set {
+		req.Upserts = append(req.Upserts, &adminv1.ScramVerifier{
+			Mechanism: string(c.Mechanism), Iterations: c.Iterations, Salt: c.Salt, StoredKey: c.StoredKey, ServerKey: c.ServerKey,
+		})
+	}
+	for _, m := range remove {
+		req.Removals = append(req.Removals, string(m))
+	}
+	tried := false
+	return retry(ctx, func(ctx context.Context) error {
+		_, err := k.client.AlterCredentials(ctx, req)
+		if tried && len(set) == 0 && connect.CodeOf(err) == connect.CodeNotFound {
+			return nil
+		}
+		tried = true
+		return err
+	})
+}

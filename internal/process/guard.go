@@ -1,0 +1,211 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
+	"github.com/braidmq/braid/internal/rpcerror"
+	"github.com/braidmq/braid/internal/security"
+)
+
+// A guard stands before a Connect port: it finds out who calls, refuses who may not,
+// and ends the calls of those whose credential was revoked, or whose token has expired.
+type guard struct {
+	*access
+	required bool // all must prove who they are
+	internal bool // only processes of the fleet may call
+	next     http.Handler
+	refusal  *connect.ErrorWriter
+
+	mu    sync.Mutex // guards the following
+	calls map[*guarded]struct{}
+}
+
+// A guarded is a call that a user makes.
+type guarded struct {
+	identity security.Identity
+	cancel   context.CancelCauseFunc
+}
+
+func (a *access) guard(next http.Handler, required, internal bool) *guard {
+	return &guard{access: a, required: required, internal: internal, next: next, refusal: connect.NewErrorWriter(), calls: make(map[*guarded]struct{})}
+}
+
+// open are paths that need no proof: they tell nothing about data, and who watches over
+// processes has no credential.
+func open(path string) bool {
+	return strings.HasPrefix(path, "/"+grpchealth.HealthV1ServiceName+"/") || strings.HasPrefix(path, "/grpc.reflection.")
+}
+
+// fleetOnly are services that only processes of the fleet call.
+func fleetOnly(path string) bool {
+	return strings.HasPrefix(path, "/"+controlv1connect.RelayServiceName+"/") || strings.HasPrefix(path, "/"+controlv1connect.ControlServiceName+"/")
+}
+
+// errUnauthenticated is what a caller is told; why is for the log.
+func errUnauthenticated(text string) *federation.Error {
+	return federation.Errorf(federation.Unauthenticated, "%s", text)
+}
+
+// ServeHTTP implements http.Handler.
+func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if open(r.URL.Path) {
+		g.next.ServeHTTP(w, r)
+		return
+	}
+	scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if g.token != nil && strings.EqualFold(scheme, "Bearer") && g.token.Is(strings.TrimSpace(value)) {
+		g.serveFleet(w, r)
+		return
+	}
+	if g.token != nil && (g.internal || fleetOnly(r.URL.Path)) {
+		g.refuse(w, r, errUnauthenticated("this is for processes of the fleet: call a gateway, or show the token of --fleet-token-file"))
+		return
+	}
+	id, err := g.identify(r, scheme, strings.TrimSpace(value))
+	switch {
+	case err != nil:
+		g.refuse(w, r, err)
+	case id == nil && g.required:
+		w.Header().Set("WWW-Authenticate", `Bearer, Basic realm="braid"`)
+		g.refuse(w, r, errUnauthenticated("authenticate: set the header authorization to Bearer TOKEN or Basic, as of `braid credential create`, or use a client certificate"))
+	case id == nil:
+		g.next.ServeHTTP(w, r)
+	default:
+		g.serveUser(w, r, *id)
+	}
+}
+
+func (g *guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if g.refusal.IsSupported(r) {
+		_ = g.refusal.Write(w, r, rpcerror.Error(err)) // fails only if the caller is gone
+		return
+	}
+	http.Error(w, err.Error(), http.StatusUnauthorized)
+}
+
+// serveFleet serves a process of the fleet, which says for whom it calls; or an operator
+// who has the fleet's token.
+func (g *guard) serveFleet(w http.ResponseWriter, r *http.Request) {
+	p := security.Fleet
+	if text, err := url.QueryUnescape(r.Header.Get(headerPrincipal)); err == nil && text != "" {
+		if p, err = security.ParsePrincipal(text); err != nil {
+			g.refuse(w, r, errUnauthenticated("the header "+headerPrincipal+" names no principal"))
+			return
+		}
+	}
+	g.next.ServeHTTP(w, r.WithContext(security.WithPrincipal(r.Context(), p)))
+}
+
+// identify finds out who calls; nil if the call does not say.
+func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Identity, err error) {
+	switch {
+	case g.auth == nil:
+		return nil, nil //nolint:nilnil // nobody is known here
+	case strings.EqualFold(scheme, "Bearer"):
+		id, err = g.auth.CheckToken(r.Context(), value)
+	case strings.EqualFold(scheme, "Basic"):
+		user, password, ok := r.BasicAuth()
+		if !ok {
+			return nil, errUnauthenticated("the header authorization is no base64 of USER:PASSWORD")
+		}
+		id, err = g.auth.CheckPassword(r.Context(), user, password)
+	case scheme != "":
+		return nil, errUnauthenticated("the header authorization is of a scheme that is not known: want Bearer or Basic")
+	case r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
+		p, err := g.rules.Principal(r.TLS.PeerCertificates[0])
+		if err != nil {
+			return nil, errUnauthenticated("the client certificate names nobody who is known here").WithCause(err)
+		}
+		return &security.Identity{Principal: p, Method: "SSL"}, nil
+	default:
+		return nil, nil //nolint:nilnil // the call does not say
+	}
+	if err != nil && r.Context().Err() == nil {
+		// Not why: a guess must not learn which part was right.
+		err = federation.Errorf(federation.Unauthenticated, "the credential in the header authorization does not hold").WithCause(err)
+	}
+	return id, err
+}
+
+// serveUser serves a user, as long as the identity holds.
+func (g *guard) serveUser(w http.ResponseWriter, r *http.Request, id security.Identity) {
+	ctx, cancel := context.WithCancelCause(security.WithPrincipal(r.Context(), id.Principal))
+	defer cancel(nil)
+	call := &guarded{id, cancel}
+	g.mu.Lock()
+	g.calls[call] = struct{}{}
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.calls, call)
+	}()
+	if !id.Expires.IsZero() {
+		timer := time.AfterFunc(time.Until(id.Expires), func() { cancel(errIdentityEnded) })
+		defer timer.Stop()
+	}
+	g.next.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// errIdentityEnded is the cause of the end of calls of users who are not known any more.
+var errIdentityEnded = errors.New("identity ended")
+
+// watch ends calls whose credentials have left the map.
+func (g *guard) watch(ctx context.Context, changed func() <-chan struct{}) error {
+	for {
+		next := changed()
+		g.mu.Lock()
+		now := time.Now()
+		for call := range g.calls {
+			if !g.auth.Holds(call.identity, now) {
+				call.cancel(errIdentityEnded)
+			}
+		}
+		g.mu.Unlock()
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// An ending tells a caller why its call ended when it is not known any more.
+type ending struct{}
+
+var _ connect.Interceptor = ending{}
+
+func (ending) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		resp, err := next(ctx, r)
+		return resp, ended(ctx, err)
+	}
+}
+
+func (ending) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (ending) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		return ended(ctx, next(ctx, conn))
+	}
+}
+
+func ended(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errIdentityEnded) {
+		return rpcerror.Error(errUnauthenticated("the credential was revoked, or the token has expired; authenticate again"))
+	}
+	return err
+}

@@ -1,0 +1,33 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// SaslHandshake: v0-v1
+//
+// Version notes:
+// * v0: the messages that follow have no header
+// * v1: they are SaslAuthenticate requests (KIP-43)
+
+func handleSASLHandshake(ctx context.Context, c *conn, req *request, kreq *kmsg.SASLHandshakeRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.SASLHandshakeResponse)
+	// The answer of a broker that authenticates nobody, or, for a connection that is in
+	// already, cannot tell messages without headers from requests.
+	if c.s.deps.Auth == nil || req.version == 0 && c.session.Load() != nil {
+		resp.ErrorCode = req.refuse(kerr.IllegalSaslState)
+		return resp
+	}
+	resp.SupportedMechanisms = c.s.mechanisms()
+	c.sasl = saslState{mechanism: kreq.Mechanism, exchange: c.s.deps.Auth.Start(kreq.Mechanism), raw: req.version == 0}
+	if c.sasl.exchange == nil {
+		c.log.Info("a client asks for a SASL mechanism that is not offered", "mechanism", kreq.Mechanism)
+		c.sasl = saslState{}
+		sleep(ctx, c.s.cfg.FailedAuthenticationDelay)
+		resp.ErrorCode, req.last = req.refuse(kerr.UnsupportedSaslMechanism), true
+	}
+	return resp
+}

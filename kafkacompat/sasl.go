@@ -1,0 +1,214 @@
+package kafkacompat
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/security"
+)
+
+// A session is what a connection has proven. It is replaced by a re-authentication.
+type session struct {
+	identity security.Identity
+	expires  time.Time // zero = it does not
+}
+
+// A saslState is how far an authentication is. It belongs to the goroutine that
+// answers.
+type saslState struct {
+	mechanism string
+	exchange  security.Exchange // nil = none is under way
+	raw       bool              // messages come without a header: SaslHandshake was of version 0
+}
+
+// errSessionEnded closes a connection whose client is not known any more.
+var errSessionEnded = errors.New("the client is not authenticated any more")
+
+// beforeAuthentication are the requests that a client who is not known may send, and
+// who was known for too long.
+func beforeAuthentication(key int16) bool {
+	return key == int16(kmsg.ApiVersions) || key == int16(kmsg.SASLHandshake) || key == int16(kmsg.SASLAuthenticate)
+}
+
+// authenticate works until it is known who the client is. Nothing but that is done
+// before: requests are taken one by one, small, and within AuthenticationTimeout.
+func (c *conn) authenticate(ctx context.Context) error {
+	if c.s.deps.TLS == nil && c.s.deps.Auth == nil {
+		return nil
+	}
+	c.setReadDeadline(c.s.cfg.AuthenticationTimeout)
+	_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.AuthenticationTimeout))
+	if tc, ok := c.nc.(*tls.Conn); ok {
+		if err := tc.HandshakeContext(ctx); err != nil {
+			c.s.deps.Metrics.authentication(ctx, methodTLS, false)
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+		if c.s.deps.Auth == nil {
+			return c.certified(ctx, tc)
+		}
+	}
+	for c.session.Load() == nil {
+		if err := c.authenticateStep(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// methodTLS is how a client is known by its certificate, as Kafka calls it.
+const methodTLS = "SSL"
+
+// certified takes who the client is from its certificate; a client without one, where
+// that is allowed, stays anonymous.
+func (c *conn) certified(ctx context.Context, tc *tls.Conn) error {
+	chain := tc.ConnectionState().PeerCertificates
+	if len(chain) == 0 {
+		return nil
+	}
+	p, err := c.s.deps.Certificates(chain[0])
+	c.s.deps.Metrics.authentication(ctx, methodTLS, err == nil)
+	if err != nil {
+		return err
+	}
+	c.principal = p
+	return nil
+}
+
+// authenticateStep takes one request or message and answers it.
+func (c *conn) authenticateStep(ctx context.Context) error {
+	b, err := c.readSmall()
+	if err != nil {
+		return err
+	}
+	c.s.deps.Metrics.bytesIn(ctx, len(b)+4)
+	if c.sasl.raw {
+		return c.rawMessage(ctx, b)
+	}
+	if len(b) < requestHeadBytesMin || !beforeAuthentication(int16(binary.BigEndian.Uint16(b))) {
+		return fmt.Errorf("%w: a request before authentication: configure the client with SASL", errRefused)
+	}
+	sl, err := c.dispatch(ctx, &frame{b: b, c: c})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	resp := c.run(ctx, ctx, sl)
+	sl.req.observe(ctx, c.s.deps.Metrics)
+	if err := c.writeNow(ctx, resp.vecs...); err != nil {
+		return err
+	}
+	if resp.close {
+		return errNotAuthenticated
+	}
+	return nil
+}
+
+// errNotAuthenticated ends a connection after the client was told.
+var errNotAuthenticated = errors.New("authentication failed")
+
+// readSmall reads a request of at most SaslBytesMax.
+func (c *conn) readSmall() ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(c.r, head[:]); err != nil {
+		return nil, err
+	}
+	size := int(int32(binary.BigEndian.Uint32(head[:])))
+	if size < 0 || size > c.s.cfg.SaslBytesMax {
+		return nil, fmt.Errorf("%w: %d bytes before authentication: want at most %d", errRefused, size, c.s.cfg.SaslBytesMax)
+	}
+	b := make([]byte, size)
+	_, err := io.ReadFull(c.r, b)
+	return b, err
+}
+
+func (c *conn) writeNow(ctx context.Context, vecs ...[]byte) error {
+	for _, v := range vecs {
+		c.s.deps.Metrics.bytesOut(ctx, len(v))
+		if _, err := c.nc.Write(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rawMessage takes a message of an authentication that SaslHandshake v0 began: it has no
+// header, and no error can be told.
+func (c *conn) rawMessage(ctx context.Context, message []byte) error {
+	reply, err := c.saslMessage(ctx, message)
+	if err != nil {
+		return errNotAuthenticated
+	}
+	return c.writeNow(ctx, append(binary.BigEndian.AppendUint32(nil, uint32(len(reply))), reply...))
+}
+
+// saslMessage takes a client's message to the authentication that is under way. At its
+// end there is a session. An error is answered late, so that guesses take their time.
+func (c *conn) saslMessage(ctx context.Context, message []byte) ([]byte, error) {
+	mechanism := c.sasl.mechanism
+	reply, id, err := c.sasl.exchange.Next(ctx, message)
+	if err == nil && id == nil {
+		return reply, nil
+	}
+	c.sasl = saslState{}
+	former := c.session.Load()
+	if err == nil && former != nil && former.identity.Principal != id.Principal {
+		err = fmt.Errorf("%s authenticated again as %s", former.identity.Principal, id.Principal)
+	}
+	c.s.deps.Metrics.authentication(ctx, mechanism, err == nil)
+	if err != nil {
+		c.log.Info("authentication failed", "mechanism", mechanism, "err", err)
+		sleep(ctx, c.s.cfg.FailedAuthenticationDelay)
+		return nil, err
+	}
+	s := &session{identity: *id, expires: id.Expires}
+	if limit := time.Now().Add(c.s.cfg.ReauthMax); c.s.cfg.ReauthMax > 0 && (s.expires.IsZero() || limit.Before(s.expires)) {
+		s.expires = limit
+	}
+	if former == nil {
+		c.principal = id.Principal // before the goroutines that read it begin
+	}
+	c.session.Store(s)
+	c.log.Debug("authenticated", "principal", id.Principal.String(), "mechanism", mechanism)
+	return reply, nil
+}
+
+// lifetimeMs is what a client is told of how long its session lasts; 0 = for ever.
+func (s *session) lifetimeMs() int64 {
+	if s == nil || s.expires.IsZero() {
+		return 0
+	}
+	return max(1, time.Until(s.expires).Milliseconds())
+}
+
+// stillKnown refuses requests of a client whose session has ended, or whose credential
+// was revoked.
+func (c *conn) stillKnown(key int16) error {
+	s := c.session.Load()
+	if s == nil || beforeAuthentication(key) {
+		return nil
+	}
+	if now := time.Now(); !s.expires.IsZero() && !now.Before(s.expires) || !c.s.deps.Auth.Holds(s.identity, now) {
+		return fmt.Errorf("%w: %s, by %s", errSessionEnded, s.identity.Principal, s.identity.Method)
+	}
+	return nil
+}
+
+// mechanisms are those that clients are told of.
+func (s *Server) mechanisms() []string { return slices.Clone(s.deps.Auth.Mechanisms()) }
+
+// secured puts TLS on a connection if the listener has it. The handshake is done later,
+// by the connection's own goroutine.
+func (s *Server) secured(nc net.Conn) net.Conn {
+	if s.deps.TLS == nil {
+		return nc
+	}
+	return tls.Server(nc, s.deps.TLS)
+}
