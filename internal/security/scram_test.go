@@ -2,6 +2,7 @@ package security
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/base64"
 	"strings"
 	"sync"
@@ -119,6 +120,26 @@ func TestScramWithAClient(t *testing.T) {
 		require.Equal(t, wrong, nobody, "who does not exist is told from a wrong password")
 	}
 	require.Nil(t, a.Start("GSSAPI"))
+}
+
+// librdkafka before 2.6.1 sends the client's nonce twice; brokers take that.
+func TestScramOfOldLibrdkafka(t *testing.T) {
+	a, u := authenticator(t)
+	cred := u.find(federation.CredentialID{User: "alice", Mechanism: federation.ScramSHA256})
+	x := a.Start("SCRAM-SHA-256")
+	first, _, err := x.Next(t.Context(), []byte("n,,n=alice,r=abc"))
+	require.NoError(t, err)
+	nonce, _, _ := strings.Cut(strings.TrimPrefix(string(first), "r="), ",")
+	without := "c=biws,r=abc" + nonce
+	salted, err := saltedPassword(cred, "secret")
+	require.NoError(t, err)
+	h, err := hashOf(cred.Mechanism)
+	require.NoError(t, err)
+	proof := mac(h, salted, "Client Key")
+	subtle.XORBytes(proof, proof, mac(h, cred.StoredKey, "n=alice,r=abc,"+string(first)+","+without))
+	_, id, err := x.Next(t.Context(), []byte(without+",p="+base64.StdEncoding.EncodeToString(proof)))
+	require.NoError(t, err)
+	require.Equal(t, User("alice"), id.Principal)
 }
 
 // What a client is shown of a user that does not exist does not change from try to try.
