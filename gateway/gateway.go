@@ -26,6 +26,7 @@ import (
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/rpcerror"
 )
@@ -59,6 +60,10 @@ type Deps struct {
 	Authorizer *acl.Authorizer
 	// Interceptors are at all calls, within what observes them.
 	Interceptors []connect.Interceptor
+	// Requests is what the frames of produce streams are taken from until they are decided,
+	// together with others that hold what clients send; nil = no bound but credit.
+	Requests *memory.Budget
+
 	// TracerProvider and MeterProvider receive traces and metrics of the calls; nil is the
 	// process's global one.
 	TracerProvider trace.TracerProvider

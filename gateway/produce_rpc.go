@@ -49,6 +49,8 @@ type produceStream struct {
 
 	mu    sync.Mutex // guards the following
 	s     *produceSession
+	held  int64   // taken from the gateway's budget
+	gone  bool    // the call has returned
 	pings []int64 // nonces to answer
 	ended bool    // no more frames are taken
 	err   error   // ends the stream
@@ -90,6 +92,7 @@ func (g *Gateway) produce(ctx context.Context, conn *produceConn) error {
 		return err
 	}
 	defer g.forgetProducer(st)
+	defer st.leave()
 	var submitter sync.WaitGroup
 	defer submitter.Wait()
 	defer cancel()
@@ -254,14 +257,17 @@ func (st *produceStream) end(err error) {
 	signal(st.wake)
 }
 
-// awaitRoom waits while the client has sent more than its credit.
+// awaitRoom waits while the client has sent more than its credit, and while there is no
+// memory for more.
 func (st *produceStream) awaitRoom(ctx context.Context) bool {
 	for {
 		st.mu.Lock()
 		over := st.s.overdrawn() && !st.ended
 		st.mu.Unlock()
 		if !over {
-			return true
+			// The size of the next frame is known when it is there: one that has the largest
+			// size shall fit.
+			return st.g.deps.Requests.Await(ctx, int64(st.g.cfg.FrameBytesMax)) == nil
 		}
 		select {
 		case <-st.room:
@@ -331,6 +337,7 @@ func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	} else {
 		st.s.take(f, ts)
 	}
+	st.accountLocked()
 	st.mu.Unlock()
 	signal(st.work)
 	signal(st.wake)
@@ -404,6 +411,7 @@ func (st *produceStream) complete(p *part, o *outcome) {
 	o.early = !o.refused && time.Now().Before(p.frame.deadline)
 	st.mu.Lock()
 	st.s.complete(p, o)
+	st.accountLocked()
 	st.mu.Unlock()
 	signal(st.work)
 	signal(st.wake)
@@ -424,6 +432,7 @@ func (st *produceStream) bump(ctx context.Context, ps *partitionState) {
 	id, epoch, err := st.session.InitProducer(ctx, p.id, p.epoch)
 	st.mu.Lock()
 	st.s.bumped(ps, producerID{id, epoch}, err)
+	st.accountLocked()
 	st.mu.Unlock()
 	signal(st.work)
 	signal(st.wake)
@@ -490,6 +499,30 @@ func (st *produceStream) send(ctx context.Context, conn *produceConn) error {
 	}
 }
 
+// accountLocked takes what the stream holds from the gateway's budget, or gives back.
+func (st *produceStream) accountLocked() {
+	now := st.s.received - st.s.freed
+	if st.gone {
+		now = 0
+	}
+	switch d := now - st.held; {
+	case d > 0:
+		st.g.deps.Requests.Charge(d)
+	case d < 0:
+		st.g.deps.Requests.Uncharge(-d)
+	}
+	st.held = now
+}
+
+// leave gives back what the stream holds. What the router has of it is within the
+// router's own bound.
+func (st *produceStream) leave() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.gone = true
+	st.accountLocked()
+}
+
 // waiting reports whether something is undecided.
 func (st *produceStream) waiting() bool {
 	st.mu.Lock()
@@ -500,6 +533,7 @@ func (st *produceStream) waiting() bool {
 func (st *produceStream) patrol(now time.Time) {
 	st.mu.Lock()
 	st.s.patrol(now)
+	st.accountLocked()
 	st.mu.Unlock()
 	signal(st.work)
 	signal(st.room)

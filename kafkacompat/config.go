@@ -24,7 +24,8 @@ type Config struct {
 	// LargeFramesMax bounds the requests above 1 MiB that are read at the same time; 16 by default.
 	LargeFramesMax int
 	// BytesInFlightMax bounds the bytes of all requests in memory [queued.max.request.bytes];
-	// 1 GiB by default, at least 2 FrameBytesMax.
+	// 1 GiB by default, at least 2 FrameBytesMax. Where Deps.Requests is smaller, that
+	// counts, and FrameBytesMax is at most a half of it, ConnectionBytesInFlightMax a quarter.
 	BytesInFlightMax int64
 	// ConnectionBytesInFlightMax bounds those of one connection: above it, its next
 	// request is not read yet. 64 MiB by default.
@@ -129,6 +130,20 @@ func (c Config) withDefaults() Config {
 	c.DescribePartitionsMax = or(c.DescribePartitionsMax, 2000)
 	c.GroupMinSessionTimeout = or(c.GroupMinSessionTimeout, 6*time.Second)
 	c.GroupMaxSessionTimeout = or(c.GroupMaxSessionTimeout, 30*time.Minute)
+	return c
+}
+
+// within lowers the limits on requests to what a budget of so many bytes allows; 0 = any.
+func (c Config) within(budget int64) Config {
+	if budget <= 0 || budget >= c.BytesInFlightMax {
+		return c
+	}
+	c.BytesInFlightMax = budget
+	// Two requests of the largest size fit: one that is worked on, and the next.
+	c.FrameBytesMax = min(c.FrameBytesMax, int(budget/2))
+	c.LargeFramesMax = max(1, min(c.LargeFramesMax, int((budget-int64(c.FrameBytesMax))/frameUnitBytes)))
+	// No connection alone has all of it.
+	c.ConnectionBytesInFlightMax = min(c.ConnectionBytesInFlightMax, budget/4)
 	return c
 }
 

@@ -1,7 +1,7 @@
 package kafkacompat
 
 // BytesInUse returns the bytes of requests in memory.
-func (s *Server) BytesInUse() int64 { return s.budget.inUse() }
+func (s *Server) BytesInUse() int64 { return s.budget.Used() }
 
 // Served are the keys of the APIs that are served.
 func Served() (keys []int16) {

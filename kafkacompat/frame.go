@@ -31,7 +31,7 @@ func (f *frame) release() {
 	if f.gone.Swap(true) {
 		return
 	}
-	f.c.s.budget.release(f.taken)
+	f.c.s.budget.Release(f.taken)
 	f.c.bytesInFlight.Add(-f.size)
 	select {
 	case f.c.bytesFreed <- struct{}{}:
@@ -145,7 +145,7 @@ func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, err
 			return nil, ctx.Err()
 		}
 	}
-	if err := c.s.budget.acquire(ctx, int64(first)); err != nil {
+	if err := c.s.budget.Acquire(ctx, int64(first)); err != nil {
 		return nil, err
 	}
 	f := &frame{c: c, taken: int64(first), size: int64(size)}
@@ -153,7 +153,7 @@ func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, err
 	f.grow(0, first, size, pooled)
 	err := c.readInto(f.b[:first])
 	if err == nil && size > first {
-		if err = c.s.budget.acquire(ctx, int64(size-first)); err == nil {
+		if err = c.s.budget.Acquire(ctx, int64(size-first)); err == nil {
 			f.taken += int64(size - first)
 			f.grow(first, size, size, pooled)
 			err = c.readInto(f.b[first:])

@@ -25,6 +25,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -53,8 +54,11 @@ type Deps struct {
 	// TLS is that of the listeners; nil = none. Certificates says whose a certificate is.
 	TLS          *tls.Config
 	Certificates func(*x509.Certificate) (security.Principal, error)
-	Metrics      *Metrics
-	Logger       *slog.Logger
+	// Requests is what the bytes of requests in memory are taken from, together with
+	// others that hold what clients send; nil = a budget of BytesInFlightMax alone.
+	Requests *memory.Budget
+	Metrics  *Metrics
+	Logger   *slog.Logger
 }
 
 // Server serves the Kafka protocol. Its methods may be called concurrently.
@@ -62,8 +66,8 @@ type Server struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	budget  *budget       // bytes of frames in memory, all connections together
-	large   chan struct{} // slots of frames larger than frameUnitBytes
+	budget  *memory.Budget // bytes of frames in memory, all connections together
+	large   chan struct{}  // slots of frames larger than frameUnitBytes
 	frames  framePool
 	creates flights // topics being created on first use
 
@@ -84,7 +88,7 @@ type Server struct {
 
 // New makes a Server; it returns an error if the configuration or deps do not make sense.
 func New(cfg Config, deps Deps) (*Server, error) {
-	cfg = cfg.withDefaults()
+	cfg = cfg.withDefaults().within(deps.Requests.Size())
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -94,11 +98,15 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps.Logger == nil {
 		deps.Logger = slog.New(slog.DiscardHandler)
 	}
+	budget := deps.Requests
+	if budget == nil {
+		budget = memory.NewBudget(cfg.BytesInFlightMax)
+	}
 	return &Server{
 		cfg:       cfg,
 		deps:      deps,
 		log:       deps.Logger,
-		budget:    newBudget(cfg.BytesInFlightMax),
+		budget:    budget,
 		large:     make(chan struct{}, cfg.LargeFramesMax),
 		draining:  make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}),

@@ -30,6 +30,7 @@ import (
 	"github.com/braidmq/braid/federation/federationtest"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
@@ -51,7 +52,8 @@ type world struct {
 	metrics  *kafkacompat.Metrics
 	// authorizer decides for all servers; nil = everything is allowed.
 	authorizer *acl.Authorizer
-	addr       string // of the first server
+	requests   *memory.Budget // of gateways that are added; nil = their own
+	addr       string         // of the first server
 
 	// Set before addGateway, for gateways that ask who clients are.
 	auth         *security.Authenticator
@@ -106,7 +108,10 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	for _, o := range opts {
 		o(&cfg)
 	}
-	s, err := kafkacompat.New(cfg, kafkacompat.Deps{Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w, Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics})
+	s, err := kafkacompat.New(cfg, kafkacompat.Deps{
+		Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w,
+		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests,
+	})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -47,6 +47,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.bootstrap(cmd)
 	d.gateway(cmd, true)
 	d.authorization(cmd)
+	d.memory(cmd, "none")
 	d.controller(cmd)
 	d.access(cmd)
 	d.serving.clients(cmd)
@@ -167,6 +168,7 @@ func (d *dev) configure(c *process.Config, index int) {
 	c.Access, c.Kafka = d.config.Access, d.config.Kafka
 	switch c.Role {
 	case process.Gateway:
+		c.MemoryLimit = d.config.MemoryLimit / int64(d.gateways)
 		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions
 		c.Listen, c.KafkaListen = d.config.Listen, d.config.KafkaListen

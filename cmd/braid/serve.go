@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/process"
 )
 
@@ -28,6 +30,7 @@ type serving struct {
 	logLevel, logFormat string
 	gatewayRole         string
 	connectAuth         string
+	memoryLimit         string
 }
 
 func gatewayCommand() *cobra.Command {
@@ -48,6 +51,7 @@ func gatewayCommand() *cobra.Command {
 	s.access(cmd)
 	s.opsAccess(cmd)
 	s.clients(cmd)
+	s.memory(cmd, "auto")
 	cmd.AddCommand(gatewayListCommand(), gatewayDrainCommand())
 	return cmd
 }
@@ -125,6 +129,12 @@ func (s *serving) kafka(cmd *cobra.Command) {
 	f.StringVar(&c.KafkaAdvertise, "kafka-advertise", "", "HOST:PORT that Kafka clients are given for it; as it listens by default")
 }
 
+// memory is the flag for the limit of the process. In braid dev, embedded clusters keep
+// their records in the same memory, so none is set there by default.
+func (s *serving) memory(cmd *cobra.Command, def string) {
+	cmd.Flags().StringVar(&s.memoryLimit, "memory-limit", def, "memory that the process may take, such as 512MiB: clients that would make it take more are slowed down. auto is three quarters of the cgroup's limit, or half of the machine's memory; none is no limit")
+}
+
 func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
 	f, c := cmd.Flags(), &s.config
 	f.StringVar(&s.gatewayRole, "role", "both", "whom it serves: produce, consume or both")
@@ -174,8 +184,26 @@ func (s *serving) finish(stderr io.Writer) error {
 	if err := s.finishAccess(); err != nil {
 		return err
 	}
-	s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat)
-	return err
+	if s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat); err != nil {
+		return err
+	}
+	return s.limitMemory()
+}
+
+// limitMemory gives the Go runtime its limit. GOMEMLIMIT, if it is set, stays what it is.
+func (s *serving) limitMemory() error {
+	if s.memoryLimit == "" {
+		return nil // of a role that has no such flag
+	}
+	limit, err := memory.ParseLimit(s.memoryLimit, func() int64 { return memory.Available(os.DirFS("/")) })
+	if err != nil {
+		return usagef("--memory-limit: %w", err)
+	}
+	s.config.MemoryLimit = limit
+	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		memory.SetRuntime(limit)
+	}
+	return nil
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {

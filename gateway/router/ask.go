@@ -192,6 +192,9 @@ func (f *fetching) reserve(g *brokerAsk) bool {
 }
 
 func (r *Router) reserveAhead(n int64) bool {
+	if b := r.deps.Answers; b != nil && (b.Waiting() > 0 || b.Size()-b.Used() < b.Size()/2) {
+		return false // those who asked come first
+	}
 	if r.ahead.Add(n) <= r.cfg.ReadAheadBytesMax {
 		return true
 	}

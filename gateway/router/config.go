@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -117,4 +118,7 @@ type Deps struct {
 	ProducerIDs ProducerIDs
 	// LeaderSeen may be nil.
 	LeaderSeen LeaderSeen
+	// Answers is what records that were read are taken from; it must be that of Clusters.
+	// nil = no bound.
+	Answers *memory.Budget
 }

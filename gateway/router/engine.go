@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -18,8 +19,9 @@ type Router struct {
 
 	lanes     []*lane
 	count     counters
-	bytes     *budget
-	ahead     atomic.Int64 // bytes that reads ahead may bring
+	bytes     *memory.Budget // of appends in flight
+	ahead     atomic.Int64   // bytes that reads ahead may bring
+	cache     cacheCount
 	turn      atomic.Uint32
 	lanesUsed atomic.Int32 // by sessions, of lanes
 	states    partStates
@@ -30,6 +32,9 @@ type Router struct {
 	tailMu sync.Mutex // guards the following
 	tails  map[tailKey]*tail
 
+	sessions sync.Map     // of *session, those that are open; kept only with Deps.Answers
+	relieved atomic.Int64 // when memory was last given back, in Unix nanoseconds
+
 	ctx    context.Context //nolint:containedctx // the router's life: lanes and tails end with it
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -39,7 +44,9 @@ type Router struct {
 func New(ctx context.Context, cfg Config, deps Deps) *Router {
 	cfg = cfg.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
-	r := &Router{cfg: cfg, deps: deps, bytes: newBudget(cfg.AppendBytesMax), tails: make(map[tailKey]*tail), ctx: ctx, cancel: cancel}
+	r := &Router{cfg: cfg, deps: deps, bytes: memory.NewBudget(cfg.AppendBytesMax), tails: make(map[tailKey]*tail), ctx: ctx, cancel: cancel}
+	r.cache.max = deps.Answers.Size() / 2
+	deps.Answers.OnPressure(r.relieve)
 	r.states.maps, r.states.parts = deps.Maps, make(map[stateKey]*partState)
 	r.lanesUsed.Store(int32(cfg.Lanes))
 	for i := range cfg.LanesMax { // one without sessions costs next to nothing
@@ -60,8 +67,11 @@ func (r *Router) Close() {
 // NewSession makes a Session for one client connection or stream, pinned to the
 // next lane in turn, or to a new one if all are busy.
 func (r *Router) NewSession() Session {
-	s := &session{r: r, lane: r.nextLane(), bytes: newBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
+	s := &session{r: r, lane: r.nextLane(), bytes: memory.NewBudget(r.cfg.SessionAppendBytesMax), reads: make(map[federation.TopicPartition]*read)}
 	s.perRead.Store(int64(r.cfg.FetchBytesMax) / 8)
+	if r.deps.Answers != nil {
+		r.sessions.Store(s, nil)
+	}
 	return s
 }
 
@@ -69,7 +79,7 @@ func (r *Router) NewSession() Session {
 type session struct {
 	r     *Router
 	lane  *lane
-	bytes *budget
+	bytes *memory.Budget           // of appends in flight
 	idle  atomic.Pointer[fetching] // memory for the next Fetch
 
 	perRead atomic.Int64 // bytes that a read of a partition brings, of those that bring any
@@ -80,6 +90,7 @@ type session struct {
 }
 
 func (s *session) Close() {
+	s.r.sessions.Delete(s)
 	s.mu.Lock()
 	reads := s.reads
 	s.reads = nil
@@ -95,11 +106,11 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	for i := range appends {
 		size += int64(len(appends[i].Batch))
 	}
-	if err := s.bytes.acquire(ctx, size); err != nil {
+	if err := s.bytes.Acquire(ctx, size); err != nil {
 		return err
 	}
-	if err := s.r.bytes.acquire(ctx, size); err != nil {
-		s.bytes.release(size)
+	if err := s.r.bytes.Acquire(ctx, size); err != nil {
+		s.bytes.Release(size)
 		return err
 	}
 	c := &s.r.count
@@ -109,8 +120,8 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	sub := newSubmission(len(appends))
 	sub.done = func(a []Appended) {
 		c.inFlight.Add(-size)
-		s.r.bytes.release(size)
-		s.bytes.release(size)
+		s.r.bytes.Release(size)
+		s.bytes.Release(size)
 		for i := range a {
 			if a[i].Err != nil {
 				c.appendFailures.Add(1)
@@ -135,8 +146,8 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	case <-s.r.ctx.Done():
 	}
 	c.inFlight.Add(-size)
-	s.r.bytes.release(size)
-	s.bytes.release(size)
+	s.r.bytes.Release(size)
+	s.bytes.Release(size)
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -380,6 +380,9 @@ func (f *fetching) fail(it *fetchItem, err error) {
 func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *read, a readAnswer) (again, pending bool) {
 	extent := part.Extents[i]
 	head := i == len(part.Extents)-1
+	if errors.Is(a.err, errDropped) {
+		return true, false // read it again
+	}
 	if errors.Is(a.err, kerr.OffsetOutOfRange) {
 		return f.hop(part, i, it), false
 	}

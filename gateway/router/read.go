@@ -38,7 +38,9 @@ type read struct {
 	mu        sync.Mutex // guards the following
 	wake      chan struct{}
 	done      bool
+	doneAt    time.Time
 	abandoned bool
+	taken     bool // a Fetch has the answer, and its buffer
 	answer    readAnswer
 }
 
@@ -54,7 +56,7 @@ type readAnswer struct {
 func (rd *read) finish(a readAnswer) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	rd.done, rd.answer = true, a
+	rd.done, rd.doneAt, rd.answer = true, time.Now(), a
 	if rd.abandoned {
 		rd.unreserve()
 		if a.buf != nil {
@@ -75,7 +77,7 @@ func (rd *read) unreserve() {
 func (rd *read) abandon() {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	if rd.done && !rd.abandoned {
+	if rd.done && !rd.abandoned && !rd.taken {
 		rd.unreserve()
 		if rd.answer.buf != nil {
 			rd.answer.buf.Release()
@@ -89,11 +91,18 @@ func (rd *read) result(wake chan struct{}) (readAnswer, bool) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
 	rd.wake = wake
-	if rd.done {
+	switch {
+	case rd.done && rd.abandoned:
+		return readAnswer{err: errDropped}, true
+	case rd.done:
 		rd.unreserve()
+		rd.taken = true
 	}
 	return rd.answer, rd.done
 }
+
+// errDropped is of a read whose answer was given up before anybody came for it.
+var errDropped = errors.New("the answer was dropped")
 
 // A readKey groups reads into requests.
 type readKey struct {
@@ -114,26 +123,38 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 			w.rd.finish(readAnswer{err: err})
 		}
 	}
-	conn := key.cluster.Ready(key.broker, key.use, s.lane.index)
+	room, reserved := s.r.reserve(reads, &limit)
+	var conn *upstream.Conn
+	if reserved {
+		conn = key.cluster.Ready(key.broker, key.use, s.lane.index)
+	}
 	if conn == nil || !conn.TryAcquire() {
 		s.r.tasks.Go(func() {
+			// Room before the connection: who waits for room must hold up nobody else.
+			if !reserved {
+				if err := s.r.await(s.r.ctx, room); err != nil {
+					fail(err)
+					return
+				}
+			}
 			conn, err := key.cluster.Conn(s.r.ctx, key.broker, key.use, s.lane.index)
 			if err == nil {
 				err = conn.Acquire(s.r.ctx)
 			}
 			if err != nil {
+				s.r.unreserve(room)
 				fail(err)
 				return
 			}
-			s.writeReads(conn, reads, limit)
+			s.writeReads(conn, reads, limit, room)
 		})
 		return
 	}
-	s.writeReads(conn, reads, limit)
+	s.writeReads(conn, reads, limit, room)
 }
 
 // writeReads sends a request on a connection whose slot is taken.
-func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit FetchLimit) {
+func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit FetchLimit, room reservation) {
 	s.r.count.directReads.Add(int64(len(reads)))
 	req := kmsg.NewPtrFetchRequest()
 	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
@@ -160,6 +181,7 @@ func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit Fetc
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 	}
 	conn.Send(req.Key(), req.Version, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) {
+		s.r.unreserve(room)
 		s.answerReads(req.Version, reads, b, err)
 	})
 }

@@ -230,8 +230,13 @@ func (t *tail) poll(s *tailSession) error {
 		s.conn = conn
 		t.forgetSession()
 	}
+	maxBytes, err := t.requestBytes(ctx)
+	if err != nil {
+		return err
+	}
 	t.r.count.tailFetches.Add(1)
 	req := t.request(s)
+	req.MaxBytes = maxBytes
 	if err := conn.Acquire(ctx); err != nil {
 		return err
 	}
@@ -272,7 +277,6 @@ func (t *tail) request(s *tailSession) *kmsg.FetchRequest {
 	req.SetVersion(max(s.conn.Version(1, 4, fetchVersionMax), 4))
 	req.MaxWaitMillis = int32(t.r.cfg.TailWait.Milliseconds())
 	req.MinBytes = 1
-	req.MaxBytes = int32(min(t.r.cfg.TailBytesMax/2, 16<<20))
 	req.SessionID, req.SessionEpoch = s.id, s.epoch
 	now := time.Now()
 	topics := make(map[string]int)
@@ -324,7 +328,7 @@ func (t *tail) take(resp *kmsg.FetchResponse, buf *upstream.Buffer) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for t.bytes > t.r.cfg.TailBytesMax && len(t.order) > 0 {
+	for (t.bytes > t.r.cfg.TailBytesMax || t.r.cache.full()) && len(t.order) > 0 {
 		p := t.order[0]
 		t.order = t.order[1:]
 		t.evictLocked(p)
@@ -374,6 +378,7 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 	p.next = p.extent.Physical(got.next)
 	t.order = append(t.order, p)
 	t.bytes += len(got.data)
+	t.r.cache.used.Add(int64(len(got.data)))
 	p.wakeLocked()
 }
 
@@ -414,6 +419,7 @@ func (t *tail) evictLocked(p *tailPart) {
 		return
 	}
 	t.bytes -= len(p.chunks[0].data)
+	t.r.cache.used.Add(-int64(len(p.chunks[0].data)))
 	p.chunks[0].buf.Release()
 	p.chunks[0] = tailChunk{}
 	p.chunks = p.chunks[1:]

@@ -25,17 +25,18 @@ var edges = map[string]struct {
 	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
 	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
 	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
+	"internal/memory":           {nil, "budgets of bytes, of use to all who hold much"},
 	"internal/security":         {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
 	"internal/archtest":         {nil, "reads source files only"},
 
 	// Adapters: each the sole owner of a library.
-	"internal/upstream":   {[]string{"federation", "internal/recordbatch"}, "physical clusters know no map but names, numbers and headers of batches"},
+	"internal/upstream":   {[]string{"federation", "internal/memory", "internal/recordbatch"}, "physical clusters know no map but names, numbers and headers of batches"},
 	"internal/journal":    {[]string{"federation", "federation/wire", "gen/braid/control/v1", "internal/recordbatch", "internal/upstream"}, "maps and offsets as records of topics on the physical clusters"},
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 
 	// Engines. They never meet: a consume handler joins groups and router itself.
-	"gateway/router":     {[]string{"federation", "internal/mark", "internal/recordbatch", "internal/upstream", "internal/redisstore"}, "appends and reads; Redis for producer id ranges"},
+	"gateway/router":     {[]string{"federation", "internal/mark", "internal/memory", "internal/recordbatch", "internal/upstream", "internal/redisstore"}, "appends and reads; Redis for producer id ranges"},
 	"gateway/groups":     {[]string{"federation", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "the coordinator, its store, and the relay between gateways"},
 	"gateway/mapwatch":   {[]string{"federation", "federation/wire", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "follows the controller's stream, starts cold from Redis"},
 	"controller/planner": {[]string{"federation"}, "decisions as pure functions"},
@@ -43,12 +44,12 @@ var edges = map[string]struct {
 	// Doors and services. They never meet each other.
 	"gateway": {
 		[]string{
-			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/recordbatch", "internal/rpcerror", "internal/security",
+			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/recordbatch", "internal/rpcerror", "internal/security",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect", "gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect",
 			"gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect",
 		}, "the Connect door over both engines; admin calls are passed on to the controller",
 	},
-	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
+	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/security", "internal/upstream",
@@ -62,11 +63,11 @@ var edges = map[string]struct {
 	"internal/process": {
 		[]string{
 			"gateway", "gateway/router", "gateway/groups", "gateway/mapwatch", "kafkacompat", "controller", "nameserver", "federation",
-			"internal/acl", "internal/security", "internal/lifecycle", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
+			"internal/acl", "internal/security", "internal/lifecycle", "internal/memory", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
 		}, "the one place that wires roles together",
 	},
 	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "internal/security", "federation", "gen/..."}, "a whole federation in one process"},
-	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/rpcerror", "internal/security", "federation", "gen/..."}, "roles through process, everything else through the public API"},
+	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/memory", "internal/rpcerror", "internal/security", "federation", "gen/..."}, "roles through process, everything else through the public API"},
 
 	// Tests of the whole go in by the public doors.
 	"test/realparts":                 {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},

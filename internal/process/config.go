@@ -90,6 +90,9 @@ type Config struct {
 	// Access says who may connect.
 	Access Access
 
+	// MemoryLimit is what a gateway's process may take: what its clients can make it hold
+	// is bounded to shares of it (internal/memory). 0 = no limit but those of the parts.
+	MemoryLimit int64
 	// StopTimeout bounds a graceful stop; 30 s by default.
 	StopTimeout time.Duration
 	// AbandonTimeout bounds the wait for what does not end by then; 5 s by default.

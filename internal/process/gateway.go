@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type gatewayParts struct {
 	admin       controllerClients
 	peers       *http.Client
 	watch       *mapwatch.Watch
+	memory      budgets
 	pool        *upstream.Pool
 	router      *router.Router
 	groups      *groups.Engine
@@ -47,7 +49,7 @@ type gatewayParts struct {
 // gateway wires a gateway: the map and the clusters that it names, the engines,
 // and the doors in front of them.
 func (w *wiring) gateway(ctx context.Context) error {
-	g := &gatewayParts{draining: make(chan struct{})}
+	g := &gatewayParts{draining: make(chan struct{}), memory: w.budgets()}
 	if err := w.reach(g); err != nil {
 		return err
 	}
@@ -168,7 +170,7 @@ func clustersOf(m *federation.Map) []*federation.Cluster {
 // closed when all tasks have ended.
 func (w *wiring) router(ctx context.Context, g *gatewayParts, pool *upstream.Pool) {
 	g.router = router.New(ctx, w.cfg.Router, router.Deps{
-		Maps: g.watch, Clusters: pool, Lease: g.watch, ProducerIDs: g.store.ProducerIDs(),
+		Maps: g.watch, Clusters: pool, Lease: g.watch, ProducerIDs: g.store.ProducerIDs(), Answers: g.memory.answers,
 		LeaderSeen: func(cluster, topic string, partition, epoch int32) {
 			at := federation.PhysicalAddress{Cluster: federation.ClusterName(cluster), Topic: topic, Partition: federation.PhysicalPartition(partition)}
 			g.watch.SeenLeader(at, federation.PhysicalEpoch(epoch))
@@ -200,7 +202,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		return err
 	}
 	g.door, err = gateway.New(cfg, gateway.Deps{
-		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members,
+		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members, Requests: g.memory.requests,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
 		Credentials: g.admin.creds, Authorizer: authorizer,
@@ -231,7 +233,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	deps := kafkacompat.Deps{
 		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
 		Credentials: &kafkaCredentials{g.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster},
-		Metrics:     metrics, Logger: w.log,
+		Requests:    g.memory.requests, Metrics: metrics, Logger: w.log,
 	}
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err
@@ -251,7 +253,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 
 // gatewayMetrics registers the numbers of a gateway.
 func (w *wiring) gatewayMetrics(g *gatewayParts) error {
-	gauges := append(routerGauges(g.router),
+	gauges := append(slices.Concat(routerGauges(g.router), groupGauges(g.groups, g.store), g.memory.gauges(g.router.CachedBytes)),
 		gauge{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(g.watch.Current().Version) }},
 		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
 		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/braidmq/braid/internal/memory"
 )
 
 // A Buffer is a response body from a pool, counted by its users.
@@ -14,7 +16,13 @@ type Buffer struct {
 	refs atomic.Int32
 	pool *sync.Pool
 	idle *idleBuffers
+	// charged is the budget that the buffer's bytes are taken from while it has users.
+	charged *memory.Budget
 }
+
+// chargedMin is the size from which on buffers count. Smaller ones are answers to
+// appends and questions, which are what requests under way wait for.
+const chargedMin = 64 << 10
 
 // Size classes of buffers in the shared pools: powers of two from 4 KiB to 4 MiB.
 // Larger ones are too much to leave to a sync.Pool, which has no bound.
@@ -30,6 +38,10 @@ func newBuffer(n int, idle *idleBuffers) *Buffer {
 	b := pooledBuffer(n, idle)
 	b.B = b.full[:n]
 	b.refs.Store(1)
+	if len(b.full) >= chargedMin && idle.budget != nil {
+		b.charged = idle.budget
+		b.charged.Charge(int64(len(b.full)))
+	}
 	return b
 }
 
@@ -59,6 +71,10 @@ func (b *Buffer) Release() {
 		return
 	}
 	b.B = nil
+	if b.charged != nil {
+		b.charged.Uncharge(int64(len(b.full)))
+		b.charged = nil
+	}
 	if b.pool != nil {
 		b.pool.Put(b)
 		return
@@ -71,6 +87,7 @@ func (b *Buffer) Release() {
 // bytesMax, and each buffer only for idleBufferAge.
 type idleBuffers struct {
 	bytesMax int
+	budget   *memory.Budget // of what is in use; nil = no bound
 
 	mu     sync.Mutex // guards the following
 	held   []idleBuffer

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/memory"
 )
 
 // A Dialer opens a connection to a broker.
@@ -49,6 +50,9 @@ type Config struct {
 	// IdleBufferBytesMax bounds the buffers for answers above 4 MiB that are kept for
 	// the next ones; each for 5 s at most. 64 MiB by default; negative = none are kept.
 	IdleBufferBytesMax int
+	// Answers is what the buffers of answers above 64 KiB are taken from while they are in
+	// use; nil = no bound. Those that are kept for later are bounded to a quarter of it.
+	Answers *memory.Budget
 	// ScanBytesMax bounds what Producers reads from the end of one partition whose
 	// broker does not list its producers; 64 MiB by default. A producer whose last
 	// batch lies before that is not found there.
@@ -69,6 +73,9 @@ func (c Config) withDefaults() Config {
 	c.ConnRequestsMax = or(c.ConnRequestsMax, 16)
 	c.ResponseBytesMax = or(c.ResponseBytesMax, 128<<20)
 	c.IdleBufferBytesMax = or(c.IdleBufferBytesMax, 64<<20)
+	if size := c.Answers.Size(); size > 0 {
+		c.IdleBufferBytesMax = min(c.IdleBufferBytesMax, int(size/4))
+	}
 	c.AwayAfter = or(c.AwayAfter, 5*time.Second)
 	c.ScanBytesMax = or(c.ScanBytesMax, 64<<20)
 	if c.Logger == nil {
@@ -104,7 +111,7 @@ type Pool struct {
 func NewPool(cfg Config) *Pool {
 	cfg = cfg.withDefaults()
 	return &Pool{
-		cfg: cfg, buffers: &idleBuffers{bytesMax: cfg.IdleBufferBytesMax}, clusters: make(map[federation.ClusterName]*Cluster),
+		cfg: cfg, buffers: &idleBuffers{bytesMax: cfg.IdleBufferBytesMax, budget: cfg.Answers}, clusters: make(map[federation.ClusterName]*Cluster),
 	}
 }
 

@@ -1,0 +1,122 @@
+package router_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/recordbatch"
+	"github.com/braidmq/braid/internal/upstream"
+)
+
+// within makes a router whose answers have a budget.
+func (w *world) within(t *testing.T, size int64, cfg router.Config) (*router.Router, *memory.Budget) {
+	t.Helper()
+	answers := memory.NewBudget(size)
+	pool := upstream.NewPool(upstream.Config{Answers: answers})
+	t.Cleanup(pool.Close)
+	var all []*federation.Cluster
+	for _, c := range w.Current().Clusters {
+		all = append(all, c)
+	}
+	pool.Update(all)
+	r := router.New(t.Context(), cfg.Within(0, size), router.Deps{Maps: w, Clusters: pool, Lease: w, ProducerIDs: &ids{}, Answers: answers})
+	t.Cleanup(r.Close)
+	return r, answers
+}
+
+func (w *world) fill(t *testing.T, r *router.Router, batches int) {
+	t.Helper()
+	w.orders()
+	s := session(t, r)
+	for range batches {
+		added(t, s, batch(recordbatch.NoProducer, string(make([]byte, 500_000))))
+	}
+}
+
+func read(t *testing.T, s router.Session, from federation.LogicalOffset, wait time.Duration) *router.Fetched {
+	t.Helper()
+	f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: tp0, Offset: from, MaxBytes: 2 << 20, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch}},
+		router.FetchLimit{MinBytes: 1, MaxBytes: 50 << 20, MaxWait: wait})
+	require.NoError(t, err)
+	require.NoError(t, f.Slices[0].Err)
+	return f
+}
+
+// Readers whose clients do not take what they asked for use the budget up, and no more
+// than that; the others wait without an error, and go on when something is given back.
+func TestAnswersStayWithinTheBudget(t *testing.T) {
+	w := newWorld(t, 1)
+	const size = 16 << 20
+	r, answers := w.within(t, size, router.Config{ReadAheadBytesMax: -1})
+	w.fill(t, r, 20)
+	var held []*router.Fetched
+	var waiting router.Session
+	for range 50 {
+		s := session(t, r)
+		f := read(t, s, 0, 100*time.Millisecond)
+		if len(f.Slices[0].Records) == 0 {
+			waiting = s
+			break
+		}
+		held = append(held, f)
+		require.LessOrEqual(t, answers.Used(), int64(size+2<<20), "one answer can be larger than what was asked for")
+	}
+	require.NotNil(t, waiting, "nobody had to wait")
+	require.GreaterOrEqual(t, len(held), 4, "none takes all")
+	require.Positive(t, answers.Waiting())
+	for _, f := range held {
+		f.Release()
+	}
+	require.Eventually(t, func() bool {
+		f := read(t, waiting, 0, time.Second)
+		defer f.Release()
+		return len(f.Slices[0].Records) > 0
+	}, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return answers.Used() == 0 }, 10*time.Second, time.Millisecond, "buffers are lost")
+}
+
+// What was read for readers that do not come for it, and what is cached, makes room.
+func TestReadAheadAndCachesMakeRoom(t *testing.T) {
+	w := newWorld(t, 1)
+	const size = 32 << 20
+	r, answers := w.within(t, size, router.Config{})
+	w.fill(t, r, 12)
+	makeRoom := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, answers.Acquire(ctx, size))
+		answers.Release(size)
+	}
+	gone := session(t, r)
+	read(t, gone, 0, time.Second).Release()
+	require.Eventually(t, func() bool { return r.Stats().ReadAheadBytes > 0 && answers.Used() > 0 }, 10*time.Second, time.Millisecond, "nothing is read ahead")
+	makeRoom()
+	require.Eventually(t, func() bool { return r.Stats().ReadAheadBytes == 0 && answers.Used() == 0 }, 10*time.Second, time.Millisecond)
+	f := read(t, gone, 0, time.Second)
+	require.NotEmpty(t, f.Slices[0].Records, "the reader that comes back reads on")
+	f.Release()
+
+	// A reader at the tail leaves its records in the cache.
+	tail := session(t, r)
+	end := added(t, tail, batch(recordbatch.NoProducer, "x")) + 1
+	done := make(chan *router.Fetched, 1)
+	go func() { done <- read(t, tail, end, 10*time.Second) }()
+	rest(t, 50*time.Millisecond)
+	added(t, session(t, r), batch(recordbatch.NoProducer, string(make([]byte, 500_000))))
+	f = <-done
+	require.NotEmpty(t, slices.Concat(f.Slices[0].Records...))
+	f.Release()
+	if r.CachedBytes() > 0 { // else a direct read was as fast
+		makeRoom()
+		require.Zero(t, r.CachedBytes())
+	}
+	gone.Close()
+	makeRoom()
+}

@@ -1,0 +1,50 @@
+// Package memory keeps what a process holds for its clients within a limit. Each
+// purpose has a Budget, a share of the limit: who is about to hold much takes it from
+// there first, and waits while there is none. So clients that send or ask for more
+// than the process can hold are slowed down, each in its turn, and none is refused.
+//
+// What is needed to finish what is under way must not wait: a request that is in
+// memory waits for no second share of its own budget while it holds the first, and
+// small answers of brokers are not counted at all.
+package memory
+
+import (
+	"runtime/debug"
+)
+
+// A Limits says how much of a process's memory goes to which purpose.
+type Limits struct {
+	// Requests bounds the requests and frames of clients that are in memory: Kafka
+	// requests from their first byte on until they are answered (Produce: until all
+	// batches are decided), frames of produce streams until they are decided.
+	Requests int64
+	// Answers bounds the records that were read from brokers: answers that are being
+	// written to clients, reads ahead, and the tail caches.
+	Answers int64
+}
+
+// LimitMin is the least limit: with less, what a gateway needs for itself leaves
+// clients too little.
+const LimitMin = 64 << 20
+
+// outsideMax is what a process takes that the Go runtime knows nothing of: mostly the
+// pages of the program itself. It is left out of what the runtime may use.
+const outsideMax = 32 << 20
+
+// shareOf is the part of the limit that each purpose has. Two of five are for what
+// clients can make the process hold; the rest is for what it needs for itself (maps,
+// connections, groups), for pools, and for the garbage between two collections.
+const shareOf = 5
+
+// LimitsOf divides a limit; zero stands for no limit, and gives none.
+func LimitsOf(limit int64) Limits {
+	return Limits{Requests: limit / shareOf, Answers: limit / shareOf}
+}
+
+// SetRuntime has the Go runtime collect garbage as often as it takes to stay within
+// the limit, and returns what it set.
+func SetRuntime(limit int64) int64 {
+	n := limit - min(limit/4, outsideMax)
+	debug.SetMemoryLimit(n)
+	return n
+}

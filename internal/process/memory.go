@@ -1,0 +1,31 @@
+package process
+
+import (
+	"github.com/braidmq/braid/internal/memory"
+)
+
+// budgets are what a gateway's parts take memory from; nil ones have no bound.
+type budgets struct{ requests, answers *memory.Budget }
+
+// budgets divides the memory limit, and lowers the limits of the parts to their shares.
+// What a part is limited to by itself, it stays limited to.
+func (w *wiring) budgets() budgets {
+	shares := memory.LimitsOf(w.cfg.MemoryLimit)
+	w.cfg.Router = w.cfg.Router.Within(shares.Requests, shares.Answers)
+	b := budgets{requests: memory.NewBudget(shares.Requests), answers: memory.NewBudget(shares.Answers)}
+	w.cfg.Upstream.Answers = b.answers
+	return b
+}
+
+// gauges are the numbers of the budgets.
+func (b budgets) gauges(cached func() int64) []gauge {
+	return []gauge{
+		{"braid.memory.requests.limit", "By", "What requests and frames of clients may take; 0 = no limit.", false, b.requests.Size},
+		{"braid.memory.requests.used", "By", "Requests and frames of clients in memory.", false, b.requests.Used},
+		{"braid.memory.requests.waiting", "{connection}", "Connections and streams that are not read from until there is room.", false, b.requests.Waiting},
+		{"braid.memory.answers.limit", "By", "What records read from brokers may take; 0 = no limit.", false, b.answers.Size},
+		{"braid.memory.answers.used", "By", "Records read from brokers in memory, and room for those asked for.", false, b.answers.Used},
+		{"braid.memory.answers.waiting", "{request}", "Reads from brokers that wait for room.", false, b.answers.Waiting},
+		{"braid.memory.cache.used", "By", "Records in the tail caches.", false, cached},
+	}
+}
