@@ -28,13 +28,13 @@ const crowdLife = "life"
 func newCrowd(b *testing.B, groups, each int) *crowd {
 	b.Helper()
 	c := &crowd{mini: miniredis.RunT(b)}
-	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + c.mini.Addr()})
+	store, err := redisstore.Open(redisstore.Config{URL: "redis://" + c.mini.Addr(), OperationTimeout: time.Minute})
 	require.NoError(b, err)
 	m := testMap(nil, fmt.Sprintf("t=%d", each))
 	m.ClusterID = crowdLife
 	m.Gateways = []*federation.Gateway{{ID: "a", NodeID: 1, State: federation.GatewayReady}}
 	require.NoError(b, store.SetGroupsLife(b.Context(), m.LogicalCluster, crowdLife))
-	c.engine, err = NewEngine(Config{Gateway: "a", Maps: &fakeMaps{current: m.Seal(), changed: make(chan struct{})}, Store: store, InitialRebalanceDelay: time.Second})
+	c.engine, err = NewEngine(Config{Gateway: "a", Maps: &fakeMaps{current: m.Seal(), changed: make(chan struct{})}, Store: store, InitialRebalanceDelay: time.Second, StoreTimeout: time.Minute})
 	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(b.Context())
 	var running sync.WaitGroup

@@ -32,8 +32,9 @@ type Config struct {
 	PoolSize int
 	// GroupPipelines bounds the pipelines of group writes (commits and rebalances) that
 	// are under way at a time: what comes in meanwhile waits for the next one. 2 by
-	// default. GroupPipelineWrites and GroupPipelineBytes bound one of them; 256 and 1 MiB
-	// by default, but a larger write goes alone.
+	// default. GroupPipelineWrites and GroupPipelineBytes bound one of them, so that it is
+	// answered well within OperationTimeout; 128 and 256 KiB by default, but a larger
+	// write goes alone.
 	GroupPipelines, GroupPipelineWrites, GroupPipelineBytes int
 	// Dialer replaces the network, for tests; nil = TCP.
 	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -69,7 +70,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{rdb: redis.NewClient(opt), prefix: or(cfg.Prefix, "braid")}
 	s.groups.s, s.groups.timeout = s, opt.DialTimeout+opt.ReadTimeout
 	s.groups.limits = groupWriteLimits{
-		pipelines: or(cfg.GroupPipelines, 2), writes: or(cfg.GroupPipelineWrites, 256), bytes: or(cfg.GroupPipelineBytes, 1<<20),
+		pipelines: or(cfg.GroupPipelines, 2), writes: or(cfg.GroupPipelineWrites, 128), bytes: or(cfg.GroupPipelineBytes, 256<<10),
 	}
 	return s, nil
 }
