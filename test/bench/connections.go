@@ -183,14 +183,21 @@ func (c *rawClient) ask(req kmsg.Request, version int16) {
 func (c *rawClient) exchange(request []byte) []byte {
 	_, err := c.conn.Write(request)
 	check(err)
-	var head [8]byte
-	_, err = io.ReadFull(c.r, head[:])
+	answer, err := c.answer()
 	check(err)
+	return answer
+}
+
+// answer reads what follows the correlation id in the next answer.
+func (c *rawClient) answer() ([]byte, error) {
+	var head [8]byte
+	if _, err := io.ReadFull(c.r, head[:]); err != nil {
+		return nil, err
+	}
 	size := int(binary.BigEndian.Uint32(head[:])) - 4
 	if size > len(c.buf) {
 		c.buf = make([]byte, size)
 	}
-	_, err = io.ReadFull(c.r, c.buf[:size])
-	check(err)
-	return c.buf[:size]
+	_, err := io.ReadFull(c.r, c.buf[:size])
+	return c.buf[:size], err
 }

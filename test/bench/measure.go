@@ -108,6 +108,7 @@ const (
 	metricStack      = "go_memstats_stack_inuse_bytes"
 	metricTail       = "braid_router_read_tail_bytes_total"
 	metricDirect     = "braid_router_read_direct_bytes_total"
+	metricGroupTrips = "braid_groups_round_trips_total"
 )
 
 // metrics asks a process for its metrics, added up over their attributes.
