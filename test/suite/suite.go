@@ -30,7 +30,7 @@ const (
 
 // Options is the world that Run needs.
 func Options() world.Options {
-	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true, OffsetsBackup: 500 * time.Millisecond}
+	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true, AskACLs: true, OffsetsBackup: 500 * time.Millisecond}
 }
 
 // A suite is one run over a world.
@@ -52,6 +52,7 @@ func Run(t *testing.T, w *world.World) {
 		{"groups", s.groups()},
 		{"connect", s.connect()},
 		{"names", s.names()},
+		{"authorization", s.authorization()},
 		{"command line", s.commands()},
 		{"bad input", s.badInput()},
 		{"nothing physical", s.leaks()},

@@ -93,6 +93,9 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 		n = e.nodes[c.Role][index]
 	}
 	c.ID, c.Listen, c.OpsListen = n.ID, n.Connect, n.Ops
+	if e.options.AskACLs && c.Role != process.Controller {
+		c.Authorization = process.Authorization{Authorizer: process.AuthorizerACL, AllowIfNoACL: true}
+	}
 	switch c.Role {
 	case process.Gateway:
 		c.KafkaListen, c.AutoCreateTopics = n.Kafka, e.options.AutoCreateTopics

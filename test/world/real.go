@@ -77,6 +77,9 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		Binary(r.t), n.role, "--id", n.ID, "--redis", r.redis.URL(),
 		"--listen", n.Connect, "--ops-listen", n.Ops, "--log-level", "info",
 	}
+	if r.options.AskACLs && n.role != "controller" {
+		command = append(command, "--authorizer", "acl", "--allow-everyone-if-no-acl")
+	}
 	switch n.role {
 	case "controller":
 		if r.options.GatewayLease > 0 {

@@ -43,6 +43,8 @@ type Options struct {
 	HeapMB      int      // of each real broker; 320 by default
 	// AutoCreateTopics is the gateways' setting.
 	AutoCreateTopics bool
+	// AskACLs has gateways ask ACLs, and allow everybody what none speaks of.
+	AskACLs bool
 	// GatewayLease is the controllers' setting; the product's default if it is zero.
 	GatewayLease time.Duration
 	// SealHeadsMax is the controllers' setting; the product's default if it is zero.
