@@ -62,7 +62,7 @@ func (g *Gateway) getGroup(ctx context.Context, name string) (*adminv1.Group, er
 	if err != nil {
 		return nil, err
 	}
-	out := &adminv1.Group{Name: g.groupResource(id), State: d.State, Mode: "log", Epoch: d.Epoch, Lag: g.lag(ctx, withAssigned(committed, d.Members))}
+	out := &adminv1.Group{Name: g.groupResource(id), State: d.State, Type: d.Type, Mode: "log", Epoch: d.Epoch, Lag: g.lag(ctx, withAssigned(committed, d.Members))}
 	if c := m.GroupGateway(id); c != nil {
 		out.Coordinator = string(c.ID)
 	}
@@ -154,7 +154,7 @@ func (g *Gateway) listGroups(ctx context.Context, r *adminv1.ListGroupsRequest) 
 			out.NextPageToken = all[i-1].Group
 			break
 		}
-		group := &adminv1.Group{Name: g.groupResource(all[i].Group), State: all[i].State, Mode: "log"}
+		group := &adminv1.Group{Name: g.groupResource(all[i].Group), State: all[i].State, Type: all[i].Type, Mode: "log"}
 		if c := m.GroupGateway(all[i].Group); c != nil {
 			group.Coordinator = string(c.ID)
 		}

@@ -86,9 +86,10 @@ func (c *conn) consumerHeartbeat(m *federation.Map, req *request, kreq *kmsg.Con
 	return r
 }
 
-// checkConsumerHeartbeat is GroupMetadataManager.throwIfConsumerGroupHeartbeatRequestIsInvalid.
+// checkConsumerHeartbeat is GroupMetadataManager.throwIfConsumerGroupHeartbeatRequestIsInvalid,
+// but that a static member need not repeat its instance id when it leaves to return:
+// franz-go does not.
 func checkConsumerHeartbeat(version int16, kreq *kmsg.ConsumerGroupHeartbeatRequest) error {
-	const leavesToReturn = -2
 	blank := func(s *string) bool { return s != nil && strings.TrimSpace(*s) == "" }
 	bad := ""
 	switch {
@@ -100,10 +101,8 @@ func checkConsumerHeartbeat(version int16, kreq *kmsg.ConsumerGroupHeartbeatRequ
 		bad = "the instance id is empty"
 	case blank(kreq.RackID):
 		bad = "the rack id is empty"
-	case kreq.MemberEpoch < leavesToReturn:
+	case kreq.MemberEpoch < -2:
 		bad = "the member epoch is below -2"
-	case kreq.MemberEpoch == leavesToReturn && kreq.InstanceID == nil:
-		bad = "a member that leaves to return needs an instance id"
 	case kreq.MemberEpoch != 0:
 	case kreq.RebalanceTimeoutMillis < 0:
 		bad = "a member that joins must say its rebalance timeout"

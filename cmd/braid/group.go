@@ -32,9 +32,9 @@ func groupListCommand() *cobra.Command {
 			return err
 		}
 		return printMessage(cmd, all, func(r *rows) {
-			r.row("GROUP", "STATE", "COORDINATOR")
+			r.row("GROUP", "TYPE", "STATE", "COORDINATOR")
 			for _, g := range all.GetGroups() {
-				r.row(short(g.GetName()), g.GetState(), g.GetCoordinator())
+				r.row(short(g.GetName()), g.GetType(), g.GetState(), g.GetCoordinator())
 			}
 		})
 	})
@@ -57,6 +57,7 @@ func groupDescribeCommand() *cobra.Command {
 
 func groupRows(r *rows, g *adminv1.Group) {
 	r.row("Group:", short(g.GetName()))
+	r.row("Type:", g.GetType())
 	r.row("State:", g.GetState())
 	r.row("Epoch:", g.GetEpoch())
 	r.row("Coordinator:", g.GetCoordinator())

@@ -339,7 +339,10 @@ func (g *group) leaveModern(r *ConsumerHeartbeatRequest) (ConsumerHeartbeatRespo
 		return ConsumerHeartbeatResponse{}, err
 	}
 	res := ConsumerHeartbeatResponse{MemberID: m.id, Epoch: r.Epoch}
-	if r.Epoch == epochLeave || m.instance == "" {
+	if r.Epoch == epochLeaveStatic && m.instance == "" {
+		return res, federation.Errorf(federation.InvalidArgument, "group %q: member %q has no instance id to return under", g.id, m.id)
+	}
+	if r.Epoch == epochLeave {
 		g.remove(m)
 		g.membersLeft()
 		return res, nil

@@ -25,6 +25,7 @@ type modernConsumer struct {
 	instance string
 	commits  bool
 	slow     time.Duration // before it gives up
+	interval time.Duration // of heartbeats
 
 	id      string
 	epoch   int32
@@ -38,7 +39,7 @@ type modernConsumer struct {
 }
 
 func (w *world) modern(name string, change ...func(*modernConsumer)) *modernConsumer {
-	c := &modernConsumer{w: w, name: name, group: "g", id: name + "-0", done: make(chan struct{})}
+	c := &modernConsumer{w: w, name: name, group: "g", id: name + "-0", interval: testHeartbeat, done: make(chan struct{})}
 	for _, f := range change {
 		f(c)
 	}
@@ -88,9 +89,18 @@ func (c *modernConsumer) run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(testHeartbeat):
+		case <-time.After(c.pause()):
 		}
 	}
+}
+
+// pause is how long a member waits for its next heartbeat: one that has given something
+// up says so at once, as Kafka's clients do.
+func (c *modernConsumer) pause() time.Duration {
+	if c.epoch != epochJoin && !slices.Equal(c.owned, c.said) {
+		return time.Millisecond
+	}
+	return c.interval
 }
 
 func (c *modernConsumer) request() ConsumerHeartbeatRequest {

@@ -26,6 +26,10 @@ func (s *suite) faults() []test {
 		{"a group's coordinator is stopped: no rebalance", func(t *testing.T) {
 			s.testCoordinatorGone(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
 		}},
+		{"the coordinator of members of the newer protocol is killed: no rebalance", func(t *testing.T) { s.testConsumerCoordinatorGone(t, func(g *world.Node) { g.Kill() }) }},
+		{"the coordinator of members of the newer protocol is stopped: no rebalance", func(t *testing.T) {
+			s.testConsumerCoordinatorGone(t, func(g *world.Node) { require.NoError(t, g.Stop()) })
+		}},
 		{"the gateway of a Connect member is killed: it goes on at another", s.testMemberGoesOn},
 		{"a gateway is killed under idempotent load", func(t *testing.T) { s.testLoad(t, func(g *world.Node) { g.Kill() }) }},
 		{"a gateway is stopped under idempotent load", func(t *testing.T) {

@@ -2836,7 +2836,9 @@ type Group struct {
 	Members []*Group_Member        `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
 	Lag     []*Group_PartitionLag  `protobuf:"bytes,6,rep,name=lag,proto3" json:"lag,omitempty"`
 	// Gateway id of the coordinator.
-	Coordinator   string `protobuf:"bytes,7,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
+	Coordinator string `protobuf:"bytes,7,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
+	// classic | consumer (a group with a kafka-consumer member)
+	Type          string `protobuf:"bytes,8,opt,name=type,proto3" json:"type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2916,6 +2918,13 @@ func (x *Group) GetLag() []*Group_PartitionLag {
 func (x *Group) GetCoordinator() string {
 	if x != nil {
 		return x.Coordinator
+	}
+	return ""
+}
+
+func (x *Group) GetType() string {
+	if x != nil {
+		return x.Type
 	}
 	return ""
 }
@@ -4512,7 +4521,7 @@ type Group_Member struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	MemberId string                 `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
 	ClientId string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
-	// connect | kafka-classic
+	// connect | kafka-classic | kafka-consumer (KIP-848)
 	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	Host     string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	// topic-partition
@@ -5014,7 +5023,7 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x06unseen\x18\x05 \x01(\x03R\x06unseen\"*\n" +
 	"\x14DeleteClusterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
-	"\x15DeleteClusterResponse\"\xbd\x04\n" +
+	"\x15DeleteClusterResponse\"\xd1\x04\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x12\n" +
@@ -5022,7 +5031,8 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x126\n" +
 	"\amembers\x18\x05 \x03(\v2\x1c.braid.admin.v1.Group.MemberR\amembers\x124\n" +
 	"\x03lag\x18\x06 \x03(\v2\".braid.admin.v1.Group.PartitionLagR\x03lag\x12 \n" +
-	"\vcoordinator\x18\a \x01(\tR\vcoordinator\x1a\xb3\x01\n" +
+	"\vcoordinator\x18\a \x01(\tR\vcoordinator\x12\x12\n" +
+	"\x04type\x18\b \x01(\tR\x04type\x1a\xb3\x01\n" +
 	"\x06Member\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12\x1b\n" +
 	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x1a\n" +
