@@ -7,7 +7,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/redisstore"
 )
 
 // A gauge is a number that is read when metrics are collected.
@@ -66,5 +68,18 @@ func routerGauges(r *router.Router) []gauge {
 		{"braid.router.read.direct.bytes", "By", "Bytes read from brokers for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectBytes })},
 		{"braid.router.read.direct.requests", "{partition}", "Partitions asked for in reads for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectReads })},
 		{"braid.router.read.tail.requests", "{request}", "Fetch requests that fill the tail caches.", true, stat(func(s router.Stats) int64 { return s.TailFetches })},
+	}
+}
+
+// groupGauges are the numbers of the groups that a gateway coordinates.
+func groupGauges(e *groups.Engine, s *redisstore.Store) []gauge {
+	stat := func(pick func(groups.Stats) int64) func() int64 { return func() int64 { return pick(e.Stats()) } }
+	return []gauge{
+		{"braid.groups", "{group}", "Groups in memory that this gateway coordinates.", false, stat(func(s groups.Stats) int64 { return int64(s.Groups) })},
+		{"braid.groups.rebalances", "{rebalance}", "New assignments.", true, stat(func(s groups.Stats) int64 { return s.Rebalances })},
+		{"braid.groups.commits", "{offset}", "Offsets that were stored.", true, stat(func(s groups.Stats) int64 { return s.Commits })},
+		{"braid.groups.writes", "{write}", "Writes of groups to Redis: one stores what came in for its group while the one before was under way.", true, stat(func(s groups.Stats) int64 { return s.Writes })},
+		{"braid.groups.round.trips", "{request}", "Round trips to Redis that these writes took: many groups share one.", true, func() int64 { return s.GroupWriteStats().RoundTrips }},
+		{"braid.groups.store.failures", "{failure}", "Accesses to Redis that failed.", true, stat(func(s groups.Stats) int64 { return s.StoreFailures })},
 	}
 }
