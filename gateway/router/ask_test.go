@@ -61,7 +61,7 @@ func TestReaderBehindOnManyPartitions(t *testing.T) {
 				for len(b) > 0 {
 					h, ok := recordbatch.ParseHeader(b)
 					require.True(t, ok)
-					require.EqualValues(t, read[p], h.BaseOffset, "partition %d", p)
+					require.Equal(t, read[p], h.BaseOffset, "partition %d", p)
 					read[p]++
 					left--
 					size += int(h.Length) + recordbatch.LengthOverhead
