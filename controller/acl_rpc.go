@@ -168,7 +168,7 @@ func aclOf(in *adminv1.Acl) *federation.ACL {
 }
 
 // small keeps what Validate refuses as such.
-func small[T ~int32](v T) int8 { return int8(min(max(v, -1), math.MaxInt8)) } //nolint:gosec // bounded
+func small[T ~int32](v T) int8 { return int8(min(max(v, -1), math.MaxInt8)) }
 
 func aclFilterOf(in *adminv1.AclFilter) *federation.ACLFilter {
 	f := &federation.ACLFilter{Resource: federation.ACLAnyResource, Pattern: federation.ACLAnyPattern, Operation: federation.ACLAnyOperation, Permission: federation.ACLAnyPermission}

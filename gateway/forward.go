@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"connectrpc.com/connect"
 
@@ -19,7 +20,7 @@ import (
 // passed on to the leading controller.
 func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	admin := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(g.authorizeAdmin)))
-	forward := append(admin[:len(admin):len(admin)], connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
+	forward := append(slices.Clip(admin), connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
 	if g.deps.Groups != nil {
 		mux.Handle(adminv1connect.NewGroupServiceHandler(&groupService{g}, admin...))
 	}

@@ -93,14 +93,15 @@ func codes(v reflect.Value) (out []int16) {
 		for i := range v.Len() {
 			out = append(out, codes(v.Index(i))...)
 		}
+	default:
 	}
 	return out
 }
 
 var (
-	topicDenied   = kerr.TopicAuthorizationFailed
-	groupDenied   = kerr.GroupAuthorizationFailed
-	clusterDenied = kerr.ClusterAuthorizationFailed
+	errTopicDenied   = kerr.TopicAuthorizationFailed
+	errGroupDenied   = kerr.GroupAuthorizationFailed
+	errClusterDenied = kerr.ClusterAuthorizationFailed
 )
 
 type guardedCall struct {
@@ -126,57 +127,57 @@ func guardedCalls(w *world) []guardedCall {
 	offsets := []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: 1, LeaderEpoch: -1}}}}
 	data := guardedDataCalls(w)
 	return append(data, []guardedCall{
-		{"OffsetCommit", with(kmsg.NewPtrOffsetCommitRequest(), func(r *kmsg.OffsetCommitRequest) { r.Group, r.Generation, r.Topics = group, -1, offsets }), 8, topicDenied, []string{"READ TOPIC orders", "READ GROUP billing"}},
-		{"OffsetCommit, group", with(kmsg.NewPtrOffsetCommitRequest(), func(r *kmsg.OffsetCommitRequest) { r.Group, r.Generation, r.Topics = group, -1, offsets }), 8, groupDenied, []string{"READ GROUP billing", "READ TOPIC orders"}},
-		{"OffsetFetch, group", with(kmsg.NewPtrOffsetFetchRequest(), func(r *kmsg.OffsetFetchRequest) { r.Groups = []kmsg.OffsetFetchRequestGroup{{Group: group}} }), 8, groupDenied, []string{"DESCRIBE GROUP billing"}},
+		{"OffsetCommit", with(kmsg.NewPtrOffsetCommitRequest(), func(r *kmsg.OffsetCommitRequest) { r.Group, r.Generation, r.Topics = group, -1, offsets }), 8, errTopicDenied, []string{"READ TOPIC orders", "READ GROUP billing"}},
+		{"OffsetCommit, group", with(kmsg.NewPtrOffsetCommitRequest(), func(r *kmsg.OffsetCommitRequest) { r.Group, r.Generation, r.Topics = group, -1, offsets }), 8, errGroupDenied, []string{"READ GROUP billing", "READ TOPIC orders"}},
+		{"OffsetFetch, group", with(kmsg.NewPtrOffsetFetchRequest(), func(r *kmsg.OffsetFetchRequest) { r.Groups = []kmsg.OffsetFetchRequestGroup{{Group: group}} }), 8, errGroupDenied, []string{"DESCRIBE GROUP billing"}},
 		{"OffsetFetch, old", with(kmsg.NewPtrOffsetFetchRequest(), func(r *kmsg.OffsetFetchRequest) {
 			r.Group, r.Topics = group, []kmsg.OffsetFetchRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
-		}), 1, groupDenied, []string{"DESCRIBE GROUP billing", "DESCRIBE TOPIC orders"}},
-		{"FindCoordinator", with(kmsg.NewPtrFindCoordinatorRequest(), func(r *kmsg.FindCoordinatorRequest) { r.CoordinatorKeys = []string{group} }), 4, groupDenied, []string{"DESCRIBE GROUP billing"}},
+		}), 1, errGroupDenied, []string{"DESCRIBE GROUP billing", "DESCRIBE TOPIC orders"}},
+		{"FindCoordinator", with(kmsg.NewPtrFindCoordinatorRequest(), func(r *kmsg.FindCoordinatorRequest) { r.CoordinatorKeys = []string{group} }), 4, errGroupDenied, []string{"DESCRIBE GROUP billing"}},
 		{"JoinGroup", with(kmsg.NewPtrJoinGroupRequest(), func(r *kmsg.JoinGroupRequest) {
 			r.Group, r.SessionTimeoutMillis, r.RebalanceTimeoutMillis, r.ProtocolType = group, 10_000, 10_000, "consumer"
 			r.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range"}}
-		}), 6, groupDenied, []string{"READ GROUP billing"}},
-		{"Heartbeat", with(kmsg.NewPtrHeartbeatRequest(), func(r *kmsg.HeartbeatRequest) { r.Group, r.MemberID = group, "m" }), 4, groupDenied, []string{"READ GROUP billing"}},
-		{"LeaveGroup", with(kmsg.NewPtrLeaveGroupRequest(), func(r *kmsg.LeaveGroupRequest) { r.Group = group }), 4, groupDenied, []string{"READ GROUP billing"}},
-		{"SyncGroup", with(kmsg.NewPtrSyncGroupRequest(), func(r *kmsg.SyncGroupRequest) { r.Group, r.MemberID = group, "m" }), 4, groupDenied, []string{"READ GROUP billing"}},
-		{"DescribeGroups", with(kmsg.NewPtrDescribeGroupsRequest(), func(r *kmsg.DescribeGroupsRequest) { r.Groups = []string{group} }), 6, groupDenied, []string{"DESCRIBE GROUP billing"}},
-		{"DeleteGroups", with(kmsg.NewPtrDeleteGroupsRequest(), func(r *kmsg.DeleteGroupsRequest) { r.Groups = []string{group} }), 2, groupDenied, []string{"DELETE GROUP billing"}},
+		}), 6, errGroupDenied, []string{"READ GROUP billing"}},
+		{"Heartbeat", with(kmsg.NewPtrHeartbeatRequest(), func(r *kmsg.HeartbeatRequest) { r.Group, r.MemberID = group, "m" }), 4, errGroupDenied, []string{"READ GROUP billing"}},
+		{"LeaveGroup", with(kmsg.NewPtrLeaveGroupRequest(), func(r *kmsg.LeaveGroupRequest) { r.Group = group }), 4, errGroupDenied, []string{"READ GROUP billing"}},
+		{"SyncGroup", with(kmsg.NewPtrSyncGroupRequest(), func(r *kmsg.SyncGroupRequest) { r.Group, r.MemberID = group, "m" }), 4, errGroupDenied, []string{"READ GROUP billing"}},
+		{"DescribeGroups", with(kmsg.NewPtrDescribeGroupsRequest(), func(r *kmsg.DescribeGroupsRequest) { r.Groups = []string{group} }), 6, errGroupDenied, []string{"DESCRIBE GROUP billing"}},
+		{"DeleteGroups", with(kmsg.NewPtrDeleteGroupsRequest(), func(r *kmsg.DeleteGroupsRequest) { r.Groups = []string{group} }), 2, errGroupDenied, []string{"DELETE GROUP billing"}},
 		{"OffsetDelete", with(kmsg.NewPtrOffsetDeleteRequest(), func(r *kmsg.OffsetDeleteRequest) {
 			r.Group, r.Topics = "audit", []kmsg.OffsetDeleteRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{}}}}
-		}), 0, groupDenied, []string{"DELETE GROUP audit", "READ TOPIC orders"}},
-		{"CreateTopics", createRequest(newTopic("new", 1, 1)), 7, topicDenied, []string{"CREATE TOPIC new", "DESCRIBE_CONFIGS TOPIC new"}},
-		{"CreateTopics by cluster", createRequest(newTopic("newer", 1, 1)), 4, topicDenied, []string{"CREATE CLUSTER kafka-cluster"}},
+		}), 0, errGroupDenied, []string{"DELETE GROUP audit", "READ TOPIC orders"}},
+		{"CreateTopics", createRequest(newTopic("new", 1, 1)), 7, errTopicDenied, []string{"CREATE TOPIC new", "DESCRIBE_CONFIGS TOPIC new"}},
+		{"CreateTopics by cluster", createRequest(newTopic("newer", 1, 1)), 4, errTopicDenied, []string{"CREATE CLUSTER kafka-cluster"}},
 		{"CreatePartitions", with(kmsg.NewPtrCreatePartitionsRequest(), func(r *kmsg.CreatePartitionsRequest) {
 			r.TimeoutMillis, r.Topics = 5000, []kmsg.CreatePartitionsRequestTopic{{Topic: "orders", Count: 3}}
-		}), 3, topicDenied, []string{"ALTER TOPIC orders"}},
-		{"DescribeConfigs", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeTopic, "orders") }), 4, topicDenied, []string{"DESCRIBE_CONFIGS TOPIC orders"}},
-		{"DescribeConfigs, node", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeBroker, "1") }), 4, clusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
+		}), 3, errTopicDenied, []string{"ALTER TOPIC orders"}},
+		{"DescribeConfigs", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeTopic, "orders") }), 4, errTopicDenied, []string{"DESCRIBE_CONFIGS TOPIC orders"}},
+		{"DescribeConfigs, node", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeBroker, "1") }), 4, errClusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
 		{"AlterConfigs", with(kmsg.NewPtrAlterConfigsRequest(), func(r *kmsg.AlterConfigsRequest) {
 			r.Resources = []kmsg.AlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"}}
-		}), 2, topicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},
+		}), 2, errTopicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},
 		{"IncrementalAlterConfigs", with(kmsg.NewPtrIncrementalAlterConfigsRequest(), func(r *kmsg.IncrementalAlterConfigsRequest) {
 			r.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"}}
-		}), 1, topicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},
+		}), 1, errTopicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},
 		{"IncrementalAlterConfigs, node", with(kmsg.NewPtrIncrementalAlterConfigsRequest(), func(r *kmsg.IncrementalAlterConfigsRequest) {
 			r.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeBroker, ResourceName: "1"}}
-		}), 1, clusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
-		{"ListConfigResources", kmsg.NewPtrListConfigResourcesRequest(), 1, clusterDenied, []string{"DESCRIBE_CONFIGS CLUSTER kafka-cluster"}},
+		}), 1, errClusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
+		{"ListConfigResources", kmsg.NewPtrListConfigResourcesRequest(), 1, errClusterDenied, []string{"DESCRIBE_CONFIGS CLUSTER kafka-cluster"}},
 		{"DescribeACLs", with(kmsg.NewPtrDescribeACLsRequest(), func(r *kmsg.DescribeACLsRequest) {
 			r.ResourceType, r.ResourcePatternType, r.Operation, r.PermissionType = 1, 1, 1, 1
-		}), 3, clusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
+		}), 3, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
 		{"CreateACLs", with(kmsg.NewPtrCreateACLsRequest(), func(r *kmsg.CreateACLsRequest) {
 			r.Creations = []kmsg.CreateACLsRequestCreation{{ResourceType: 2, ResourceName: "x", ResourcePatternType: 3, Principal: "User:x", Host: "*", Operation: 3, PermissionType: 3}}
-		}), 3, clusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		}), 3, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
 		{"DeleteACLs", with(kmsg.NewPtrDeleteACLsRequest(), func(r *kmsg.DeleteACLsRequest) {
 			r.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: 2, ResourceName: new("x"), ResourcePatternType: 3, Operation: 1, PermissionType: 1}}
-		}), 3, clusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		}), 3, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
 		{"DeleteTopics", with(kmsg.NewPtrDeleteTopicsRequest(), func(r *kmsg.DeleteTopicsRequest) {
 			r.TimeoutMillis, r.TopicNames = 5000, []string{"doomed"}
-		}), 5, topicDenied, []string{"DELETE TOPIC doomed"}},
+		}), 5, errTopicDenied, []string{"DELETE TOPIC doomed"}},
 		{"DeleteTopics by cluster", with(kmsg.NewPtrDeleteTopicsRequest(), func(r *kmsg.DeleteTopicsRequest) {
 			r.TimeoutMillis, r.TopicNames = 5000, []string{"never"}
-		}), 5, topicDenied, []string{"DELETE CLUSTER kafka-cluster"}},
+		}), 5, errTopicDenied, []string{"DELETE CLUSTER kafka-cluster"}},
 	}...)
 }
 
@@ -187,26 +188,26 @@ func guardedDataCalls(w *world) []guardedCall {
 	}
 	records := []kmsg.DeleteRecordsRequestTopic{{Topic: "orders", Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: 0}}}}
 	return []guardedCall{
-		{"Produce", produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 9, topicDenied, []string{"WRITE TOPIC orders"}},
-		{"Produce by id", produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 13, topicDenied, []string{"WRITE TOPIC ord*"}},
-		{"Fetch", with(kmsg.NewPtrFetchRequest(), fetch), 12, topicDenied, []string{"READ TOPIC orders"}},
+		{"Produce", produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 9, errTopicDenied, []string{"WRITE TOPIC orders"}},
+		{"Produce by id", produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 13, errTopicDenied, []string{"WRITE TOPIC ord*"}},
+		{"Fetch", with(kmsg.NewPtrFetchRequest(), fetch), 12, errTopicDenied, []string{"READ TOPIC orders"}},
 		{"Fetch by id", with(kmsg.NewPtrFetchRequest(), func(r *kmsg.FetchRequest) {
 			fetch(r)
 			r.Topics[0].TopicID = w.Current().Topics["orders"].ID
-		}), 13, topicDenied, []string{"READ TOPIC *"}},
+		}), 13, errTopicDenied, []string{"READ TOPIC *"}},
 		{"ListOffsets", with(kmsg.NewPtrListOffsetsRequest(), func(r *kmsg.ListOffsetsRequest) {
 			r.Topics = []kmsg.ListOffsetsRequestTopic{{Topic: "orders", Partitions: []kmsg.ListOffsetsRequestTopicPartition{{Timestamp: -1, CurrentLeaderEpoch: -1}}}}
-		}), 7, topicDenied, []string{"WRITE TOPIC orders"}},
-		{"Metadata", askMetadata("orders"), 12, topicDenied, []string{"DESCRIBE TOPIC orders"}},
-		{"DeleteRecords", with(kmsg.NewPtrDeleteRecordsRequest(), func(r *kmsg.DeleteRecordsRequest) { r.TimeoutMillis, r.Topics = 5000, records }), 2, topicDenied, []string{"DELETE TOPIC orders"}},
-		{"InitProducerID", with(kmsg.NewPtrInitProducerIDRequest(), func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = -1, -1 }), 4, clusterDenied, []string{"IDEMPOTENT_WRITE CLUSTER kafka-cluster"}},
-		{"InitProducerID, any topic", with(kmsg.NewPtrInitProducerIDRequest(), func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = -1, -1 }), 4, clusterDenied, []string{"WRITE TOPIC orders"}},
+		}), 7, errTopicDenied, []string{"WRITE TOPIC orders"}},
+		{"Metadata", askMetadata("orders"), 12, errTopicDenied, []string{"DESCRIBE TOPIC orders"}},
+		{"DeleteRecords", with(kmsg.NewPtrDeleteRecordsRequest(), func(r *kmsg.DeleteRecordsRequest) { r.TimeoutMillis, r.Topics = 5000, records }), 2, errTopicDenied, []string{"DELETE TOPIC orders"}},
+		{"InitProducerID", with(kmsg.NewPtrInitProducerIDRequest(), func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = -1, -1 }), 4, errClusterDenied, []string{"IDEMPOTENT_WRITE CLUSTER kafka-cluster"}},
+		{"InitProducerID, any topic", with(kmsg.NewPtrInitProducerIDRequest(), func(r *kmsg.InitProducerIDRequest) { r.ProducerID, r.ProducerEpoch = -1, -1 }), 4, errClusterDenied, []string{"WRITE TOPIC orders"}},
 		{"OffsetForLeaderEpoch", with(kmsg.NewPtrOffsetForLeaderEpochRequest(), func(r *kmsg.OffsetForLeaderEpochRequest) {
 			r.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{{CurrentLeaderEpoch: -1}}}}
-		}), 4, topicDenied, []string{"DESCRIBE TOPIC orders"}},
+		}), 4, errTopicDenied, []string{"DESCRIBE TOPIC orders"}},
 		{"DescribeTopicPartitions", with(kmsg.NewPtrDescribeTopicPartitionsRequest(), func(r *kmsg.DescribeTopicPartitionsRequest) {
 			r.ResponsePartitionLimit, r.Topics = 10, []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: "orders"}}
-		}), 0, topicDenied, []string{"DESCRIBE TOPIC orders"}},
+		}), 0, errTopicDenied, []string{"DESCRIBE TOPIC orders"}},
 	}
 }
 
@@ -222,7 +223,7 @@ func TestEveryAPIAsksForRights(t *testing.T) {
 		// They leave out what may not be seen: TestNothingIsTold.
 		int16(kmsg.ListGroups): true, int16(kmsg.DescribeCluster): true,
 	}
-	refusals := []int16{topicDenied.Code, groupDenied.Code, clusterDenied.Code, kerr.TransactionalIDAuthorizationFailed.Code}
+	refusals := []int16{errTopicDenied.Code, errGroupDenied.Code, errClusterDenied.Code, kerr.TransactionalIDAuthorizationFailed.Code}
 	for _, c := range guardedCalls(w) {
 		covered[c.req.Key()] = true
 		t.Run(c.name, func(t *testing.T) {
@@ -266,7 +267,7 @@ func TestOtherTopicsOfARequestGoOn(t *testing.T) {
 	w.grant("alice WRITE TOPIC orders", "alice READ TOPIC orders")
 	alice := dial(t, w.listen("alice"))
 	resp := exchange[*kmsg.ProduceResponse](alice, produceBoth(w, 9), 9)
-	require.Equal(t, topicDenied.Code, resp.Topics[0].Partitions[0].ErrorCode)
+	require.Equal(t, errTopicDenied.Code, resp.Topics[0].Partitions[0].ErrorCode)
 	require.Zero(t, resp.Topics[1].Partitions[0].ErrorCode)
 	root := dial(t, w.listen("root"))
 	for topic, want := range map[string]int64{"orders": 1, "secret": 0} {
@@ -291,7 +292,7 @@ func TestNothingIsTold(t *testing.T) {
 	asked.AllowAutoTopicCreation = true
 	resp = exchange[*kmsg.MetadataResponse](alice, asked, 12)
 	for i, topic := range resp.Topics[:2] {
-		require.Equal(t, topicDenied.Code, topic.ErrorCode, i)
+		require.Equal(t, errTopicDenied.Code, topic.ErrorCode, i)
 		require.Zero(t, topic.TopicID)
 		require.Empty(t, topic.Partitions)
 	}
@@ -301,13 +302,13 @@ func TestNothingIsTold(t *testing.T) {
 	byID := kmsg.NewPtrMetadataRequest()
 	byID.Topics = []kmsg.MetadataRequestTopic{{TopicID: w.Current().Topics["secret"].ID}, {TopicID: [16]byte{7}}}
 	resp = exchange[*kmsg.MetadataResponse](alice, byID, 12)
-	require.Equal(t, topicDenied.Code, resp.Topics[0].ErrorCode, "an id is no secret")
+	require.Equal(t, errTopicDenied.Code, resp.Topics[0].ErrorCode, "an id is no secret")
 	require.Nil(t, resp.Topics[0].Topic, "the name is")
 	require.Equal(t, kerr.UnknownTopicID.Code, resp.Topics[1].ErrorCode)
 
 	w.grant("alice DESCRIBE TOPIC missing")
 	resp = exchange[*kmsg.MetadataResponse](alice, asked, 12)
-	require.Equal(t, topicDenied.Code, resp.Topics[1].ErrorCode, "may be seen, but not created")
+	require.Equal(t, errTopicDenied.Code, resp.Topics[1].ErrorCode, "may be seen, but not created")
 	w.grant("alice CREATE TOPIC missing")
 	resp = exchange[*kmsg.MetadataResponse](alice, asked, 12)
 	require.Zero(t, resp.Topics[1].ErrorCode)
@@ -321,7 +322,7 @@ func TestNothingIsTold(t *testing.T) {
 	for _, topic := range []string{"secret", "nowhere"} {
 		list := kmsg.NewPtrListOffsetsRequest()
 		list.Topics = []kmsg.ListOffsetsRequestTopic{{Topic: topic, Partitions: []kmsg.ListOffsetsRequestTopicPartition{{Timestamp: -1}}}}
-		require.Equal(t, topicDenied.Code, exchange[*kmsg.ListOffsetsResponse](alice, list, 7).Topics[0].Partitions[0].ErrorCode, topic)
+		require.Equal(t, errTopicDenied.Code, exchange[*kmsg.ListOffsetsResponse](alice, list, 7).Topics[0].Partitions[0].ErrorCode, topic)
 	}
 }
 
@@ -400,8 +401,8 @@ func TestRevokedRightEndsAtTheNextRequest(t *testing.T) {
 	}
 	require.Empty(t, again().Topics)
 	w.revokeAll()
-	require.Equal(t, topicDenied.Code, again().Topics[0].Partitions[0].ErrorCode)
-	require.Equal(t, topicDenied.Code, exchange[*kmsg.ProduceResponse](alice, produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 9).Topics[0].Partitions[0].ErrorCode)
+	require.Equal(t, errTopicDenied.Code, again().Topics[0].Partitions[0].ErrorCode)
+	require.Equal(t, errTopicDenied.Code, exchange[*kmsg.ProduceResponse](alice, produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, "v")), 9).Topics[0].Partitions[0].ErrorCode)
 	w.grant("alice ALL TOPIC orders")
 	require.Zero(t, again().Topics[0].Partitions[0].ErrorCode)
 }

@@ -84,8 +84,9 @@ func allowed(op Operation) mask {
 		return bit(op) | bit(Describe)
 	case AlterConfigs:
 		return bit(op) | bit(DescribeConfigs)
+	default:
+		return bit(op)
 	}
-	return bit(op)
 }
 
 func denied(op Operation) mask {

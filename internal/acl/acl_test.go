@@ -3,6 +3,7 @@ package acl_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -144,10 +145,8 @@ func TestAllowedAny(t *testing.T) {
 
 // naive is StandardAuthorizerData.findAclRule, over a plain list.
 func naive(rules acl.Rules, acls federation.ACLs, who *acl.Subject, op acl.Operation, res acl.Resource, name string) bool {
-	for _, p := range rules.SuperUsers {
-		if p == who.Principal {
-			return true
-		}
+	if slices.Contains(rules.SuperUsers, who.Principal) {
+		return true
 	}
 	found, allow, deny := false, false, false
 	for _, a := range acls {
@@ -194,7 +193,7 @@ func random(r *rand.Rand) federation.ACL {
 func TestAgainstTheNaiveOne(t *testing.T) {
 	answers := map[bool]int{}
 	for seed := range uint64(400) {
-		r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // reproducible on purpose
+		r := rand.New(rand.NewPCG(seed, 1))
 		rules := acl.Rules{AllowIfNoACL: r.IntN(2) == 0}
 		if r.IntN(3) == 0 {
 			rules.SuperUsers = []security.Principal{security.User("bob")}
@@ -220,31 +219,31 @@ func TestAgainstTheNaiveOne(t *testing.T) {
 
 func TestFilter(t *testing.T) {
 	lit, pre, all := topic(t, "ALLOW User:alice READ LITERAL orders"), topic(t, "DENY User:bob WRITE PREFIXED ord"), topic(t, "ALLOW User:* READ LITERAL *")
-	any := federation.ACLFilter{Resource: federation.ACLAnyResource, Pattern: federation.ACLAnyPattern, Operation: federation.ACLAnyOperation, Permission: federation.ACLAnyPermission}
+	every := federation.ACLFilter{Resource: federation.ACLAnyResource, Pattern: federation.ACLAnyPattern, Operation: federation.ACLAnyOperation, Permission: federation.ACLAnyPermission}
 	matched := func(change func(f *federation.ACLFilter)) string {
-		f := any
+		f := every
 		change(&f)
 		require.NoError(t, f.Validate())
-		out := ""
+		var out strings.Builder
 		for i, a := range []federation.ACL{lit, pre, all} {
 			if f.Matches(&a) {
-				out += string("lpa"[i])
+				out.WriteByte("lpa"[i])
 			}
 		}
-		return out
+		return out.String()
 	}
 	require.Equal(t, "lpa", matched(func(*federation.ACLFilter) {}))
 	require.Equal(t, "lpa", matched(func(f *federation.ACLFilter) { f.Pattern, f.Name = federation.ACLMatch, new("orders") }))
 	require.Equal(t, "pa", matched(func(f *federation.ACLFilter) { f.Pattern, f.Name = federation.ACLMatch, new("order") }))
 	require.Equal(t, "l", matched(func(f *federation.ACLFilter) { f.Name = new("orders") }))
-	require.Equal(t, "", matched(func(f *federation.ACLFilter) { f.Pattern, f.Name = federation.ACLPrefixed, new("orders") }))
+	require.Empty(t, matched(func(f *federation.ACLFilter) { f.Pattern, f.Name = federation.ACLPrefixed, new("orders") }))
 	require.Equal(t, "a", matched(func(f *federation.ACLFilter) { f.Pattern, f.Name = federation.ACLLiteral, new("*") }))
 	require.Equal(t, "p", matched(func(f *federation.ACLFilter) { f.Permission = federation.ACLDeny }))
 	require.Equal(t, "la", matched(func(f *federation.ACLFilter) { f.Operation = acl.Read }))
 	require.Equal(t, "l", matched(func(f *federation.ACLFilter) { f.Principal = new("User:alice") }))
-	require.Equal(t, "", matched(func(f *federation.ACLFilter) { f.Host = new("10.0.0.1") }))
-	require.Equal(t, "", matched(func(f *federation.ACLFilter) { f.Resource = acl.Group }))
-	bad := any
+	require.Empty(t, matched(func(f *federation.ACLFilter) { f.Host = new("10.0.0.1") }))
+	require.Empty(t, matched(func(f *federation.ACLFilter) { f.Resource = acl.Group }))
+	bad := every
 	bad.Pattern = 0
 	require.ErrorContains(t, bad.Validate(), "pattern type")
 }

@@ -48,14 +48,14 @@ type compiled struct {
 
 // New makes an Authorizer. Its log has the group audit. It makes the instruments
 // braid.audit.denied (operation, resource) and braid.audit.changes (operation, resource).
-func New(cfg Config, log *slog.Logger, meter metric.Meter) (*Authorizer, error) {
+func New(cfg Config, logger *slog.Logger, meter metric.Meter) (*Authorizer, error) {
 	if cfg.DenialsPerSecond == 0 {
 		cfg.DenialsPerSecond = 10
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
 	}
-	a := &Authorizer{cfg: cfg, log: log.With("logger", "audit").WithGroup("audit")}
+	a := &Authorizer{cfg: cfg, log: logger.With("logger", "audit").WithGroup("audit")}
 	var err error
 	if a.denials, err = meter.Int64Counter("braid.audit.denied",
 		metric.WithDescription("What clients asked for and were denied by an ACL, or for want of one.")); err != nil {
@@ -186,8 +186,9 @@ func Supported(res Resource) []Operation {
 		return []Operation{federation.ACLCreateTokens, federation.ACLDescribeTokens}
 	case federation.ACLDelegationToken:
 		return []Operation{Describe}
+	default:
+		return nil
 	}
-	return nil
 }
 
 // Operations returns what a subject may do with a resource, as the bits of the Kafka

@@ -40,7 +40,8 @@ func rowsOf(doc string) map[string]string {
 func TestEveryCallIsDocumented(t *testing.T) {
 	rows := rowsOf(document(t, "api.md"))
 	for _, file := range []protoreflect.FileDescriptor{
-		braidv1.File_braid_v1_producer_proto, braidv1.File_braid_v1_consumer_proto, adminv1.File_braid_admin_v1_admin_proto, adminv1.File_braid_admin_v1_credential_proto, namingv1.File_braid_naming_v1_naming_proto,
+		braidv1.File_braid_v1_producer_proto, braidv1.File_braid_v1_consumer_proto, adminv1.File_braid_admin_v1_admin_proto, adminv1.File_braid_admin_v1_acl_proto,
+		adminv1.File_braid_admin_v1_credential_proto, namingv1.File_braid_naming_v1_naming_proto,
 	} {
 		require.NotZero(t, file.Services().Len(), file.Path())
 		for i := range file.Services().Len() {

@@ -55,8 +55,8 @@ func (a *kafkaAdmin) DeleteACLs(ctx context.Context, filters []federation.ACLFil
 // aclOf reads what a controller says; the numbers are small ones.
 func aclOf(x *adminv1.Acl) *federation.ACL {
 	return &federation.ACL{
-		Resource: federation.ACLResource(x.GetResourceType()), Pattern: federation.ACLPattern(x.GetPatternType()), Name: x.GetResourceName(), //nolint:gosec // numbers that the controller has validated
+		Resource: federation.ACLResource(x.GetResourceType()), Pattern: federation.ACLPattern(x.GetPatternType()), Name: x.GetResourceName(),
 		Principal: x.GetPrincipal(), Host: x.GetHost(),
-		Operation: federation.ACLOperation(x.GetOperation()), Permission: federation.ACLPermission(x.GetPermission()), //nolint:gosec // likewise
+		Operation: federation.ACLOperation(x.GetOperation()), Permission: federation.ACLPermission(x.GetPermission()),
 	}
 }
