@@ -2,6 +2,7 @@ package acl_test
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 )
 
 func authorizer(t *testing.T, cfg acl.Config) (*acl.Authorizer, *bytes.Buffer) {
@@ -63,4 +65,36 @@ func TestAuditLog(t *testing.T) {
 	require.Contains(t, out.String(), "audit.outcome=\"it exists\"")
 	require.False(t, x.Sees(acl.Read, acl.Topic, "orders"))
 	require.NotContains(t, out.String(), "denied", "what is left out of a list is not denied")
+}
+
+// What a request costs in a door: nothing is allocated, with ACLs or without.
+func TestAccessAllocatesNothing(t *testing.T) {
+	m := &federation.Map{Version: 1, ACLs: set(topic(t, "ALLOW User:alice READ LITERAL orders"))}
+	for _, enabled := range []bool{true, false} {
+		a, _ := authorizer(t, acl.Config{Enabled: enabled})
+		ctx := t.Context()
+		require.Zero(t, testing.AllocsPerRun(100, func() {
+			x := a.Access(m, alice, "Fetch")
+			if !x.May(ctx, acl.Read, acl.Topic, "orders") {
+				t.Error("denied")
+			}
+		}), "enabled: %v", enabled)
+	}
+}
+
+func BenchmarkAccess(b *testing.B) {
+	m := &federation.Map{Version: 1, ACLs: manyACLs()}
+	who := acl.Subject{Principal: security.User("u7"), Host: "10.0.0.1"}
+	for _, enabled := range []bool{true, false} {
+		b.Run(fmt.Sprint("enabled=", enabled), func(b *testing.B) {
+			a, err := acl.New(acl.Config{Enabled: enabled}, nil, noop.Meter{})
+			require.NoError(b, err)
+			ctx := b.Context()
+			b.ReportAllocs()
+			for b.Loop() {
+				x := a.Access(m, who, "Produce")
+				x.May(ctx, acl.Read, acl.Topic, "topic-7")
+			}
+		})
+	}
 }
