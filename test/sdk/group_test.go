@@ -97,6 +97,77 @@ func testMixedGroup(t *testing.T) {
 	requireCommitted(t, group, topic, int64(len(want)))
 }
 
+// testConsumerProtocol has a Java, a confluent-kafka and a Connect member in one group, the
+// SDKs' by Kafka's newer protocol (KIP-848). They share the partitions, nobody notices that
+// their coordinator is killed, and who stays takes over.
+func testConsumerProtocol(t *testing.T) {
+	topic := newTopic(t)
+	const group, protocol = "newer", "group.protocol=consumer"
+	java := sdk.Start(t, "java member", nil, sdk.Java(t, "consume", bootstrap(), topic, group, protocol)...)
+	program, env := sdk.Python(t, "confluent_client.py", "consume", bootstrap(), topic, group, protocol)
+	confluent := sdk.Start(t, "confluent-kafka member", env, program...)
+	sdk.Until(t, "a share of the partitions for both", func() bool {
+		return len(java.Assigned()) == 3 && len(confluent.Assigned()) == 3
+	}, java, confluent)
+	require.Contains(t, shared.MustBraid(t, "", "group", "describe", group), "kafka-consumer")
+	coordinator := coordinatorOf(t, group)
+	stays := shared.Gateways[0]
+	if stays == coordinator {
+		stays = shared.Gateways[1]
+	}
+	member := subscribe(t, stays.URL(), group, topic)
+	sdk.Until(t, "a share of the partitions for each member", func() bool {
+		return len(java.Assigned()) == 2 && len(confluent.Assigned()) == 2 && member.partitions() == 2
+	}, java, confluent)
+
+	producer, err := kgo.NewClient(kgo.SeedBrokers(bootstrap()), kgo.DefaultProduceTopic(topic))
+	require.NoError(t, err)
+	t.Cleanup(producer.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	var want []sdk.Record
+	produce := func(count int) {
+		batch := records("newer", len(want), count, 31)
+		require.NoError(t, producer.ProduceSync(ctx, batch...).FirstErr())
+		for _, r := range batch {
+			want = append(want, sdk.Record{Key: string(r.Key), Value: string(r.Value)})
+		}
+	}
+	all := func() []sdk.Record {
+		got := append(java.Records("record"), confluent.Records("record")...)
+		return append(got, member.records()...)
+	}
+	read := func(what string, clients ...*sdk.Client) {
+		t.Helper()
+		sdk.Until(t, what, func() bool { return len(all()) >= len(want) }, clients...)
+		requireOnce(t, want, all())
+	}
+
+	produce(600)
+	read("all records of three members", java, confluent)
+	revoked := func() int { return len(java.Has("revoked")) + len(confluent.Has("revoked")) }
+	before := revoked()
+	coordinator.Kill()
+	produce(600)
+	read("all records after the coordinator was killed", java, confluent)
+	require.NoError(t, coordinator.Start())
+	produce(300)
+	read("all records after the gateway came back", java, confluent)
+	require.Equal(t, before, revoked(), "nobody gave anything up")
+	require.Equal(t, 2, member.partitions())
+
+	java.Stop()
+	sdk.Until(t, "the partitions of the member that left", func() bool {
+		return len(confluent.Assigned())+member.partitions() == partitions
+	}, confluent)
+	produce(300)
+	read("all records of two members", confluent)
+	confluent.Stop()
+	require.Eventually(t, func() bool { return member.partitions() == partitions }, 30*time.Second, 50*time.Millisecond)
+	member.leave()
+	requireCommitted(t, group, topic, int64(len(want)))
+}
+
 // testOffsetsAfterMove has the coordinator move between a librdkafka consumer's
 // SyncGroup and its OffsetFetch. It asks the former coordinator, and only once: told
 // NOT_COORDINATOR, it would read nothing any more.

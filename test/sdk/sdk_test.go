@@ -41,6 +41,7 @@ func TestSDKs(t *testing.T) {
 		{"grpcio", testGrpcio},
 		{"buf curl", testBufCurl},
 		{"mixed group", testMixedGroup},
+		{"newer group protocol", testConsumerProtocol},
 		{"coordinator moves before the offsets are fetched", testOffsetsAfterMove},
 		{"readme", testReadme},
 	} {

@@ -58,16 +58,26 @@ def consume(bootstrap, topic, group, *more, hesitates=False):
     def numbers(partitions):
         return ",".join(str(n) for n in sorted(p.partition for p in partitions))
 
+    # By the newer protocol the callbacks tell what comes and goes, not all that there is.
+    newer = "group.protocol=consumer" in more
+    mine = {}
+
     def assigned(_, come):
+        if newer:
+            mine.update({p.partition: p for p in come})
+            come = mine.values()
         say("assigned", numbers(come))
         if hesitates:
             go.wait()  # librdkafka asks for the committed offsets when this returns
 
-    consumer.subscribe(
-        [topic],
-        on_assign=assigned,
-        on_revoke=lambda _, gone: say("revoked", numbers(gone)),
-    )
+    def revoked(_, gone):
+        say("revoked", numbers(gone))
+        if newer:
+            for p in gone:
+                mine.pop(p.partition, None)
+            say("assigned", numbers(mine.values()))
+
+    consumer.subscribe([topic], on_assign=assigned, on_revoke=revoked)
     while not stop.is_set():
         message = consumer.poll(0.2)
         if message is None:
