@@ -84,6 +84,7 @@ func TestMetricsCountWhatClientsDo(t *testing.T) {
 		`braid_kafka_bytes_in_total`,
 		`braid_kafka_connections`,
 		`braid_router_appends_total{braid_id="gateway-0"} 1`,
+		`braid_groups{braid_id="gateway-0"} 0`,
 		`braid_map_version{braid_id="gateway-0"}`,
 		`braid_lease_valid{braid_id="gateway-0"} 1`,
 		`braid_controller_leader{braid_id="controller-0"} 1`,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,6 +111,12 @@ func testConsumerProtocol(t *testing.T) {
 		return len(java.Assigned()) == 3 && len(confluent.Assigned()) == 3
 	}, java, confluent)
 	require.Contains(t, shared.MustBraid(t, "", "group", "describe", group), "kafka-consumer")
+	tool := func(args ...string) string {
+		args = append([]string{"--bootstrap-server", bootstrap(), "--describe", "--group", group}, args...)
+		return output(t, "", sdk.KafkaTool(t, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", args...)...)
+	}
+	require.Regexp(t, `uniform +Stable +2`, strings.Join(strings.Fields(tool("--state")), "  "))
+	require.Contains(t, tool("--members", "--verbose"), topic+":")
 	coordinator := coordinatorOf(t, group)
 	stays := shared.Gateways[0]
 	if stays == coordinator {
