@@ -234,8 +234,12 @@ func (g *group) describeModern(m *member, r *ConsumerHeartbeatRequest, match mat
 // is what it says it reads, nil if it does not say. told asks for an assignment in the
 // answer; freed says that others can have something.
 func (g *group) reconcile(m *member, reported []federation.TopicPartition) (told, freed bool) {
+	reads := make(map[federation.TopicPartition]bool, len(reported))
+	for _, tp := range reported {
+		reads[tp] = true
+	}
 	gaveUp := func(tps []federation.TopicPartition) bool {
-		return reported != nil && !slices.ContainsFunc(tps, func(tp federation.TopicPartition) bool { return slices.Contains(reported, tp) })
+		return reported != nil && !slices.ContainsFunc(tps, func(tp federation.TopicPartition) bool { return reads[tp] })
 	}
 	if revoking := sortedKeys(m.revoking); len(revoking) > 0 {
 		if !gaveUp(revoking) {
@@ -293,9 +297,15 @@ func (g *group) grant(m *member) bool {
 	if len(wanted) == 0 {
 		return false
 	}
+	held := map[federation.TopicPartition]bool{} // somebody may be reading it
+	for _, o := range g.members {
+		for tp := range o.owned {
+			held[tp] = true
+		}
+	}
 	granted := false
 	for _, tp := range wanted {
-		if !g.held(tp) {
+		if !held[tp] {
 			m.owned[tp] = g.epoch
 			granted = true
 		}
@@ -304,16 +314,6 @@ func (g *group) grant(m *member) bool {
 		g.touched(m)
 	}
 	return granted
-}
-
-// held reports whether a member may be reading a partition.
-func (g *group) held(tp federation.TopicPartition) bool {
-	for _, m := range g.members {
-		if _, ok := m.owned[tp]; ok {
-			return true
-		}
-	}
-	return false
 }
 
 // settled reports whether a modern member reads all that it should in the group's epoch.

@@ -248,11 +248,11 @@ func (g *group) loadMember(id string, b []byte) error {
 		return federation.Errorf(federation.Internal, "group %q: the stored state of member %q is damaged: %w", g.id, id, err)
 	}
 	m := &member{
-		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, stepwise: s.Connect, seq: s.Seq,
+		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, stepwise: s.Connect || s.Modern != nil, seq: s.Seq,
 		session: time.Duration(s.SessionMs) * time.Millisecond, rebalance: time.Duration(s.RebalanceMs) * time.Millisecond,
 		assignment: s.Assignment, former: s.Former, names: s.Topics, regex: s.Regex,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},
-		target: map[federation.TopicPartition]bool{}, unheard: !s.Connect,
+		target: map[federation.TopicPartition]bool{}, unheard: !s.Connect && s.Modern == nil,
 	}
 	var err error
 	if m.matcher, err = compileRegex(s.Regex); err != nil {

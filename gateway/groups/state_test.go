@@ -16,6 +16,7 @@ import (
 func FuzzStoredState(f *testing.F) {
 	f.Add([]byte(`{"state":"Stable","epoch":3,"generation":2,"protocol_type":"consumer","protocol":"range","leader":"m","topic_ids":{"t":"AAAAAAAAQACAAAAAAAAAAA"}}`),
 		[]byte(`{"session_ms":10000,"rebalance_ms":1000,"seq":1,"protocols":[{"name":"range","metadata":"AAAAAAABAAF0AAAAAA=="}],"owned":[{"topic":"t","epoch":1,"partitions":[0,1]}]}`))
+	f.Add([]byte(`{"state":"Stable","type":"consumer","epoch":3}`), []byte(`{"modern":{"epoch":-2,"previous":7,"untold":true},"topics":["t"],"owned":[{"topic":"t","partitions":[0]}]}`))
 	f.Add([]byte(`{"state":"CompletingRebalance"}`), []byte(`{"connect":true,"regex":"t.*","session_ms":-1,"owned":[{"topic":"t","partitions":[-1],"revoking":true}],"target":{"t":[7]}}`))
 	f.Fuzz(func(t *testing.T, head, body []byte) {
 		cfg := Config{}.withDefaults()
