@@ -50,9 +50,16 @@ func (c *cacheCount) full() bool { return c.max > 0 && c.used.Load() > c.max }
 // A reservation is room for the answer to one request of direct reads.
 type reservation struct{ bytes int64 }
 
-// reserve takes room for the answer of reads, at once or not at all. What the request
-// may bring is in limit then.
-func (r *Router) reserve(reads []wantedRead, limit *FetchLimit) (reservation, bool) {
+// of returns how much of most the request may bring.
+func (n reservation) of(most int32) int32 {
+	if n.bytes > 0 {
+		return int32(min(int64(most), n.bytes))
+	}
+	return most
+}
+
+// reserve takes room for the answer of reads, at once or not at all.
+func (r *Router) reserve(reads []wantedRead, limit FetchLimit) (reservation, bool) {
 	if r.deps.Answers == nil {
 		return reservation{}, true
 	}
@@ -62,7 +69,6 @@ func (r *Router) reserve(reads []wantedRead, limit *FetchLimit) (reservation, bo
 	}
 	want = min(want, int64(limit.MaxBytes), int64(r.cfg.FetchBytesMax))
 	n := r.deps.Answers.Grant(max(want, 0), answerLeast)
-	limit.MaxBytes = min(limit.MaxBytes, int32(n))
 	return reservation{n}, r.deps.Answers.TryAcquire(n)
 }
 
@@ -155,5 +161,5 @@ func (s *session) dropUncollected(before time.Time) {
 func (rd *read) doneBefore(t time.Time) bool {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	return rd.done && !rd.taken && rd.doneAt.Before(t)
+	return rd.done && !rd.taken && rd.doneAt < t.UnixNano()
 }

@@ -38,7 +38,7 @@ type read struct {
 	mu        sync.Mutex // guards the following
 	wake      chan struct{}
 	done      bool
-	doneAt    time.Time
+	doneAt    int64 // in Unix nanoseconds
 	abandoned bool
 	taken     bool // a Fetch has the answer, and its buffer
 	answer    readAnswer
@@ -56,7 +56,7 @@ type readAnswer struct {
 func (rd *read) finish(a readAnswer) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
-	rd.done, rd.doneAt, rd.answer = true, time.Now(), a
+	rd.done, rd.doneAt, rd.answer = true, time.Now().UnixNano(), a
 	if rd.abandoned {
 		rd.unreserve()
 		if a.buf != nil {
@@ -123,7 +123,7 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 			w.rd.finish(readAnswer{err: err})
 		}
 	}
-	room, reserved := s.r.reserve(reads, &limit)
+	room, reserved := s.r.reserve(reads, limit)
 	var conn *upstream.Conn
 	if reserved {
 		conn = key.cluster.Ready(key.broker, key.use, s.lane.index)
@@ -159,7 +159,7 @@ func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit Fetc
 	req := kmsg.NewPtrFetchRequest()
 	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
 	req.MaxWaitMillis, req.MinBytes = 0, 0
-	req.MaxBytes = min(limit.MaxBytes, s.r.cfg.FetchBytesMax)
+	req.MaxBytes = room.of(min(limit.MaxBytes, s.r.cfg.FetchBytesMax))
 	if limit.ReadCommitted {
 		req.IsolationLevel = 1
 	}
