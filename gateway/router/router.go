@@ -221,6 +221,8 @@ type Session interface {
 	// epoch of a current one (id -1 = none).
 	InitProducer(ctx context.Context, id int64, epoch int16) (newID int64, newEpoch int16, err error)
 
+	Inspector
+
 	// Close ends the session; appends that were submitted are still decided.
 	Close()
 }

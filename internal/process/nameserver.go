@@ -171,6 +171,18 @@ func (noSession) InitProducer(context.Context, int64, int16) (int64, int16, erro
 	return -1, -1, errNoCoordinator()
 }
 
+func (noSession) Producers(_ context.Context, tps []federation.TopicPartition) []router.Producers {
+	answers := make([]router.Producers, len(tps))
+	for i := range answers {
+		answers[i].Err = errElsewhere()
+	}
+	return answers
+}
+
+func (noSession) Sizes(_ context.Context, tps []federation.TopicPartition) []int64 {
+	return make([]int64, len(tps))
+}
+
 func (noSession) Close() {}
 
 // noGroups is a coordinator of no group.
