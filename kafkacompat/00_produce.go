@@ -28,7 +28,7 @@ import (
 // * v5: log start offset
 // * v8: record errors, error message (KIP-467)
 // * v9: flexible
-// * v10: current leader (KIP-951)
+// * v10: current leader and node endpoints (KIP-951); see leaderHint
 // * v13: topic ids (KIP-516)
 
 // maxMessageBytesDefault is Kafka's default of max.message.bytes (ServerLogConfigs).
@@ -41,6 +41,7 @@ type produced struct {
 	append    int // index in the appends; -1 = refused here
 	router.Appended
 	code int16
+	hint *leaderHint
 }
 
 // producedTopic is a topic of a Produce request, in the request's order.
@@ -62,15 +63,13 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 	sl.ready = make(chan response, 1)
 	appends := c.checkProduce(ctx, req, p)
 	if len(appends) == 0 {
-		sl.ready <- p.response(req)
-		req.frame.release()
+		c.answerProduce(sl, p)
 		return nil
 	}
 	timeout := min(max(time.Duration(p.timeoutMs)*time.Millisecond, time.Millisecond), c.s.cfg.ProduceTimeoutMax)
 	err = c.route().Produce(ctx, router.Acks(p.acks), timeout, appends, func(done []router.Appended) {
 		p.decided(req, done)
-		sl.ready <- p.response(req)
-		req.frame.release()
+		c.answerProduce(sl, p)
 	})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -81,10 +80,16 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 			refused[i] = router.Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Err: err}
 		}
 		p.decided(req, refused)
-		sl.ready <- p.response(req)
-		req.frame.release()
+		c.answerProduce(sl, p)
 	}
 	return nil
+}
+
+// answerProduce hands the answer to the writer; nobody needs the batches any more.
+func (c *conn) answerProduce(sl *slot, p *produceRequest) {
+	c.hintProduced(&sl.req, p)
+	sl.ready <- p.response(&sl.req)
+	sl.req.frame.release()
 }
 
 // produceRequest is a parsed Produce request; records point into its frame.
@@ -93,6 +98,7 @@ type produceRequest struct {
 	acks          int16
 	timeoutMs     int32
 	topics        []producedTopic
+	endpoints     []*federation.Gateway // that hints name
 }
 
 var errTooManyPartitions = errors.New("too many partitions in one request")
@@ -306,7 +312,7 @@ func (p *produceRequest) appendTo(b []byte, version int16) []byte {
 		b = appendI32(b, 0) // throttle
 	}
 	if flexible {
-		b = append(b, 0)
+		b = appendEndpoints(b, p.endpoints)
 	}
 	return b
 }
@@ -341,7 +347,10 @@ func (p *produced) appendTo(b []byte, version int16) []byte {
 			b = appendNullable(b, "", true, flexible)
 		}
 	}
-	if flexible {
+	switch {
+	case p.hint != nil:
+		b = p.hint.appendTag(append(b, 1), 0)
+	case flexible:
 		b = append(b, 0)
 	}
 	return b

@@ -30,7 +30,7 @@ import (
 // * v12: flexible; last fetched epoch, diverging epoch (KIP-595)
 // * v13: topic ids (KIP-516)
 // * v15: replica state
-// * v16: node endpoints (KIP-951)
+// * v16: current leader and node endpoints (KIP-951); see leaderHint
 // * v17, v18: replica fields
 
 func (c *conn) fetch(ctx context.Context, req *request) response {
@@ -47,6 +47,7 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 		return encodeFetch(req, req.refuse(refused), 0, nil, nil)
 	}
 	fetched := c.fetchParts(ctx, req, &kreq, s)
+	c.hintFetched(req, s)
 	resp := encodeFetch(req, 0, s.id, s.answered(full), fetched)
 	for _, p := range s.parts {
 		p.slice = nil // an idle session must not hold records
@@ -122,6 +123,8 @@ type fetchEncoder struct {
 	cuts    []int // lengths of b at which the next of records goes
 	records [][]byte
 	size    int // of records
+
+	endpoints []*federation.Gateway // that hints name
 }
 
 // newFetchEncoder returns one with room for a response to parts, but for what few have.
@@ -162,7 +165,7 @@ func encodeFetch(req *request, code int16, session int32, parts []*fetchPart, fe
 		rest = rest[n:]
 	}
 	if flexible {
-		e.b = append(e.b, 0)
+		e.b = appendEndpoints(e.b, e.endpoints)
 	}
 	binary.BigEndian.PutUint32(e.b, uint32(len(e.b)-4+e.size))
 	resp := response{vecs: e.vectors()}
@@ -238,15 +241,25 @@ func (e *fetchEncoder) partition(p *fetchPart, v int16) {
 	if !flexible {
 		return
 	}
-	if s.Diverging == nil {
-		e.b = append(e.b, 0)
-		return
+	tags := 0
+	if s.Diverging != nil {
+		tags++
 	}
-	const divergingBytes = 4 + 8 + 1
-	e.b = append(e.b, 1, 0, divergingBytes) // one tag: number 0 and its size
-	e.b = appendI32(e.b, int32(s.Diverging.Epoch))
-	e.b = appendI64(e.b, int64(s.Diverging.End))
-	e.b = append(e.b, 0)
+	if p.hint != nil {
+		tags++
+	}
+	e.b = append(e.b, byte(tags))
+	if s.Diverging != nil {
+		const divergingBytes = 4 + 8 + 1
+		e.b = append(e.b, 0, divergingBytes) // the tag and its size
+		e.b = appendI32(e.b, int32(s.Diverging.Epoch))
+		e.b = appendI64(e.b, int64(s.Diverging.End))
+		e.b = append(e.b, 0)
+	}
+	if p.hint != nil {
+		e.b = p.hint.appendTag(e.b, 1)
+		e.endpoints = addEndpoint(e.endpoints, p.hint)
+	}
 }
 
 func (e *fetchEncoder) vectors() [][]byte {

@@ -20,12 +20,17 @@ import (
 // * v7: leader epoch
 // * v9: flexible
 // * v10: topic ids; v12: asking by them
+// * v13: top-level error (KIP-1102); see mustLeave
 
 func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.MetadataRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.MetadataResponse)
 	m := c.s.mapOrNil()
 	if m == nil {
 		notLoaded(req, kreq, resp)
+		return resp
+	}
+	if c.mustLeave(req, m) {
+		resp.ErrorCode = req.refuse(kerr.RebootstrapRequired)
 		return resp
 	}
 	if kreq.AllowAutoTopicCreation || req.version < 4 {

@@ -29,6 +29,7 @@ func handleAPIVersions(_ context.Context, c *conn, req *request, kreq *kmsg.ApiV
 			resp.ErrorCode = req.refuse(kerr.InvalidRequest)
 			return resp
 		}
+		c.software = kreq.ClientSoftwareName
 		c.log.Debug("client says hello", "client_id", req.clientID, "software", kreq.ClientSoftwareName, "version", kreq.ClientSoftwareVersion)
 	}
 	resp.ApiKeys = c.s.advertised

@@ -14,7 +14,7 @@ import (
 
 // IncrementalAlterConfigs: v0-v1 (KIP-339)
 //
-// Topics only. APPEND and SUBTRACT read the list, change it and write it back.
+// Topics only; of a node, taking settings away that were never set. APPEND and SUBTRACT read the list, change it and write it back.
 //
 // Version notes:
 // * v1: flexible
@@ -43,6 +43,8 @@ func handleIncrementalAlterConfigs(ctx context.Context, c *conn, req *request, k
 			count[key] = -1
 		} else if rr.ErrorCode = req.mayConfig(ctx, acl.AlterConfigs, r.ResourceType, r.ResourceName); rr.ErrorCode != 0 {
 			rr.ErrorMessage = deniedMessage(rr.ErrorCode)
+		} else if r.ResourceType == kmsg.ConfigResourceTypeBroker && unsetsOnly(r.Configs) {
+			rr.ErrorCode = 0 // nothing was set: kafka-reassign-partitions clears throttles in any case
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
 			err := c.alterTopic(ctx, r, kreq.ValidateOnly)
 			if !kreq.ValidateOnly {
@@ -53,6 +55,15 @@ func handleIncrementalAlterConfigs(ctx context.Context, c *conn, req *request, k
 		resp.Resources = append(resp.Resources, rr)
 	}
 	return resp
+}
+
+func unsetsOnly(configs []kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {
+	for i := range configs {
+		if configs[i].Op != kmsg.IncrementalAlterConfigOpDelete {
+			return false
+		}
+	}
+	return len(configs) > 0
 }
 
 func (c *conn) alterTopic(ctx context.Context, r *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {

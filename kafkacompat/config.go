@@ -91,7 +91,8 @@ type Config struct {
 	// TopicWait bounds the wait for a topic change to be in this gateway's map; 5 s by default.
 	TopicWait time.Duration
 	// DescribePartitionsMax bounds the partitions of one DescribeTopicPartitions
-	// response [max.request.partition.size.limit]; 2000 by default.
+	// response [max.request.partition.size.limit], and of one DescribeProducers request;
+	// 2000 by default.
 	DescribePartitionsMax int32
 
 	// GroupMinSessionTimeout and GroupMaxSessionTimeout are what DescribeConfigs shows

@@ -53,7 +53,8 @@ type conn struct {
 	sasl      saslState
 	buffered  *bufio.Writer // of a TLS connection: one record for many small buffers; nil if there is no TLS
 
-	fetches *fetchSession // of the goroutine that answers; nil if the client has none
+	fetches  *fetchSession // of the goroutine that answers; nil if the client has none
+	software string        // likewise: the client's name for itself (KIP-511); empty if it has none
 
 	cancel    context.CancelFunc // ends all work for the connection
 	stopWaits context.CancelFunc // ends long polls and waits for groups

@@ -17,6 +17,7 @@ func randomFetch(rnd *rand.Rand, version int16) ([]*fetchPart, *kmsg.FetchRespon
 	want := kmsg.NewPtrFetchResponse()
 	want.Version = version
 	var parts []*fetchPart
+	var endpoints []*federation.Gateway
 	for range rnd.IntN(4) {
 		topic := fetchTopic{name: "topic-" + string(rune('a'+rnd.IntN(26)))}
 		for j := range topic.id {
@@ -26,10 +27,20 @@ func randomFetch(rnd *rand.Rand, version int16) ([]*fetchPart, *kmsg.FetchRespon
 		wt.Topic, wt.TopicID = topic.name, topic.id
 		for range 1 + rnd.IntN(3) {
 			p := &fetchPart{fetchKey: fetchKey{topic: topic}}
-			wt.Partitions = append(wt.Partitions, randomPart(rnd, p))
+			wp := randomPart(rnd, p)
+			if version >= fetchHintsMin && rnd.IntN(3) == 0 {
+				p.hint = randomHint(rnd)
+				wp.CurrentLeader.LeaderID, wp.CurrentLeader.LeaderEpoch = int32(p.hint.leader.NodeID), int32(p.hint.epoch)
+				endpoints = addEndpoint(endpoints, p.hint)
+			}
+			wt.Partitions = append(wt.Partitions, wp)
 			parts = append(parts, p)
 		}
 		want.Topics = append(want.Topics, wt)
+	}
+	for _, g := range endpoints {
+		host, port := hostPort(g)
+		want.Brokers = append(want.Brokers, kmsg.FetchResponseBroker{NodeID: int32(g.NodeID), Host: host, Port: port, Rack: rack(g)})
 	}
 	return parts, want
 }

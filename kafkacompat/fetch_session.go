@@ -66,6 +66,7 @@ type fetchPart struct {
 	// Of the answer under way:
 	query int // index in the positions asked of the router; -1 = refused
 	code  int16
+	hint  *leaderHint
 	slice *router.Slice
 
 	// What the client was told last, if it is in a session.
@@ -245,7 +246,7 @@ func (s *fetchSession) positions(ctx context.Context, req *request, m *federatio
 		if !known || p.refused == errUnresolved {
 			p.resolve(m, s.byID)
 		}
-		p.code, p.query, p.slice = 0, -1, nil
+		p.code, p.query, p.hint, p.slice = 0, -1, nil, nil
 		if replica { // no broker replicates from a gateway
 			p.code = req.refuse(kerr.ClusterAuthorizationFailed)
 			continue

@@ -149,11 +149,31 @@ func randomProduced(rnd *rand.Rand, version int16) (*produceRequest, *kmsg.Produ
 				}
 				part.RecordErrors, wp.ErrorRecords = append(part.RecordErrors, e), append(wp.ErrorRecords, re)
 			}
+			if version >= produceHintsMin && rnd.IntN(3) == 0 {
+				part.hint = randomHint(rnd)
+				p.endpoints = addEndpoint(p.endpoints, part.hint)
+				wp.CurrentLeader.LeaderID, wp.CurrentLeader.LeaderEpoch = int32(part.hint.leader.NodeID), int32(part.hint.epoch)
+			}
 			topic.partitions, wt.Partitions = append(topic.partitions, part), append(wt.Partitions, wp)
 		}
 		p.topics, want.Topics = append(p.topics, topic), append(want.Topics, wt)
 	}
+	for _, g := range p.endpoints {
+		host, port := hostPort(g)
+		want.Brokers = append(want.Brokers, kmsg.ProduceResponseBroker{NodeID: int32(g.NodeID), Host: host, Port: port, Rack: rack(g)})
+	}
 	return p, want
+}
+
+// hintable are gateways that hints name.
+var hintable = []*federation.Gateway{
+	{ID: "g1", NodeID: 1, KafkaAddress: "g1.example:9092"},
+	{ID: "g2", NodeID: 2, KafkaAddress: strings.Repeat("g", 200) + ":9093", Zone: "z"},
+	{ID: "g3", NodeID: 3, KafkaAddress: "[::1]:9094", Zone: "zone"},
+}
+
+func randomHint(rnd *rand.Rand) *leaderHint {
+	return &leaderHint{leader: hintable[rnd.IntN(len(hintable))], epoch: federation.LogicalEpoch(rnd.Int32())}
 }
 
 // BenchmarkProduceAnswer encodes the answer to a request for many partitions.

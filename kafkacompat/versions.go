@@ -73,11 +73,11 @@ func advertised() []kmsg.ApiVersionsResponseApiKey {
 var versions = [...]api{
 	{
 		key: kmsg.Produce, name: "Produce", min: 3, max: 13, flexible: 9, seen: 13, hot: true, advertisedFromZero: true,
-		note: "Each batch goes to the cluster of its partition's head, as it came in; batches of one request can go to several clusters, each is answered for itself. Idempotence holds over clusters. `acks=0` is sent on with `acks=1`, so that order and moves of the head hold. Versions 0-2 are advertised for older librdkafka (KAFKA-18659) and refused with UNSUPPORTED_VERSION. Transactional batches are refused.",
+		note: "Each batch goes to the cluster of its partition's head, as it came in; batches of one request can go to several clusters, each is answered for itself. Idempotence holds over clusters. `acks=0` is sent on with `acks=1`, so that order and moves of the head hold. Versions 0-2 are advertised for older librdkafka (KAFKA-18659) and refused with UNSUPPORTED_VERSION. Transactional batches are refused. A gateway that refuses with NOT_LEADER_OR_FOLLOWER and is not the partition's leader for the client names the one that is (KIP-951, version 10).",
 	},
 	{
 		key: kmsg.Fetch, name: "Fetch", min: 4, max: 18, flexible: 12, seen: 18, hot: true,
-		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica.",
+		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica ([0020](decisions/0020-hints-racks-and-rebootstrap.md)). NOT_LEADER_OR_FOLLOWER comes with the leader as in Produce, from version 16 on.",
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
@@ -85,7 +85,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata),
-		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`.",
+		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`. The rack of a node is its gateway's zone. REBOOTSTRAP_REQUIRED (version 13) only when every gateway of the map drains, and only to Java clients: others would show it to the application.",
 	},
 	{key: kmsg.LeaderAndISR, name: "LeaderAndIsr", seen: 7, note: "Broker-internal."},
 	{key: kmsg.StopReplica, name: "StopReplica", seen: 4, note: "Broker-internal."},
@@ -163,7 +163,10 @@ var versions = [...]api{
 		note: "Topics only; applied to every cluster that the topic lies on.",
 	},
 	{key: kmsg.AlterReplicaLogDirs, name: "AlterReplicaLogDirs", seen: 2, note: noDisks},
-	{key: kmsg.DescribeLogDirs, name: "DescribeLogDirs", seen: 5, note: noDisks},
+	{
+		key: kmsg.DescribeLogDirs, name: "DescribeLogDirs", min: 1, max: 5, flexible: 2, seen: 5, handle: on(handleDescribeLogDirs),
+		note: "One directory `/braid` for each gateway, with the partitions that Metadata names it a replica of. A size is that of one copy over all extents, wherever they lie; what lies on a cluster that does not answer within 3 s does not count. Total and usable bytes are not known (-1).",
+	},
 	{
 		key: kmsg.SASLAuthenticate, name: "SaslAuthenticate", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleSASLAuthenticate),
 		note: "With re-authentication (KIP-368), as the same principal. A connection ends at its next request when the credential that it was opened with is revoked; at a broker it would go on.",
@@ -180,13 +183,22 @@ var versions = [...]api{
 		key: kmsg.DeleteGroups, name: "DeleteGroups", min: 0, max: 2, flexible: 2, seen: 3, handle: on(handleDeleteGroups),
 		note: "Version 3 is in no released broker yet.",
 	},
-	{key: kmsg.ElectLeaders, name: "ElectLeaders", seen: 2, note: noReplicas},
+	{
+		key: kmsg.ElectLeaders, name: "ElectLeaders", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleElectLeaders),
+		note: "ELECTION_NOT_NEEDED for every partition: the gateway that Metadata names is the preferred one. Leaders on the physical clusters are left alone.",
+	},
 	{
 		key: kmsg.IncrementalAlterConfigs, name: "IncrementalAlterConfigs", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleIncrementalAlterConfigs),
-		note: "Topics only; APPEND and SUBTRACT work on configs of type list.",
+		note: "Topics only; APPEND and SUBTRACT work on configs of type list. Of a node, only settings that were never set can be taken away, as `kafka-reassign-partitions.sh` does.",
 	},
-	{key: kmsg.AlterPartitionAssignments, name: "AlterPartitionReassignments", seen: 1, note: noReplicas},
-	{key: kmsg.ListPartitionReassignments, name: "ListPartitionReassignments", seen: 0, note: noReplicas},
+	{
+		key: kmsg.AlterPartitionAssignments, name: "AlterPartitionReassignments", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleAlterPartitionReassignments),
+		note: "Replicas are gateways and cannot be chosen: what names the ones that there are is done at once, anything else is refused with INVALID_REPLICA_ASSIGNMENT; there is nothing to cancel (NO_REASSIGNMENT_IN_PROGRESS). Heads are moved by `braid topic move` and `expand`.",
+	},
+	{
+		key: kmsg.ListPartitionReassignments, name: "ListPartitionReassignments", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleListPartitionReassignments),
+		note: "Always none: a head that moves changes no replica. `braid operation list` shows moves.",
+	},
 	{key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete)},
 	{key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
 	{key: kmsg.AlterClientQuotas, name: "AlterClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
@@ -201,7 +213,7 @@ var versions = [...]api{
 	{key: kmsg.Vote, name: "Vote", seen: 2, note: noQuorum},
 	{key: kmsg.BeginQuorumEpoch, name: "BeginQuorumEpoch", seen: 1, note: noQuorum},
 	{key: kmsg.EndQuorumEpoch, name: "EndQuorumEpoch", seen: 1, note: noQuorum},
-	{key: kmsg.DescribeQuorum, name: "DescribeQuorum", seen: 2, note: noQuorum},
+	{key: kmsg.DescribeQuorum, name: "DescribeQuorum", seen: 2, note: "Gateways form no Raft quorum, and which controller leads is not for clients (`braid status` shows it). `kafka-metadata-quorum.sh` says that the node does not support it, as at a broker with ZooKeeper."},
 	{key: kmsg.AlterPartition, name: "AlterPartition", seen: 3, note: noQuorum},
 	{key: kmsg.UpdateFeatures, name: "UpdateFeatures", seen: 2, note: noQuorum},
 	{key: kmsg.Envelope, name: "Envelope", seen: 0, note: noQuorum},
@@ -210,7 +222,10 @@ var versions = [...]api{
 		key: kmsg.DescribeCluster, name: "DescribeCluster", min: 0, max: 2, flexible: 0, seen: 2, handle: on(handleDescribeCluster),
 		note: "The nodes of Metadata. The controller is one of the client's gateways: any takes admin requests.",
 	},
-	{key: kmsg.DescribeProducers, name: "DescribeProducers", seen: 0, note: "Producer state lies on the physical clusters, and differs between extents."},
+	{
+		key: kmsg.DescribeProducers, name: "DescribeProducers", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeProducers),
+		note: "The producers that the partition's head knows, and those carried over to it by a move, whose last timestamp is then -1; without braid's own. From any gateway; at most as many partitions as DescribeTopicPartitions.",
+	},
 	{key: kmsg.BrokerRegistration, name: "BrokerRegistration", seen: 4, note: noQuorum},
 	{key: kmsg.BrokerHeartbeat, name: "BrokerHeartbeat", seen: 2, note: noQuorum},
 	{key: kmsg.UnregisterBroker, name: "UnregisterBroker", seen: 0, note: noQuorum},
@@ -266,7 +281,6 @@ const (
 	noTransactions  = "Transactions are not offered: a transactional id is refused before a client gets here."
 	ownACLs         = "ACLs of the logical cluster, which all gateways decide by; the physical clusters' own are not touched. Without `--authorizer acl`: SECURITY_DISABLED, as a stock broker without an authorizer answers."
 	noDisks         = "Disks belong to the physical brokers, which clients do not see."
-	noReplicas      = "Replicas belong to the physical clusters; where a partition's head lies is changed by braid's own operations. Kafka's tools take the API's absence."
 	noQuorum        = "Gateways form no Raft quorum; broker and controller internals are hidden."
 	noTelemetry     = "Not advertised, as by a stock broker without a telemetry receiver."
 	noShareGroups   = "Share groups are not offered: they know one cluster, partitions here can span several."

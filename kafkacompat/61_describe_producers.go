@@ -1,0 +1,62 @@
+package kafkacompat
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+)
+
+// DescribeProducers: v0
+//
+// The producers of a partition's head, and those that were carried over to it when it
+// moved. Any gateway answers. braid's own records have producers too; they are left out.
+
+func handleDescribeProducers(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeProducersRequest) kmsg.Response {
+	resp := kreq.ResponseKind().(*kmsg.DescribeProducersResponse)
+	loaded := c.s.mapOrNil() != nil
+	left := c.s.cfg.DescribePartitionsMax
+	var tps []federation.TopicPartition
+	var answers []*kmsg.DescribeProducersResponseTopicPartition
+	for _, t := range kreq.Topics {
+		rt := kmsg.NewDescribeProducersResponseTopic()
+		rt.Topic = t.Topic
+		rt.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(t.Partitions))
+		for i, number := range t.Partitions {
+			rp := &rt.Partitions[i]
+			rp.Default()
+			rp.Partition = number
+			left--
+			switch {
+			case !loaded:
+				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
+			case left < 0:
+				rp.ErrorCode = req.refuse(kerr.InvalidRequest)
+				rp.ErrorMessage = new("too many partitions in one request; ask for them in several")
+			default:
+				tps = append(tps, federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(number)})
+				answers = append(answers, rp)
+			}
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	if len(tps) == 0 {
+		return resp
+	}
+	for i, of := range c.route().Producers(ctx, tps) {
+		rp := answers[i]
+		if of.Err != nil {
+			rp.ErrorCode, rp.ErrorMessage = req.fail(of.Err), message(of.Err)
+			continue
+		}
+		for _, p := range of.Active {
+			a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
+			a.ProducerID, a.ProducerEpoch, a.LastSequence = p.ID, int32(p.Epoch), p.LastSequence
+			a.LastTimestamp, a.CoordinatorEpoch, a.CurrentTxnStartOffset = p.LastTimestamp, -1, int64(p.TxnStart)
+			rp.ActiveProducers = append(rp.ActiveProducers, a)
+		}
+	}
+	return resp
+}
