@@ -95,6 +95,20 @@ type Config struct {
 	// 2000 by default.
 	DescribePartitionsMax int32
 
+	// ClientTelemetry takes the metrics that clients push (KIP-714); off by default, and then
+	// not advertised.
+	ClientTelemetry bool
+	// TelemetryInterval is how often clients push [push.interval of a subscription]; 1 min by default.
+	TelemetryInterval time.Duration
+	// TelemetryBytesMax bounds one push [telemetry.max.bytes]; 1 MiB by default.
+	TelemetryBytesMax int32
+	// TelemetryUnpackedBytesMax bounds one push when it is unpacked; 8 MiB by default.
+	TelemetryUnpackedBytesMax int
+	// TelemetryClientsMax bounds the clients whose metrics are taken; 10,000 by default.
+	TelemetryClientsMax int
+	// TelemetrySeriesMax bounds the metrics of all clients together; 50,000 by default.
+	TelemetrySeriesMax int
+
 	// GroupMinSessionTimeout and GroupMaxSessionTimeout are what DescribeConfigs shows
 	// of the group coordinator's limits [group.min.session.timeout.ms,
 	// group.max.session.timeout.ms]; 6 s and 30 min by default. The coordinator enforces its own.
@@ -129,6 +143,11 @@ func (c Config) withDefaults() Config {
 	c.DefaultPartitions = or(c.DefaultPartitions, 4)
 	c.TopicWait = or(c.TopicWait, 5*time.Second)
 	c.DescribePartitionsMax = or(c.DescribePartitionsMax, 2000)
+	c.TelemetryInterval = or(c.TelemetryInterval, time.Minute)
+	c.TelemetryBytesMax = or(c.TelemetryBytesMax, 1<<20)
+	c.TelemetryUnpackedBytesMax = or(c.TelemetryUnpackedBytesMax, 8<<20)
+	c.TelemetryClientsMax = or(c.TelemetryClientsMax, 10_000)
+	c.TelemetrySeriesMax = or(c.TelemetrySeriesMax, 50_000)
 	c.GroupMinSessionTimeout = or(c.GroupMinSessionTimeout, 6*time.Second)
 	c.GroupMaxSessionTimeout = or(c.GroupMaxSessionTimeout, 30*time.Minute)
 	return c

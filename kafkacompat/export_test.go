@@ -10,3 +10,6 @@ func Served() (keys []int16) {
 	}
 	return keys
 }
+
+// ReadOTLP is what is read of a push.
+var ReadOTLP = readOTLP

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,8 @@ type Server struct {
 
 	fetchParts atomic.Int64 // partitions in fetch sessions
 
+	telemetry *clientTelemetry
+
 	// mu guards the following.
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -102,7 +105,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if budget == nil {
 		budget = memory.NewBudget(cfg.BytesInFlightMax)
 	}
-	return &Server{
+	s := &Server{
 		cfg:       cfg,
 		deps:      deps,
 		log:       deps.Logger,
@@ -115,7 +118,20 @@ func New(cfg Config, deps Deps) (*Server, error) {
 
 		apis:       served(),
 		advertised: advertised(),
-	}, nil
+	}
+	s.telemetry = newClientTelemetry(&s.cfg)
+	if !cfg.ClientTelemetry {
+		s.leaveOut(kmsg.GetTelemetrySubscriptions, kmsg.PushTelemetry)
+	}
+	return s, nil
+}
+
+// leaveOut serves and advertises some APIs no more.
+func (s *Server) leaveOut(keys ...kmsg.Key) {
+	for _, key := range keys {
+		delete(s.apis, int16(key))
+		s.advertised = slices.DeleteFunc(s.advertised, func(k kmsg.ApiVersionsResponseApiKey) bool { return k.ApiKey == int16(key) })
+	}
 }
 
 // Serve accepts connections from l until ctx ends, l fails or Drain is called;

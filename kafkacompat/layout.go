@@ -104,6 +104,8 @@ var layouts = map[int16]layout{
 	61: {array(str, array(i32), end()), end()},
 	68: {str, str, i32, str, str, i32, array(str), str.from(1), str, array(uuid, array(i32), end()), end()},
 	69: {array(str), i8, end()},
+	71: {uuid, end()},
+	72: {uuid, i32, i8, i8, blob, end()},
 	74: {array(i8).from(1), end()},
 	75: {array(str, end()), i32, optional(str, i32, end()), end()},
 }

@@ -81,7 +81,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
-		note: "Times are searched through all extents of a partition, oldest first. The tiered timestamps -5 and -6 are answered as by a broker without tiered storage: no such offset.",
+		note: "Times are searched through all extents of a partition, oldest first. The timestamps of tiered storage are answered as by a broker without it: -4 is the first offset, wherever it lies; for -5 and -6 there is none. A partition that is asked for twice in a request is refused with INVALID_REQUEST the second time.",
 	},
 	{
 		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata),
@@ -241,8 +241,14 @@ var versions = [...]api{
 		note: "For groups with a member of ConsumerGroupHeartbeat; of others the answer is GROUP_ID_NOT_FOUND, and clients go on to DescribeGroups. Connect members are shown as classic ones.",
 	},
 	{key: kmsg.ControllerRegistration, name: "ControllerRegistration", seen: 0, note: noQuorum},
-	{key: kmsg.GetTelemetrySubscriptions, name: "GetTelemetrySubscriptions", seen: 0, note: noTelemetry},
-	{key: kmsg.PushTelemetry, name: "PushTelemetry", seen: 0, note: noTelemetry},
+	{
+		key: kmsg.GetTelemetrySubscriptions, name: "GetTelemetrySubscriptions", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleGetTelemetrySubscriptions),
+		note: "Only with `--client-telemetry`, else not advertised, as by a stock broker without a telemetry receiver. Every client gets the same subscription from every gateway: all of `org.apache.kafka.`, cumulative, each minute.",
+	},
+	{
+		key: kmsg.PushTelemetry, name: "PushTelemetry", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handlePushTelemetry),
+		note: "Likewise. Plain or gzip. The gateway keeps the newest number of each metric of a client, over its topics and nodes (sums added up, of gauges the largest), and shows it as `braid_kafka_client_value`.",
+	},
 	{key: kmsg.AssignReplicasToDirs, name: "AssignReplicasToDirs", seen: 0, note: noQuorum},
 	{
 		key: kmsg.ListConfigResources, name: "ListConfigResources", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleListConfigResources),
@@ -282,7 +288,6 @@ const (
 	ownACLs         = "ACLs of the logical cluster, which all gateways decide by; the physical clusters' own are not touched. Without `--authorizer acl`: SECURITY_DISABLED, as a stock broker without an authorizer answers."
 	noDisks         = "Disks belong to the physical brokers, which clients do not see."
 	noQuorum        = "Gateways form no Raft quorum; broker and controller internals are hidden."
-	noTelemetry     = "Not advertised, as by a stock broker without a telemetry receiver."
 	noShareGroups   = "Share groups are not offered: they know one cluster, partitions here can span several."
 	noStreamsGroups = "Streams groups are not offered; Kafka Streams then uses a classic group."
 )

@@ -171,6 +171,7 @@ func (d *dev) configure(c *process.Config, index int) {
 		c.MemoryLimit = d.config.MemoryLimit / int64(d.gateways)
 		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions
+		c.Kafka.ClientTelemetry = d.config.Kafka.ClientTelemetry
 		c.Listen, c.KafkaListen = d.config.Listen, d.config.KafkaListen
 		if index == 0 {
 			c.ConnectAdvertise, c.KafkaAdvertise = d.config.ConnectAdvertise, d.config.KafkaAdvertise

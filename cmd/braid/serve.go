@@ -141,6 +141,7 @@ func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
 	f.StringVar(&c.Zone, "zone", "", "where it stands; clients of the zone are sent to it first")
 	f.BoolVar(&c.AutoCreateTopics, "auto-create-topics", autoCreate, "create a topic when a Kafka client asks for one that does not exist and allows it")
 	f.Int32Var(&c.DefaultPartitions, "default-partitions", 4, "partitions of a topic that is created without a count")
+	f.BoolVar(&c.Kafka.ClientTelemetry, "client-telemetry", false, "take the metrics that Kafka clients push (KIP-714), and show them among its own")
 	f.StringSliceVar(&c.CORSOrigins, "cors-origin", nil, "origins that browsers may call the Connect API from; * is any")
 	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{"produce", "consume", "both"}, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -348,18 +348,12 @@ func (r *Router) listOffset(ctx context.Context, part *federation.Partition, q *
 			return OffsetAnswer{}, err
 		}
 		return OffsetAnswer{Offset: head.Logical(l.offset), TimestampMs: -1, Epoch: head.Epoch(l.epoch)}, nil
-	case TimestampEarliest:
+	case TimestampEarliest, TimestampEarliestLocal: // as without tiered storage: all is as near
 		at, err := r.logStart(ctx, part)
 		if err != nil {
 			return OffsetAnswer{}, err
 		}
 		return OffsetAnswer{Offset: at, TimestampMs: -1, Epoch: epochAt(part, at)}, nil
-	case TimestampEarliestLocal:
-		l, err := r.listPhysical(ctx, head, TimestampEarliest, false)
-		if err != nil {
-			return OffsetAnswer{}, err
-		}
-		return OffsetAnswer{Offset: head.Logical(l.offset), TimestampMs: -1, Epoch: head.Epoch(l.epoch)}, nil
 	case TimestampMax:
 		return r.listMax(ctx, part)
 	}

@@ -241,6 +241,11 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if g.kafka, err = kafkacompat.New(kafka, deps); err != nil {
 		return err
 	}
+	if kafka.ClientTelemetry {
+		if err := w.clientMetrics(g.kafka); err != nil {
+			return err
+		}
+	}
 	w.task(lifecycle.Task{Name: "kafka facade", Run: func(ctx context.Context) error {
 		if err := g.kafka.Serve(ctx, w.Process.kafka); err != nil {
 			return err
