@@ -17,7 +17,7 @@ type Map struct {
 	Gateways        []*Gateway // ascending by ID
 	Topics          map[TopicName]*Topic
 	ACLs            ACLs
-	Credentials     map[CredentialID]*Credential // nil = none
+	Credentials     map[CredentialID]*Credential `json:"-"` // nil = none; shown nowhere
 
 	byTopicID map[TopicID]*Topic
 	byNodeID  map[NodeID]*Gateway

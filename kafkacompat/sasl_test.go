@@ -209,7 +209,7 @@ func TestReauthentication(t *testing.T) {
 		require.Zero(t, handshake(t, c, "PLAIN", 1).ErrorCode)
 		resp := authenticate(t, c, "\x00alice\x00secret", 1)
 		require.Zero(t, resp.ErrorCode)
-		require.Greater(t, resp.SessionLifetimeMillis, int64(0))
+		require.Positive(t, resp.SessionLifetimeMillis)
 		require.LessOrEqual(t, resp.SessionLifetimeMillis, int64(700))
 		return c
 	}

@@ -146,7 +146,8 @@ func (d *dev) options() (embedded.Options, net.Listener, error) {
 }
 
 // fleetToken makes the processes know each other as soon as clients must say who they
-// are: by the token of the file, which lets an operator in, or by one that nobody else has.
+// are: by the token of the file, which lets an operator create the first user, or by one
+// that nobody else has.
 func (d *dev) fleetToken() error {
 	a := &d.config.Access
 	switch {
@@ -156,7 +157,9 @@ func (d *dev) fleetToken() error {
 			return usagef("--fleet-token-file: %w", err)
 		}
 		a.FleetToken, a.FleetTokenFile = token.Current(), ""
-	case a.ConnectRequired || len(a.SaslMechanisms) > 0:
+	case a.ConnectRequired:
+		return usagef("--connect-auth required needs --fleet-token-file: nobody could create the first user without its token")
+	case len(a.SaslMechanisms) > 0:
 		a.FleetToken = security.NewSecret()
 	}
 	return nil

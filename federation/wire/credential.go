@@ -10,7 +10,7 @@ import (
 	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
 )
 
-const prefixCredential = "credential/"
+const prefixCredential = "credential/" //nolint:gosec // how a key begins
 
 // CredentialKey returns the key of a credential's entry. A mechanism has no slash, a
 // user's name may have some.
