@@ -38,7 +38,7 @@ func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.Metad
 			m = c.s.mapOrNil()
 		}
 	}
-	v := c.view(m, req.clientID, "")
+	v := c.view(m, req.clientID)
 	resp.ClusterID = &m.ClusterID
 	resp.ControllerID = v.controller()
 	for _, g := range v.ready {

@@ -54,7 +54,7 @@ func (c *conn) held(m *federation.Map, req *request, kreq *kmsg.DescribeLogDirsR
 	if own == nil {
 		return nil
 	}
-	v := c.view(m, req.clientID, "")
+	v := c.view(m, req.clientID)
 	var tps []federation.TopicPartition
 	seen := make(map[federation.TopicPartition]bool)
 	add := func(t *federation.Topic, number int32) {

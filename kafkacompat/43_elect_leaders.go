@@ -30,7 +30,7 @@ func handleElectLeaders(_ context.Context, c *conn, req *request, kreq *kmsg.Ele
 		return resp
 	}
 	// Asked for all, a broker names those only that it tried to elect: none here.
-	v := c.view(m, req.clientID, "")
+	v := c.view(m, req.clientID)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewElectLeadersResponseTopic()
 		rt.Topic = t.Topic

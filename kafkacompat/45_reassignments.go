@@ -32,7 +32,7 @@ func handleAlterPartitionReassignments(_ context.Context, c *conn, req *request,
 		resp.ErrorMessage = new("the gateway is starting")
 		return resp
 	}
-	v := c.view(m, req.clientID, "")
+	v := c.view(m, req.clientID)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewAlterPartitionAssignmentsResponseTopic()
 		rt.Topic = t.Topic

@@ -33,7 +33,7 @@ func handleDescribeCluster(_ context.Context, c *conn, req *request, kreq *kmsg.
 	if kreq.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = req.clusterOperations()
 	}
-	v := c.view(m, req.clientID, "")
+	v := c.view(m, req.clientID)
 	resp.ClusterID, resp.ControllerID = m.ClusterID, v.controller()
 	for _, g := range v.ready {
 		b := kmsg.NewDescribeClusterResponseBroker()

@@ -53,7 +53,7 @@ func handleDescribeTopicPartitions(ctx context.Context, c *conn, req *request, k
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: first}
 			return resp
 		}
-		v := c.view(m, req.clientID, "")
+		v := c.view(m, req.clientID)
 		next := v.describe(req, t, &rt, first, left)
 		resp.Topics = append(resp.Topics, rt)
 		if int(next) < len(t.Partitions) {

@@ -413,8 +413,8 @@ func (c *conn) writeAll(vecs [][]byte) error {
 
 // client says who asks: the client id's hints, and the gateway's own role if it
 // names none.
-func (c *conn) client(clientID, rack string) federation.Client {
-	cl := federation.ParseClient(clientID, rack)
+func (c *conn) client(clientID string) federation.Client {
+	cl := federation.ParseClient(clientID, "") // no rack: it comes with Fetch only, too late for Metadata
 	if cl.Role == federation.RoleBoth {
 		cl.Role = c.s.cfg.Role
 	}

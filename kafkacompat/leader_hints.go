@@ -46,7 +46,7 @@ func (h *hints) of(topic federation.TopicName, number int32) *leaderHint {
 		if m == nil {
 			return nil
 		}
-		h.v, h.ready = h.c.view(m, h.req.clientID, ""), true
+		h.v, h.ready = h.c.view(m, h.req.clientID), true
 	}
 	p, err := h.v.m.Partition(federation.TopicPartition{Topic: topic, Partition: federation.LogicalPartition(number)})
 	if err != nil {

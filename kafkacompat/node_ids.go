@@ -14,8 +14,8 @@ type view struct {
 	gateways []*federation.Gateway // the client's own, best first
 }
 
-func (c *conn) view(m *federation.Map, clientID, rack string) view {
-	return view{m: m, ready: readyGateways(m), gateways: m.ClientGateways(c.client(clientID, rack))}
+func (c *conn) view(m *federation.Map, clientID string) view {
+	return view{m: m, ready: readyGateways(m), gateways: m.ClientGateways(c.client(clientID))}
 }
 
 // readyGateways are the nodes of Metadata, DescribeCluster and FindCoordinator.

@@ -79,7 +79,7 @@ func readMetric(b []byte, each func(name string, value float64)) error {
 		if t != protowire.BytesType {
 			return nil
 		}
-		switch n {
+		switch int32(n) { // a number of a message, not one of protowire's own
 		case otlpName:
 			name = field
 		case otlpGauge, otlpSum:
@@ -113,7 +113,7 @@ func readPoint(b []byte) (v float64, ok bool, err error) {
 			return nil
 		}
 		bits, _ := protowire.ConsumeFixed64(field)
-		switch n {
+		switch int32(n) { // a number of a message, not one of protowire's own
 		case otlpAsDouble:
 			v, ok = math.Float64frombits(bits), true
 		case otlpAsInt:

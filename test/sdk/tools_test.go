@@ -83,6 +83,7 @@ func testKafkaTools(t *testing.T) {
 			"--idempotent-producer-supported", "true")...)
 		require.Contains(t, result, "SUCCESS")
 	})
+	t.Run("admin", testAdminTools)
 	t.Run("verifiable", testVerifiable)
 	t.Run("performance", func(t *testing.T) {
 		topic := newTopic(t)
