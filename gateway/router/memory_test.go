@@ -42,11 +42,15 @@ func (w *world) fill(t *testing.T, r *router.Router, batches int) {
 
 func read(t *testing.T, s router.Session, from federation.LogicalOffset, wait time.Duration) *router.Fetched {
 	t.Helper()
-	f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: tp0, Offset: from, MaxBytes: 2 << 20, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch}},
-		router.FetchLimit{MinBytes: 1, MaxBytes: 50 << 20, MaxWait: wait})
+	f, err := fetchFrom(t.Context(), s, from, wait)
 	require.NoError(t, err)
 	require.NoError(t, f.Slices[0].Err)
 	return f
+}
+
+func fetchFrom(ctx context.Context, s router.Session, from federation.LogicalOffset, wait time.Duration) (*router.Fetched, error) {
+	return s.Fetch(ctx, []router.Position{{TopicPartition: tp0, Offset: from, MaxBytes: 2 << 20, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch}},
+		router.FetchLimit{MinBytes: 1, MaxBytes: 50 << 20, MaxWait: wait})
 }
 
 // Readers whose clients do not take what they asked for use the budget up, and no more
@@ -107,7 +111,13 @@ func TestReadAheadAndCachesMakeRoom(t *testing.T) {
 	tail := session(t, r)
 	end := added(t, tail, batch(recordbatch.NoProducer, "x")) + 1
 	done := make(chan *router.Fetched, 1)
-	go func() { done <- read(t, tail, end, 10*time.Second) }()
+	go func() {
+		f, err := fetchFrom(t.Context(), tail, end, 10*time.Second)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- f
+	}()
 	rest(t, 50*time.Millisecond)
 	added(t, session(t, r), batch(recordbatch.NoProducer, string(make([]byte, 500_000))))
 	f = <-done
