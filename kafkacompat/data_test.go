@@ -146,7 +146,7 @@ func TestProduceRefuses(t *testing.T) {
 		"crc":                 {produceRequest(w, "orders", -1, bad), 9, kerr.CorruptMessage},
 		"control":             {produceRequest(w, "orders", -1, control), 9, kerr.InvalidRecord},
 		"two batches":         {produceRequest(w, "orders", -1, append(append([]byte(nil), good...), good...)), 9, kerr.InvalidRecord},
-		"nothing":             {produceRequest(w, "orders", -1, nil), 9, kerr.CorruptMessage},
+		"nothing":             {produceRequest(w, "orders", -1, nil), 9, kerr.InvalidRecord},
 		"large":               {produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, string(make([]byte, 3000)))), 9, kerr.MessageTooLarge},
 		"acks":                {produceRequest(w, "orders", 2, good), 9, kerr.InvalidRequiredAcks},
 		"unknown topic":       {produceRequest(w, "nope", -1, good), 9, kerr.UnknownTopicOrPartition},

@@ -148,6 +148,9 @@ func SetProducer(batch []byte, id int64, epoch int16, baseSequence int32) {
 // Whether it is transactional, the caller decides. Errors are of kind
 // CorruptBatch, InvalidRecord, RecordTooLarge or UnsupportedCompression.
 func Check(b []byte, maxBytes int) error {
+	if len(b) == 0 { // not CorruptBatch, on which clients try again
+		return federation.Errorf(federation.InvalidRecord, "no record batch for a partition that the request names")
+	}
 	if len(b) < HeaderSize {
 		if len(b) > offMagic && b[offMagic] < 2 {
 			return federation.Errorf(federation.InvalidRecord, "record batch of magic %d: only magic 2 is taken (Kafka clients from 0.11 on)", b[offMagic])

@@ -34,7 +34,7 @@ func TestCheck(t *testing.T) {
 		max  int
 		kind federation.Kind
 	}{
-		"empty":         {nil, 0, federation.CorruptBatch},
+		"empty":         {nil, 0, federation.InvalidRecord},
 		"cut":           {good()[:70], 0, federation.CorruptBatch},
 		"two batches":   {append(good(), good()...), 0, federation.InvalidRecord},
 		"too large":     {good(), 10, federation.RecordTooLarge},
