@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeLogDirs: v1-v5
@@ -28,6 +29,9 @@ const logDir = "/braid"
 
 func handleDescribeLogDirs(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeLogDirsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeLogDirsResponse)
+	if resp.ErrorCode = req.mayCluster(ctx, acl.Describe); resp.ErrorCode != 0 {
+		return resp
+	}
 	m := c.s.mapOrNil()
 	if m == nil {
 		resp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)

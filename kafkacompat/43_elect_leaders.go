@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ElectLeaders: v0-v2
@@ -18,10 +19,14 @@ import (
 // * v1: election type (KIP-460), top-level error
 // * v2: flexible
 
-func handleElectLeaders(_ context.Context, c *conn, req *request, kreq *kmsg.ElectLeadersRequest) kmsg.Response {
+func handleElectLeaders(ctx context.Context, c *conn, req *request, kreq *kmsg.ElectLeadersRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ElectLeadersResponse)
 	m := c.s.mapOrNil()
+	denied := req.mayCluster(ctx, acl.Alter)
 	switch {
+	case denied != 0 && req.version >= 1:
+		resp.ErrorCode = denied
+		return resp
 	case req.version >= 1 && kreq.ElectionType != 0 && kreq.ElectionType != 1:
 		resp.ErrorCode = req.refuse(kerr.InvalidRequest)
 		return resp
@@ -37,8 +42,12 @@ func handleElectLeaders(_ context.Context, c *conn, req *request, kreq *kmsg.Ele
 		for _, number := range t.Partitions {
 			rp := kmsg.NewElectLeadersResponseTopicPartition()
 			rp.Partition = number
-			e, text := v.election(m, t.Topic, number)
-			rp.ErrorCode, rp.ErrorMessage = req.refuse(e), &text
+			if denied != 0 { // v0 has no other place for it
+				rp.ErrorCode, rp.ErrorMessage = denied, deniedMessage(denied)
+			} else {
+				e, text := v.election(m, t.Topic, number)
+				rp.ErrorCode, rp.ErrorMessage = req.refuse(e), &text
+			}
 			rt.Partitions = append(rt.Partitions, rp)
 		}
 		resp.Topics = append(resp.Topics, rt)

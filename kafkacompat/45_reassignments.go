@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // AlterPartitionReassignments: v0-v1, and ListPartitionReassignments (46): v0
@@ -23,9 +24,13 @@ import (
 // notReassigned says where to go instead.
 const notReassigned = "replicas are gateways here, and cannot be chosen; to move a partition to another physical cluster use `braid topic move` or `braid topic expand`"
 
-func handleAlterPartitionReassignments(_ context.Context, c *conn, req *request, kreq *kmsg.AlterPartitionAssignmentsRequest) kmsg.Response {
+func handleAlterPartitionReassignments(ctx context.Context, c *conn, req *request, kreq *kmsg.AlterPartitionAssignmentsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.AlterPartitionAssignmentsResponse)
 	resp.AllowReplicationFactorChange = kreq.AllowReplicationFactorChange
+	if resp.ErrorCode = req.mayCluster(ctx, acl.Alter); resp.ErrorCode != 0 {
+		resp.ErrorMessage = deniedMessage(resp.ErrorCode)
+		return resp
+	}
 	m := c.s.mapOrNil()
 	if m == nil {
 		resp.ErrorCode = req.refuse(kerr.NotController)
@@ -66,8 +71,12 @@ func (v *view) reassign(m *federation.Map, topic string, asked *kmsg.AlterPartit
 	return kerr.InvalidReplicaAssignment, notReassigned
 }
 
-func handleListPartitionReassignments(_ context.Context, c *conn, req *request, kreq *kmsg.ListPartitionReassignmentsRequest) kmsg.Response {
+func handleListPartitionReassignments(ctx context.Context, c *conn, req *request, kreq *kmsg.ListPartitionReassignmentsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ListPartitionReassignmentsResponse)
+	if resp.ErrorCode = req.mayCluster(ctx, acl.Describe); resp.ErrorCode != 0 {
+		resp.ErrorMessage = deniedMessage(resp.ErrorCode)
+		return resp
+	}
 	if c.s.mapOrNil() == nil {
 		resp.ErrorCode = req.refuse(kerr.NotController)
 		resp.ErrorMessage = new("the gateway is starting")

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -29,8 +30,12 @@ type Credentials interface {
 // scramMechanisms are Kafka's numbers of the mechanisms (ScramMechanism.java).
 var scramMechanisms = map[int8]federation.ScramMechanism{1: federation.ScramSHA256, 2: federation.ScramSHA512}
 
-func handleDescribeUserSCRAM(_ context.Context, c *conn, req *request, kreq *kmsg.DescribeUserSCRAMCredentialsRequest) kmsg.Response {
+func handleDescribeUserSCRAM(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeUserSCRAMCredentialsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeUserSCRAMCredentialsResponse)
+	if resp.ErrorCode = req.mayCluster(ctx, acl.Describe); resp.ErrorCode != 0 {
+		resp.ErrorMessage = deniedMessage(resp.ErrorCode)
+		return resp
+	}
 	m := c.s.mapOrNil()
 	if m == nil {
 		err := federation.Errorf(federation.NotLeader, "this gateway has no map yet; try again")
@@ -131,14 +136,19 @@ func scramChanges(kreq *kmsg.AlterUserSCRAMCredentialsRequest) map[string]*scram
 func handleAlterUserSCRAM(ctx context.Context, c *conn, req *request, kreq *kmsg.AlterUserSCRAMCredentialsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.AlterUserSCRAMCredentialsResponse)
 	changes := scramChanges(kreq)
+	denied := req.mayCluster(ctx, acl.Alter)
 	for _, user := range slices.Sorted(maps.Keys(changes)) {
 		s := changes[user]
 		r := kmsg.NewAlterUserSCRAMCredentialsResponseResult()
 		r.User = user
-		if s.refuse != nil {
+		switch {
+		case denied != 0:
+			r.ErrorCode, r.ErrorMessage = denied, deniedMessage(denied)
+		case s.refuse != nil:
 			r.ErrorCode, r.ErrorMessage = req.refuse(s.refuse), &s.why
-		} else {
+		default:
 			err := c.s.deps.Credentials.AlterCredentials(ctx, user, s.set, s.remove)
+			req.changed(ctx, acl.Alter, acl.Cluster, federation.ACLClusterName, err)
 			r.ErrorCode, r.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Results = append(resp.Results, r)

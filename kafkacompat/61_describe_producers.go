@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // DescribeProducers: v0
@@ -21,6 +22,7 @@ func handleDescribeProducers(ctx context.Context, c *conn, req *request, kreq *k
 	var tps []federation.TopicPartition
 	var answers []*kmsg.DescribeProducersResponseTopicPartition
 	for _, t := range kreq.Topics {
+		denied := req.mayTopic(ctx, acl.Read, t.Topic)
 		rt := kmsg.NewDescribeProducersResponseTopic()
 		rt.Topic = t.Topic
 		rt.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(t.Partitions))
@@ -30,6 +32,8 @@ func handleDescribeProducers(ctx context.Context, c *conn, req *request, kreq *k
 			rp.Partition = number
 			left--
 			switch {
+			case denied != 0:
+				rp.ErrorCode, rp.ErrorMessage = denied, deniedMessage(denied)
 			case !loaded:
 				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
 			case left < 0:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ConsumerGroupHeartbeat: v0-v1
@@ -21,6 +22,16 @@ import (
 
 func handleConsumerGroupHeartbeat(ctx context.Context, c *conn, req *request, kreq *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+	if resp.ErrorCode = req.mayGroup(ctx, acl.Read, kreq.Group); resp.ErrorCode != 0 {
+		resp.ErrorMessage = deniedMessage(resp.ErrorCode)
+		return resp
+	}
+	for _, t := range kreq.SubscribedTopicNames {
+		if resp.ErrorCode = req.mayTopic(ctx, acl.Describe, t); resp.ErrorCode != 0 {
+			resp.ErrorMessage = deniedMessage(resp.ErrorCode)
+			return resp
+		}
+	}
 	err := checkConsumerHeartbeat(req.version, kreq)
 	var m *federation.Map
 	if err == nil {

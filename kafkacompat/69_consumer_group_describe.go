@@ -7,6 +7,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/internal/acl"
 )
 
 // ConsumerGroupDescribe: v0-v1
@@ -29,6 +30,14 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 	for _, group := range kreq.Groups {
 		rg := kmsg.NewConsumerGroupDescribeResponseGroup()
 		rg.Group = group
+		if rg.ErrorCode = req.mayGroup(ctx, acl.Describe, group); rg.ErrorCode != 0 {
+			rg.ErrorMessage = deniedMessage(rg.ErrorCode)
+			resp.Groups = append(resp.Groups, rg)
+			continue
+		}
+		if kreq.IncludeAuthorizedOperations {
+			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
+		}
 		d, err := c.s.deps.Groups.Describe(ctx, group)
 		switch {
 		case err == nil && d.Type != groups.TypeConsumer:

@@ -172,6 +172,22 @@ func guardedCalls(w *world) []guardedCall {
 		{"DeleteACLs", with(kmsg.NewPtrDeleteACLsRequest(), func(r *kmsg.DeleteACLsRequest) {
 			r.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: 2, ResourceName: new("x"), ResourcePatternType: 3, Operation: 1, PermissionType: 1}}
 		}), 3, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		{"DescribeLogDirs", kmsg.NewPtrDescribeLogDirsRequest(), 4, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
+		{"ElectLeaders", with(kmsg.NewPtrElectLeadersRequest(), func(r *kmsg.ElectLeadersRequest) {
+			r.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+		}), 2, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		{"ElectLeaders, old", with(kmsg.NewPtrElectLeadersRequest(), func(r *kmsg.ElectLeadersRequest) {
+			r.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+		}), 0, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		{"AlterPartitionReassignments", kmsg.NewPtrAlterPartitionAssignmentsRequest(), 0, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		{"ListPartitionReassignments", kmsg.NewPtrListPartitionReassignmentsRequest(), 0, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
+		{"DescribeUserScramCredentials", kmsg.NewPtrDescribeUserSCRAMCredentialsRequest(), 0, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
+		{"AlterUserScramCredentials", with(kmsg.NewPtrAlterUserSCRAMCredentialsRequest(), func(r *kmsg.AlterUserSCRAMCredentialsRequest) {
+			r.Deletions = []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "nobody", Mechanism: 1}}
+		}), 0, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
+		{"ConsumerGroupHeartbeat", consumerHeartbeat(), 1, errGroupDenied, []string{"READ GROUP modern", "DESCRIBE TOPIC orders"}},
+		{"ConsumerGroupHeartbeat, topic", consumerHeartbeat(), 1, errTopicDenied, []string{"DESCRIBE TOPIC orders", "READ GROUP modern"}},
+		{"ConsumerGroupDescribe", with(kmsg.NewPtrConsumerGroupDescribeRequest(), func(r *kmsg.ConsumerGroupDescribeRequest) { r.Groups = []string{group} }), 0, errGroupDenied, []string{"DESCRIBE GROUP billing"}},
 		{"DeleteTopics", with(kmsg.NewPtrDeleteTopicsRequest(), func(r *kmsg.DeleteTopicsRequest) {
 			r.TimeoutMillis, r.TopicNames = 5000, []string{"doomed"}
 		}), 5, errTopicDenied, []string{"DELETE TOPIC doomed"}},
@@ -179,6 +195,14 @@ func guardedCalls(w *world) []guardedCall {
 			r.TimeoutMillis, r.TopicNames = 5000, []string{"never"}
 		}), 5, errTopicDenied, []string{"DELETE CLUSTER kafka-cluster"}},
 	}...)
+}
+
+// consumerHeartbeat joins a group by the newer protocol.
+func consumerHeartbeat() kmsg.Request {
+	return with(kmsg.NewPtrConsumerGroupHeartbeatRequest(), func(r *kmsg.ConsumerGroupHeartbeatRequest) {
+		r.Group, r.MemberID, r.RebalanceTimeoutMillis = "modern", "member", 10_000
+		r.SubscribedTopicNames, r.Topics = []string{"orders"}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	})
 }
 
 func guardedDataCalls(w *world) []guardedCall {
@@ -205,6 +229,9 @@ func guardedDataCalls(w *world) []guardedCall {
 		{"OffsetForLeaderEpoch", with(kmsg.NewPtrOffsetForLeaderEpochRequest(), func(r *kmsg.OffsetForLeaderEpochRequest) {
 			r.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{{CurrentLeaderEpoch: -1}}}}
 		}), 4, errTopicDenied, []string{"DESCRIBE TOPIC orders"}},
+		{"DescribeProducers", with(kmsg.NewPtrDescribeProducersRequest(), func(r *kmsg.DescribeProducersRequest) {
+			r.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+		}), 0, errTopicDenied, []string{"READ TOPIC orders"}},
 		{"DescribeTopicPartitions", with(kmsg.NewPtrDescribeTopicPartitionsRequest(), func(r *kmsg.DescribeTopicPartitionsRequest) {
 			r.ResponsePartitionLimit, r.Topics = 10, []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: "orders"}}
 		}), 0, errTopicDenied, []string{"DESCRIBE TOPIC orders"}},
@@ -250,7 +277,7 @@ func TestEveryAPIAsksForRights(t *testing.T) {
 			}
 		})
 	}
-	for _, key := range kafkacompat.Served() {
+	for _, key := range kafkacompat.Guarded() {
 		require.True(t, covered[key], "%s has no row in guardedCalls", kmsg.NameForKey(key))
 	}
 }
@@ -452,7 +479,7 @@ func TestNoMapLetsNobodyIn(t *testing.T) {
 	w := newGuarded(t, func(c *kafkacompat.Config) { c.TopicWait = 20 * time.Millisecond })
 	empty := &blindMaps{world: w, m: new(federation.Map)}
 	s, err := kafkacompat.New(kafkacompat.Config{GatewayID: "blind", TopicWait: 20 * time.Millisecond},
-		kafkacompat.Deps{Maps: empty, NewSession: w.router.NewSession, Groups: w.newCoordinator("blind"), Authorizer: w.authorizer, Admin: w})
+		kafkacompat.Deps{Maps: empty, NewSession: w.router.NewSession, Groups: w.newCoordinator("blind"), Authorizer: w.authorizer, Admin: w, Credentials: w})
 	require.NoError(t, err)
 	w.servers[0] = s
 	alice := dial(t, w.listen("alice"))

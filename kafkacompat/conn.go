@@ -111,7 +111,9 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 		c.abort()
 		return
 	}
-	ctx, waitCtx = security.WithPrincipal(ctx, c.principal), security.WithPrincipal(waitCtx, c.principal)
+	if c.principal != security.Anonymous { // else who the listener says it is
+		ctx, waitCtx = security.WithPrincipal(ctx, c.principal), security.WithPrincipal(waitCtx, c.principal)
+	}
 	written := make(chan struct{})
 	go func() {
 		defer close(written)

@@ -1,12 +1,16 @@
 package kafkacompat
 
+import "github.com/twmb/franz-go/pkg/kmsg"
+
 // BytesInUse returns the bytes of requests in memory.
 func (s *Server) BytesInUse() int64 { return s.budget.Used() }
 
-// Served are the keys of the APIs that are served.
-func Served() (keys []int16) {
+// Guarded are the keys of the APIs that are served and ask for rights.
+func Guarded() (keys []int16) {
 	for key := range served() {
-		keys = append(keys, key)
+		if operations[kmsg.Key(key)] != "–" {
+			keys = append(keys, key)
+		}
 	}
 	return keys
 }

@@ -36,4 +36,18 @@ var operations = map[kmsg.Key]string{
 	kmsg.DescribeCluster:         "–; DESCRIBE cluster to be told the operations that are allowed",
 	kmsg.ListConfigResources:     "DESCRIBE_CONFIGS cluster",
 	kmsg.DescribeTopicPartitions: "DESCRIBE topic; others are left out of a list",
+
+	kmsg.SASLHandshake:                "–",
+	kmsg.SASLAuthenticate:             "–",
+	kmsg.DescribeUserSCRAMCredentials: "DESCRIBE cluster",
+	kmsg.AlterUserSCRAMCredentials:    "ALTER cluster",
+	kmsg.DescribeLogDirs:              "DESCRIBE cluster",
+	kmsg.ElectLeaders:                 "ALTER cluster",
+	kmsg.AlterPartitionAssignments:    "ALTER cluster",
+	kmsg.ListPartitionReassignments:   "DESCRIBE cluster",
+	kmsg.DescribeProducers:            "READ topic",
+	kmsg.ConsumerGroupHeartbeat:       "READ group, DESCRIBE the topics that are named. A regular expression can match others: the member is told their ids, and may not read them",
+	kmsg.ConsumerGroupDescribe:        "DESCRIBE group",
+	kmsg.GetTelemetrySubscriptions:    "–",
+	kmsg.PushTelemetry:                "–",
 }
