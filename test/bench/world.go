@@ -64,9 +64,9 @@ type world struct {
 	redis  *realparts.Redis
 	kafka  *realparts.Kafka   // the first broker of the first cluster; nil where the clusters are embedded
 	more   []*realparts.Kafka // its other brokers
-	facade string           // of the gateway, for Kafka clients
-	api    string           // base URL of the gateway, or of the controller
-	lead   string           // base URL of the controller
+	facade string             // of the gateway, for Kafka clients
+	api    string             // base URL of the gateway, or of the controller
+	lead   string             // base URL of the controller
 
 	processes  map[string]*realparts.Process
 	opsAddress map[string]string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -57,7 +58,7 @@ func testAdminTools(t *testing.T) {
 
 	seen := 0 // the console producer is idempotent, and its records can lie in any partition
 	for p := range partitions {
-		lines := strings.Split(strings.TrimSpace(output(t, "", tool(t, "TransactionsCommand", "describe-producers", "--topic", topic, "--partition", fmt.Sprint(p))...)), "\n")
+		lines := strings.Split(strings.TrimSpace(output(t, "", tool(t, "TransactionsCommand", "describe-producers", "--topic", topic, "--partition", strconv.Itoa(p))...)), "\n")
 		seen += len(lines) - 1
 	}
 	require.Positive(t, seen)
