@@ -70,6 +70,8 @@ func CheckUserName(user string) error {
 		return Errorf(InvalidArgument, "the name of a user is empty")
 	case len(user) > UserNameBytesMax:
 		return Errorf(InvalidArgument, "the name of a user has %d bytes: want at most %d", len(user), UserNameBytesMax)
+	case user == "ANONYMOUS" || user == "braid-fleet":
+		return Errorf(InvalidArgument, "user name %q is braid's own: it stands for who is not known, and for braid's processes", user)
 	case !utf8.ValidString(user), strings.ContainsFunc(user, unicode.IsControl):
 		return Errorf(InvalidArgument, "user name %q: want UTF-8 without control characters", user)
 	}

@@ -155,10 +155,13 @@ func onGroup(op acl.Operation, resourceName string) right {
 
 func onCluster(op acl.Operation) right { return right{op, acl.Cluster, federation.ACLClusterName} }
 
-// lastSegment reads the id of a resource name, or takes it as the id.
+// lastSegment reads the id of a resource name of a logical cluster, or takes it as the
+// id, as those do who serve the call.
 func lastSegment(name, collection string) string {
-	if _, id, ok := strings.Cut(name, collection); ok {
-		return id
+	if rest, ok := strings.CutPrefix(name, "logicalClusters/"); ok {
+		if _, id, ok := strings.Cut(rest, collection); ok {
+			return id
+		}
 	}
 	return name
 }

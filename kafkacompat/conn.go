@@ -310,7 +310,10 @@ func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (re
 			return response{}, false
 		}
 		if sl.run != nil {
-			resp = c.run(ctx, waitCtx, sl)
+			var ok bool
+			if resp, ok = c.runKnown(ctx, waitCtx, sl); !ok {
+				return response{}, false
+			}
 			break
 		}
 		select {
@@ -322,6 +325,26 @@ func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (re
 	}
 	sl.req.observe(ctx, c.s.deps.Metrics)
 	out.add(resp)
+	return resp, true
+}
+
+// runKnown runs a request if the client is known still: it may have waited in line for
+// long, and so may what it asks for. Else the connection ends.
+func (c *conn) runKnown(ctx, waitCtx context.Context, sl *slot) (response, bool) {
+	if err := c.stillKnown(sl.req.key); err != nil {
+		c.log.Info("connection closed", "reason", err)
+		c.drop(sl)
+		return response{}, false
+	}
+	resp := c.run(ctx, waitCtx, sl)
+	if err := c.stillKnown(sl.req.key); err != nil {
+		c.log.Info("connection closed", "reason", err)
+		if resp.release != nil {
+			resp.release()
+		}
+		c.drop(sl)
+		return response{}, false
+	}
 	return resp, true
 }
 

@@ -1,6 +1,7 @@
 package kafkacompat
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -56,6 +58,10 @@ func (c *conn) authenticate(ctx context.Context) error {
 			return c.certified(ctx, tc)
 		}
 	}
+	// Without a map nobody is known, and clients take a refusal for final.
+	if !c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(*federation.Map) bool { return true }) {
+		return errNoMap
+	}
 	for c.session.Load() == nil {
 		if err := c.authenticateStep(ctx); err != nil {
 			return err
@@ -63,6 +69,9 @@ func (c *conn) authenticate(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errNoMap closes a connection that comes before the map: the client tries elsewhere, or again.
+var errNoMap = errors.New("the gateway has no map yet, so it knows no users")
 
 // methodTLS is how a client is known by its certificate, as Kafka calls it.
 const methodTLS = "SSL"
@@ -124,9 +133,11 @@ func (c *conn) readSmall() ([]byte, error) {
 	if size < 0 || size > c.s.cfg.SaslBytesMax {
 		return nil, fmt.Errorf("%w: %d bytes before authentication: want at most %d", errRefused, size, c.s.cfg.SaslBytesMax)
 	}
-	b := make([]byte, size)
-	_, err := io.ReadFull(c.r, b)
-	return b, err
+	var b bytes.Buffer // grows as bytes come, whatever was announced
+	if _, err := io.CopyN(&b, c.r, int64(size)); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 func (c *conn) writeNow(ctx context.Context, vecs ...[]byte) error {

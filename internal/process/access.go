@@ -61,8 +61,9 @@ func (a Access) validate(role Role) error {
 			return configErrorf("--kafka-sasl-mechanisms %s needs --oauth-issuer, --oauth-audience and --oauth-jwks", m)
 		}
 	}
-	if role == Gateway && a.ConnectRequired && a.FleetTokenFile == "" && a.FleetToken == "" {
-		return configErrorf("--connect-auth required needs --fleet-token-file: other gateways and the controllers could not be told from clients")
+	asks := a.ConnectRequired || len(a.SaslMechanisms) > 0 || a.Connect.AsksClients() || a.Kafka.AsksClients()
+	if role == Gateway && asks && a.FleetTokenFile == "" && a.FleetToken == "" {
+		return configErrorf("a gateway that asks clients who they are (--connect-auth, --kafka-sasl-mechanisms, --tls-client-auth, --kafka-tls-client-auth) needs --fleet-token-file: other gateways and the controllers could not be told from clients")
 	}
 	return nil
 }
@@ -74,6 +75,7 @@ type access struct {
 	rules   security.PrincipalRules
 	tokens  *security.TokenVerifier // nil = none are taken
 	auth    *security.Authenticator // of users; set by users
+	known   func() bool             // whether users are known: there is a map; set by users
 	clients *tls.Config             // of connections to other processes
 }
 
@@ -128,6 +130,7 @@ func (a *access) scheme() string {
 func (w *wiring) users(current func() *federation.Map) {
 	w.access.auth = security.NewAuthenticator(w.access.cfg.SaslMechanisms,
 		func(id federation.CredentialID) *federation.Credential { return current().Credential(id) }, w.access.tokens)
+	w.access.known = func() bool { return current().Version > 0 }
 	if w.access.tokens != nil {
 		w.task(lifecycle.Task{Name: "token keys", Run: w.access.tokens.Run})
 	}

@@ -131,6 +131,9 @@ func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Id
 	default:
 		return nil, nil //nolint:nilnil // the call does not say
 	}
+	if err != nil && !g.known() {
+		return nil, federation.Errorf(federation.NoLeader, "this process has no map yet, so it knows no users; try again")
+	}
 	if err != nil && r.Context().Err() == nil {
 		// Not why: a guess must not learn which part was right.
 		err = federation.Errorf(federation.Unauthenticated, "the credential in the header authorization does not hold").WithCause(err)
@@ -151,12 +154,18 @@ func (g *guard) serveUser(w http.ResponseWriter, r *http.Request, id security.Id
 		defer g.mu.Unlock()
 		delete(g.calls, call)
 	}()
+	if !g.auth.Holds(id, time.Now()) { // revoked since it was looked up, before watch could see the call
+		g.refuse(w, r, errUnauthenticated(identityEndedText))
+		return
+	}
 	if !id.Expires.IsZero() {
 		timer := time.AfterFunc(time.Until(id.Expires), func() { cancel(errIdentityEnded) })
 		defer timer.Stop()
 	}
 	g.next.ServeHTTP(w, r.WithContext(ctx))
 }
+
+const identityEndedText = "the credential was revoked, or the token has expired; authenticate again"
 
 // errIdentityEnded is the cause of the end of calls of users who are not known any more.
 var errIdentityEnded = errors.New("identity ended")
@@ -205,7 +214,7 @@ func (ending) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.St
 
 func ended(ctx context.Context, err error) error {
 	if err != nil && errors.Is(context.Cause(ctx), errIdentityEnded) {
-		return rpcerror.Error(errUnauthenticated("the credential was revoked, or the token has expired; authenticate again"))
+		return rpcerror.Error(errUnauthenticated(identityEndedText))
 	}
 	return err
 }

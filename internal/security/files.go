@@ -98,9 +98,12 @@ type TLSFiles struct {
 // Enabled reports whether there is TLS.
 func (f TLSFiles) Enabled() bool { return f.Cert != "" || f.Key != "" }
 
+// AsksClients reports whether clients are asked for certificates.
+func (f TLSFiles) AsksClients() bool { return f.ClientAuth != "" && f.ClientAuth != ClientAuthNone }
+
 // Validate checks that the settings go together; prefix begins their flags.
 func (f TLSFiles) Validate(prefix string) error {
-	auth := f.ClientAuth != "" && f.ClientAuth != ClientAuthNone
+	auth := f.AsksClients()
 	switch {
 	case auth && f.ClientAuth != ClientAuthRequested && f.ClientAuth != ClientAuthRequired:
 		return fmt.Errorf("--%stls-client-auth %q: want none, requested or required", prefix, f.ClientAuth)
@@ -229,5 +232,8 @@ func (t *SharedToken) Is(token string) bool {
 
 // Fleet is who a process of the fleet is, or an operator with its shared token.
 var Fleet = User("braid-fleet")
+
+// reserved reports whether a user name is one of braid's own, which nobody can prove to be.
+func reserved(name string) bool { return name == Fleet.Name || name == Anonymous.Name }
 
 var errNoRule = errors.New("no rule of --tls-principal-rules fits the subject of the certificate")

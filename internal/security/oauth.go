@@ -160,7 +160,8 @@ func (v *TokenVerifier) download(ctx context.Context) ([]byte, error) {
 func (v *TokenVerifier) key(ctx context.Context, id string) ([]jose.JSONWebKey, error) {
 	keys, due := v.held(id)
 	if len(keys) == 0 && due {
-		if err := v.refresh(ctx); err != nil {
+		// Whoever asks may go away: others wait for the same keys.
+		if err := v.refresh(context.WithoutCancel(ctx)); err != nil {
 			v.log.Warn("the keys of the token issuer could not be read", "from", v.cfg.Keys, "err", err)
 		}
 		keys, _ = v.held(id)
@@ -223,7 +224,10 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (*Identity, er
 	if name == "" {
 		return nil, fmt.Errorf("the token has no claim %q that is a text", v.cfg.Claim)
 	}
-	return &Identity{Principal: User(name), Method: OAuthBearer, Expires: claims.Expiry.Time()}, nil
+	if reserved(name) {
+		return nil, fmt.Errorf("the token names %q, which is braid's own", name)
+	}
+	return &Identity{Principal: User(name), Method: OAuthBearer, Expires: claims.Expiry.Time().Add(v.cfg.Skew)}, nil
 }
 
 // oauthBearer is the mechanism OAUTHBEARER (RFC 7628).

@@ -91,24 +91,21 @@ func (a *Authenticator) CheckPassword(ctx context.Context, user, password string
 	if federation.CheckUserName(user) != nil || password == "" || len(password) > passwordBytesMax {
 		return nil, errCredentials
 	}
-	found := false
+	// All are tried, and those that are not there are tried with nothing behind them: how
+	// long it takes does not tell who exists.
 	for _, m := range []federation.ScramMechanism{federation.ScramSHA256, federation.ScramSHA512} {
-		c := a.users(federation.CredentialID{User: user, Mechanism: m})
-		if c == nil {
-			continue
+		id := federation.CredentialID{User: user, Mechanism: m}
+		c := a.users(id)
+		known := c != nil
+		if !known {
+			c = a.decoy(id)
 		}
-		found = true
 		ok, err := a.passwords.check(ctx, c, password)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
+		if ok && known {
 			return &Identity{Principal: User(user), Method: Plain, credential: c.CredentialID}, nil
-		}
-	}
-	if !found { // takes as long as a wrong password does
-		if _, err := a.passwords.check(ctx, a.decoy(federation.CredentialID{User: user, Mechanism: federation.ScramSHA256}), password); err != nil {
-			return nil, err
 		}
 	}
 	return nil, errCredentials
