@@ -96,9 +96,10 @@ func passHole(s *router.Slice, from federation.LogicalOffset) {
 }
 
 func (c *conn) fetchLimit(kreq *kmsg.FetchRequest) router.FetchLimit {
+	most := min(max(kreq.MaxBytes, 0), c.s.cfg.FetchBytesMax)
 	return router.FetchLimit{
-		MinBytes:      max(kreq.MinBytes, 0),
-		MaxBytes:      min(max(kreq.MaxBytes, 0), c.s.cfg.FetchBytesMax),
+		MinBytes:      min(max(kreq.MinBytes, 0), most), // as in KafkaApis.handleFetchRequest
+		MaxBytes:      most,
 		MaxWait:       min(max(time.Duration(kreq.MaxWaitMillis)*time.Millisecond, 0), c.s.cfg.FetchWaitMax),
 		ReadCommitted: kreq.IsolationLevel == 1,
 	}

@@ -133,6 +133,9 @@ func (c *conn) setReadDeadline(d time.Duration) {
 	}
 }
 
+// smallRequestBytes is how large a request is that waits for no budget, unless it is Produce.
+const smallRequestBytes = 64 << 10
+
 // readBody believes a length above frameUnitBytes only when that much of the
 // request is there: budget and memory for the rest are taken then.
 func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, error) {
@@ -145,7 +148,11 @@ func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, err
 			return nil, ctx.Err()
 		}
 	}
-	if err := c.s.budget.Acquire(ctx, int64(first)); err != nil {
+	// Small requests do not wait in line behind large ones: a member of a group must be
+	// heard in time, and each connection may have few of them.
+	if !pooled && size <= smallRequestBytes {
+		c.s.budget.Charge(int64(first))
+	} else if err := c.s.budget.Acquire(ctx, int64(first)); err != nil {
 		return nil, err
 	}
 	f := &frame{c: c, taken: int64(first), size: int64(size)}

@@ -53,6 +53,9 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest) (ConsumerHeartbea
 		if len(g.members) > 0 && g.protocolType != consumerProtocol {
 			return none, federation.Errorf(federation.GroupNotFound, "group %q is not a consumer group: its members are of protocol type %q", g.id, g.protocolType)
 		}
+		if err := g.checkModernJoin(r); err != nil {
+			return none, err
+		}
 	}
 	m, joins, err := g.modernMember(r)
 	if err != nil {
@@ -139,6 +142,20 @@ func (g *group) modernMember(r *ConsumerHeartbeatRequest) (m *member, joins bool
 		return nil, false, federation.Errorf(federation.GroupFull, "group %q has %d members, its limit", g.id, g.cfg.MembersMax)
 	}
 	return g.addModern(r), true, nil
+}
+
+// checkModernJoin refuses a member that would break others: the assignor of Kafka Streams
+// gets along with none of another kind, and an id that is in use belongs to who has it.
+func (g *group) checkModernJoin(r *ConsumerHeartbeatRequest) error {
+	for _, m := range g.members {
+		if slices.ContainsFunc(m.protocols, isStreams) {
+			return federation.Errorf(federation.GroupNotFound, "group %q is one of Kafka Streams: it takes no other members", g.id)
+		}
+	}
+	if m := g.members[r.MemberID]; m != nil && m.instance != r.InstanceID {
+		return errUnknownMember(g.id, r.MemberID)
+	}
+	return nil
 }
 
 func (g *group) addModern(r *ConsumerHeartbeatRequest) *member {

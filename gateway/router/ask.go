@@ -112,10 +112,10 @@ func (f *fetching) readAhead() {
 		if it.bytes > 0 || it.part != nil || sl.Err != nil || it.at >= sl.HighWatermark {
 			return
 		}
-		if left.Partition < 0 {
+		// Not one that waits for something else: it would come first again and again.
+		if f.ahead(m, it); it.left && left.Partition < 0 {
 			left = it.pos.TopicPartition
 		}
-		f.ahead(m, it)
 	})
 	f.each(func(it *fetchItem, sl *Slice) {
 		if it.bytes > 0 && it.direct && sl.Err == nil && it.at < sl.HighWatermark {
@@ -137,6 +137,7 @@ func (f *fetching) readAhead() {
 func (f *fetching) ahead(m *federation.Map, it *fetchItem) {
 	tp := it.pos.TopicPartition
 	if rd := f.s.readOf(tp); rd != nil {
+		it.left = false
 		f.asks.of(rd.key).load += max(rd.expected, 1)
 		return
 	}
@@ -159,7 +160,7 @@ func (f *fetching) ahead(m *federation.Map, it *fetchItem) {
 		key.use = upstream.UseRead
 	}
 	g, expected := f.asks.of(key), f.expected(it)
-	if !f.asks.room(g, expected) {
+	if it.left = !f.asks.room(g, expected); it.left {
 		return
 	}
 	rd := &read{tp: tp, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}

@@ -22,6 +22,7 @@ type Router struct {
 	bytes     *memory.Budget // of appends in flight
 	ahead     atomic.Int64   // bytes that reads ahead may bring
 	cache     cacheCount
+	reserved  sync.Map // *upstream.Cluster to the *atomic.Int64 of what its reads have of the room
 	turn      atomic.Uint32
 	lanesUsed atomic.Int32 // by sessions, of lanes
 	states    partStates

@@ -103,6 +103,7 @@ type fetchItem struct {
 	bytes  int
 	closed bool // takes nothing more in this Fetch
 	direct bool // its last records came from a direct read: it is behind the tail
+	left   bool // not asked for, as its broker has enough to answer
 	resume time.Time
 	leader <-chan struct{}    // if not nil, resume ends when it is closed
 	extent *federation.Extent // that its last records are of
@@ -279,7 +280,7 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 // another pass comes to it. It reports whether an answer is under way.
 func (f *fetching) want(it *fetchItem, extent *federation.Extent, key readKey) (pending bool) {
 	g, expected := f.asks.of(key), f.expected(it)
-	if !f.asks.room(g, expected) {
+	if it.left = !f.asks.room(g, expected); it.left {
 		return false
 	}
 	rd := &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
@@ -386,6 +387,10 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	if errors.Is(a.err, kerr.OffsetOutOfRange) {
 		return f.hop(part, i, it), false
 	}
+	if errors.Is(a.err, errCrowded) {
+		it.resume = time.Now().Add(leaderPause)
+		return false, false
+	}
 	if a.err != nil {
 		// Never an error to the client: the leader has moved, or the cluster is away.
 		if c, err := f.s.r.cluster(extent); err == nil {
@@ -454,7 +459,7 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 	}
 	if rd.from < end && !rd.alone {
 		// The other partitions of the request used its size up.
-		return f.bytes == 0
+		return f.bytes < max(int(f.limit.MinBytes), 1)
 	}
 	if !head {
 		// Nothing is left of a sealed extent (compaction, markers): go on behind it.

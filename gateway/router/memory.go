@@ -2,8 +2,11 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/braidmq/braid/internal/upstream"
 )
 
 // Records that were read from brokers are counted where they lie: upstream takes the
@@ -40,46 +43,74 @@ func (c Config) Within(requests, answers int64) Config {
 type cacheCount struct {
 	max  int64 // 0 = no bound but that of each tail
 	used atomic.Int64
+	// tails is how many share it.
+	tails atomic.Int64
 }
 
 // CachedBytes returns what the tail caches hold.
 func (r *Router) CachedBytes() int64 { return r.cache.used.Load() }
 
-func (c *cacheCount) full() bool { return c.max > 0 && c.used.Load() > c.max }
+// full reports whether a tail with so many bytes has to give some up: those that have no
+// more than their share keep it.
+func (c *cacheCount) full(bytes int) bool {
+	return c.max > 0 && c.used.Load() > c.max && int64(bytes) > c.max/max(c.tails.Load(), 1)
+}
 
 // A reservation is room for the answer to one request of direct reads.
-type reservation struct{ bytes int64 }
+type reservation struct {
+	bytes int64
+	of    *atomic.Int64 // what all of its cluster have
+}
 
-// of returns how much of most the request may bring.
-func (n reservation) of(most int32) int32 {
+// limit returns how much of most the request may bring.
+func (n reservation) limit(most int32) int32 {
 	if n.bytes > 0 {
 		return int32(min(int64(most), n.bytes))
 	}
 	return most
 }
 
-// reserve takes room for the answer of reads, at once or not at all.
-func (r *Router) reserve(reads []wantedRead, limit FetchLimit) (reservation, bool) {
+// errCrowded is of a read to a cluster whose reads have their share of the room: one that
+// does not answer must leave room for the others.
+var errCrowded = errors.New("too much is read from the cluster already")
+
+// clusterShare is which part of the room the reads of one cluster may have.
+const clusterShare = 4
+
+// reserve takes room for the answer of reads, at once or not at all: then await waits for
+// it. It fails where a cluster has its share.
+func (r *Router) reserve(cluster *upstream.Cluster, reads []wantedRead, limit FetchLimit) (n reservation, taken bool, err error) {
 	if r.deps.Answers == nil {
-		return reservation{}, true
+		return reservation{}, true, nil
 	}
 	want := int64(0)
 	for _, w := range reads {
 		want += int64(w.maxBytes)
 	}
 	want = min(want, int64(limit.MaxBytes), int64(r.cfg.FetchBytesMax))
-	n := r.deps.Answers.Grant(max(want, 0), answerLeast)
-	return reservation{n}, r.deps.Answers.TryAcquire(n)
+	n.bytes = r.deps.Answers.Grant(max(want, 0), answerLeast)
+	of, _ := r.reserved.LoadOrStore(cluster, new(atomic.Int64))
+	n.of = of.(*atomic.Int64)
+	if all := n.of.Add(n.bytes); all > n.bytes && all > r.deps.Answers.Size()/clusterShare {
+		n.of.Add(-n.bytes)
+		return reservation{}, false, errCrowded
+	}
+	return n, r.deps.Answers.TryAcquire(n.bytes), nil
 }
 
 // await waits for a reservation that was not to be had at once.
 func (r *Router) await(ctx context.Context, n reservation) error {
-	return r.deps.Answers.Acquire(ctx, n.bytes)
+	err := r.deps.Answers.Acquire(ctx, n.bytes)
+	if err != nil {
+		n.of.Add(-n.bytes)
+	}
+	return err
 }
 
 // unreserve gives room back: the answer, which is counted by itself, is there.
 func (r *Router) unreserve(n reservation) {
 	if n.bytes > 0 {
+		n.of.Add(-n.bytes)
 		r.deps.Answers.Release(n.bytes)
 	}
 }

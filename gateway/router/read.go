@@ -101,6 +101,13 @@ func (rd *read) result(wake chan struct{}) (readAnswer, bool) {
 	return rd.answer, rd.done
 }
 
+// wanted reports whether somebody may still come for the answer.
+func (rd *read) wanted() bool {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	return !rd.abandoned
+}
+
 // errDropped is of a read whose answer was given up before anybody came for it.
 var errDropped = errors.New("the answer was dropped")
 
@@ -123,7 +130,11 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 			w.rd.finish(readAnswer{err: err})
 		}
 	}
-	room, reserved := s.r.reserve(reads, limit)
+	room, reserved, err := s.r.reserve(key.cluster, reads, limit)
+	if err != nil {
+		fail(err)
+		return
+	}
 	var conn *upstream.Conn
 	if reserved {
 		conn = key.cluster.Ready(key.broker, key.use, s.lane.index)
@@ -134,6 +145,11 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 			if !reserved {
 				if err := s.r.await(s.r.ctx, room); err != nil {
 					fail(err)
+					return
+				}
+				if !slices.ContainsFunc(reads, func(w wantedRead) bool { return w.rd.wanted() }) {
+					s.r.unreserve(room) // whoever asked has gone meanwhile
+					fail(errDropped)
 					return
 				}
 			}
@@ -159,7 +175,7 @@ func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit Fetc
 	req := kmsg.NewPtrFetchRequest()
 	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
 	req.MaxWaitMillis, req.MinBytes = 0, 0
-	req.MaxBytes = room.of(min(limit.MaxBytes, s.r.cfg.FetchBytesMax))
+	req.MaxBytes = room.limit(min(limit.MaxBytes, s.r.cfg.FetchBytesMax))
 	if limit.ReadCommitted {
 		req.IsolationLevel = 1
 	}

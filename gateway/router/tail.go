@@ -69,6 +69,7 @@ func (r *Router) tailOf(cluster *upstream.Cluster, broker int32) *tail {
 	if t == nil {
 		t = &tail{r: r, key: key, kick: make(chan struct{}, 1), parts: make(map[physicalKey]*tailPart)}
 		r.tails[key] = t
+		r.cache.tails.Add(1)
 		r.tasks.Go(t.run)
 	}
 	return t
@@ -204,6 +205,7 @@ func (t *tail) end() bool {
 	}
 	t.ended = true
 	delete(t.r.tails, t.key)
+	t.r.cache.tails.Add(-1)
 	for _, p := range t.parts {
 		t.dropLocked(p)
 	}
@@ -328,7 +330,7 @@ func (t *tail) take(resp *kmsg.FetchResponse, buf *upstream.Buffer) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for (t.bytes > t.r.cfg.TailBytesMax || t.r.cache.full()) && len(t.order) > 0 {
+	for (t.bytes > t.r.cfg.TailBytesMax || t.r.cache.full(t.bytes)) && len(t.order) > 0 {
 		p := t.order[0]
 		t.order = t.order[1:]
 		t.evictLocked(p)

@@ -71,15 +71,20 @@ func (b *Buffer) Release() {
 		return
 	}
 	b.B = nil
-	if b.charged != nil {
-		b.charged.Uncharge(int64(len(b.full)))
-		b.charged = nil
-	}
+	b.uncharge()
 	if b.pool != nil {
 		b.pool.Put(b)
 		return
 	}
 	b.idle.put(b, time.Now())
+}
+
+// uncharge has the buffer count no more.
+func (b *Buffer) uncharge() {
+	if b.charged != nil {
+		b.charged.Uncharge(int64(len(b.full)))
+		b.charged = nil
+	}
 }
 
 // idleBuffers keeps the large buffers of a Pool that nobody uses, for the next

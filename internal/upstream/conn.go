@@ -329,6 +329,7 @@ func (c *Conn) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 		resp := req.ResponseKind()
 		resp.SetVersion(v)
 		// The response aliases the buffer, so the buffer is left to the collector.
+		b.uncharge()
 		err = resp.ReadFrom(b.B)
 		ch <- answer{resp, err}
 	})
