@@ -1,6 +1,7 @@
 package router_test
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -82,4 +83,37 @@ func TestReaderBehindOnManyPartitions(t *testing.T) {
 	}
 	// The first request names all; each of the others the few that fit.
 	require.Less(t, asked.Load(), partitions+requests.Load()*4, "%d requests", requests.Load())
+}
+
+// A reader that wants more at a time than one request to a broker brings gets it as soon
+// as it is there.
+func TestReaderWantsMoreThanOneRequestBrings(t *testing.T) {
+	const partitions = 8
+	w := newWorldWith(t, partitions, router.Config{FetchBytesMax: 4000}, nil)
+	var heads [][]*federation.Extent
+	for p := range partitions {
+		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+	}
+	w.SetTopic("orders", nil, heads...)
+	s := w.r.NewSession()
+	defer s.Close()
+	from := make([]router.Position, partitions)
+	for p := range partitions {
+		from[p] = router.Position{TopicPartition: at("orders", p), MaxBytes: 3000, CurrentEpoch: -1}
+		for range 6 {
+			require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", p), Batch: batch(recordbatch.NoProducer, string(make([]byte, 400)))})[0].Err)
+		}
+	}
+	r := w.r.NewSession()
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	f, err := r.Fetch(ctx, from, router.FetchLimit{MinBytes: 15_000, MaxBytes: 1 << 20, MaxWait: time.Hour})
+	require.NoError(t, err)
+	defer f.Release()
+	size := 0
+	for i := range f.Slices {
+		size += f.Slices[i].Bytes()
+	}
+	require.GreaterOrEqual(t, size, 15_000)
 }
