@@ -3,6 +3,7 @@ package router_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -89,31 +90,35 @@ func TestReaderBehindOnManyPartitions(t *testing.T) {
 // as it is there.
 func TestReaderWantsMoreThanOneRequestBrings(t *testing.T) {
 	const partitions = 8
-	w := newWorldWith(t, partitions, router.Config{FetchBytesMax: 4000}, nil)
+	w := newWorldWith(t, partitions, router.Config{FetchBytesMax: 1500}, nil)
 	var heads [][]*federation.Extent
 	for p := range partitions {
-		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+		head := federationtest.Head("a", "phys", p)
+		head.Epochs = allEpochs(1)
+		heads = append(heads, []*federation.Extent{head})
+		require.NoError(t, w.clusters["a"].MoveTopicPartition("phys", int32(p), 0)) // one broker's answer is the only news
 	}
 	w.SetTopic("orders", nil, heads...)
 	s := w.r.NewSession()
 	defer s.Close()
+	b := batch(recordbatch.NoProducer, string(make([]byte, 400)))
 	from := make([]router.Position, partitions)
 	for p := range partitions {
-		from[p] = router.Position{TopicPartition: at("orders", p), MaxBytes: 3000, CurrentEpoch: -1}
-		for range 6 {
-			require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", p), Batch: batch(recordbatch.NoProducer, string(make([]byte, 400)))})[0].Err)
+		from[p] = router.Position{TopicPartition: at("orders", p), MaxBytes: int32(len(b)), CurrentEpoch: -1}
+		for range 2 {
+			require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", p), Batch: slices.Clone(b)})[0].Err)
 		}
 	}
 	r := w.r.NewSession()
 	defer r.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	f, err := r.Fetch(ctx, from, router.FetchLimit{MinBytes: 15_000, MaxBytes: 1 << 20, MaxWait: time.Hour})
+	f, err := r.Fetch(ctx, from, router.FetchLimit{MinBytes: int32(partitions * len(b)), MaxBytes: 1 << 20, MaxWait: time.Hour})
 	require.NoError(t, err)
 	defer f.Release()
 	size := 0
 	for i := range f.Slices {
 		size += f.Slices[i].Bytes()
 	}
-	require.GreaterOrEqual(t, size, 15_000)
+	require.Equal(t, partitions*len(b), size)
 }
