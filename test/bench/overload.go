@@ -33,7 +33,7 @@ func runOverload(b *bench) report {
 	l := overload{b: b, topic: topic, partitions: partitions, producers: b.size(24, 4), unanswered: b.size(12, 4), stalled: b.size(40, 4), readers: 2}
 	free := l.run(w.processes[gateway].PID(), w.facade)
 	small := l.run(p.PID(), at)
-	p.Kill()
+	check(p.Stop(45 * time.Second)) // killed, it would hold up the next move for the length of its lease
 	delete(w.processes, smallGateway)
 	row := func(name string, o overloaded) []string {
 		return []string{name, figure(o.idle), figure(o.peak), figure(o.produced), figure(o.read), figure(float64(o.refused))}
