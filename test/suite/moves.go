@@ -519,7 +519,6 @@ func (s *suite) testMovePlans(t *testing.T) {
 	plan = s.w.MustBraid(t, "", "topic", "move", topic, "--partitions", "1,3", "--to", b, "--validate-only")
 	require.Equal(t, fmt.Sprintf("%[1]s-1: %[2]s -> %[3]s\n%[1]s-3: %[2]s -> %[3]s\n", topic, a, b), plan)
 	require.Equal(t, before, s.describe(t, topic), "nothing has changed")
-	require.NotContains(t, s.w.MustBraid(t, "", "topic", "list"), b+"-")
 
 	refused := func(words []string, args ...string) {
 		t.Helper()
