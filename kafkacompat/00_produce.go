@@ -88,6 +88,7 @@ func (c *conn) produce(ctx context.Context, sl *slot) error {
 // answerProduce hands the answer to the writer; nobody needs the batches any more.
 func (c *conn) answerProduce(sl *slot, p *produceRequest) {
 	c.hintProduced(&sl.req, p)
+	c.answerable.Add(1)
 	sl.ready <- p.response(&sl.req)
 	sl.req.frame.release()
 }
@@ -203,7 +204,7 @@ func (c *conn) checkProduce(ctx context.Context, req *request, p *produceRequest
 			appends = append(appends, router.Append{
 				TopicPartition: federation.TopicPartition{Topic: t.found.Name, Partition: federation.LogicalPartition(part.partition)},
 				Batch:          part.records,
-				AwayWait:       c.s.cfg.AwayWait,
+				AwayWait:       &c.away,
 			})
 		}
 	}

@@ -64,6 +64,10 @@ type Config struct {
 	// client is told to try again: answers go out in the order of requests, so what the client
 	// writes to other clusters, or reads there, waits behind it. 1 s by default.
 	AwayWait time.Duration
+	// AwayWaitAlone is how long a batch waits so while no other answer waits behind its own:
+	// it goes on as soon as its partition does, and not only when the client tries again. 5 s
+	// by default, after which franz-go asks for metadata again without a pause.
+	AwayWaitAlone time.Duration
 	// FetchWaitMax bounds the wait that a Fetch request asks for; 30 s by default.
 	FetchWaitMax time.Duration
 	// FetchBytesMax bounds one Fetch response [fetch.max.bytes]; 55 MiB by default.
@@ -134,6 +138,7 @@ func (c Config) withDefaults() Config {
 	c.FailedAuthenticationDelay = or(c.FailedAuthenticationDelay, 100*time.Millisecond)
 	c.HandOverMax = or(c.HandOverMax, 5*time.Second)
 	c.AwayWait = or(c.AwayWait, time.Second)
+	c.AwayWaitAlone = or(c.AwayWaitAlone, 5*time.Second)
 	c.ProduceTimeoutMax = or(c.ProduceTimeoutMax, 2*time.Minute)
 	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
 	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)

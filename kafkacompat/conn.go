@@ -41,6 +41,8 @@ type conn struct {
 	clientID string // of the last request, for the reader
 
 	inFlight      atomic.Int64 // requests
+	answerable    atomic.Int64 // requests in line whose answers only wait for those before them
+	away          router.AwayWait
 	bytesInFlight atomic.Int64
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
 	memberAt      atomic.Int64  // when a group member was last here, in Unix nanoseconds; 0 = it was sent elsewhere
@@ -92,6 +94,10 @@ func newConn(s *Server, nc net.Conn) *conn {
 		bytesFreed: make(chan struct{}, 1),
 		cancel:     func() {},
 		stopWaits:  func() {},
+	}
+	c.away = router.AwayWait{
+		HoldsUp: func() bool { return c.answerable.Load() > 0 },
+		Others:  s.cfg.AwayWait, Alone: s.cfg.AwayWaitAlone,
 	}
 	if _, ok := nc.(*tls.Conn); ok {
 		c.buffered = bufio.NewWriterSize(nc, tlsBufferBytes)
@@ -223,6 +229,9 @@ func (c *conn) read(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
 		c.inFlight.Add(1)
+		if sl.run != nil {
+			c.answerable.Add(1)
+		}
 		select {
 		case c.slots <- sl:
 		case <-ctx.Done():
@@ -310,6 +319,7 @@ func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (re
 			return response{}, false
 		}
 		if sl.run != nil {
+			c.answerable.Add(-1)
 			var ok bool
 			if resp, ok = c.runKnown(ctx, waitCtx, sl); !ok {
 				return response{}, false
@@ -322,6 +332,9 @@ func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (re
 			c.drop(sl)
 			return response{}, false
 		}
+	}
+	if sl.run == nil {
+		c.answerable.Add(-1)
 	}
 	sl.req.observe(ctx, c.s.deps.Metrics)
 	out.add(resp)

@@ -133,9 +133,10 @@ func (s *session) Produce(ctx context.Context, acks Acks, timeout time.Duration,
 	if acks == AcksNone {
 		acks = AcksLeader
 	}
-	deadline := time.Now().Add(timeout)
+	sub.begun = time.Now()
+	deadline := sub.begun.Add(timeout)
 	for i := range appends {
-		sub.ops[i] = appendOp{sub: sub, index: int32(i), tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline, awayWait: appends[i].AwayWait}
+		sub.ops[i] = appendOp{sub: sub, index: int32(i), tp: appends[i].TopicPartition, batch: appends[i].Batch, acks: acks, deadline: deadline, away: appends[i].AwayWait}
 	}
 	select {
 	case s.lane.submit <- sub:

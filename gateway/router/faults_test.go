@@ -92,14 +92,17 @@ func refuse(req *kmsg.ProduceRequest, code int16) kmsg.Response {
 }
 
 // An idempotent producer that has more to write elsewhere is told soon that a cluster
-// does not take appends; whoever could write a second copy, or has nothing else, waits.
+// does not take appends; whoever has nothing else waits for longer, and who could write a
+// second copy as long as it may.
 func TestAwayWaitIsForIdempotentProducers(t *testing.T) {
 	w := newWorld(t, 1)
-	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
+	w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)}, []*federation.Extent{federationtest.Head("b", "phys", 0)})
 	s := w.r.NewSession()
 	defer s.Close()
-	const wait, timeout = 300 * time.Millisecond, 1500 * time.Millisecond
-	attempt := func(id recordbatch.Producer, away time.Duration) (took time.Duration, err error) {
+	const wait, alone, timeout = 300 * time.Millisecond, 900 * time.Millisecond, 1500 * time.Millisecond
+	others := &router.AwayWait{Others: wait, Alone: alone, HoldsUp: func() bool { return true }}
+	nobody := &router.AwayWait{Others: wait, Alone: alone, HoldsUp: func() bool { return false }}
+	attempt := func(id recordbatch.Producer, away *router.AwayWait) (took time.Duration, err error) {
 		begin, done := time.Now(), make(chan error, 1)
 		appends := []router.Append{{TopicPartition: at("orders", 0), Batch: batch(id, "v"), AwayWait: away}}
 		require.NoError(t, s.Produce(t.Context(), router.AcksAll, timeout, appends, func(a []router.Appended) { done <- a[0].Err }))
@@ -115,22 +118,37 @@ func TestAwayWaitIsForIdempotentProducers(t *testing.T) {
 		return refuse(req.(*kmsg.ProduceRequest), kerr.NotLeaderForPartition.Code), nil, true
 	})
 	first := recordbatch.Producer{ID: 1<<48 + 7}
-	took, err := attempt(first, wait)
+	took, err := attempt(first, others)
 	require.True(t, federation.KindOf(err).Retriable(), "%v", err)
-	require.Less(t, took, timeout)
+	require.Less(t, took, alone)
 	require.GreaterOrEqual(t, took, wait)
-	took, err = attempt(first, wait)
+	took, err = attempt(first, others)
 	require.Error(t, err)
-	require.Less(t, took, timeout, "it is known that the cluster is away")
-	took, err = attempt(first, 0)
+	require.Less(t, took, wait, "it is known that the cluster is away")
+	took, err = attempt(first, nobody)
 	require.Error(t, err)
-	require.GreaterOrEqual(t, took, timeout, "nothing else waits behind it")
-	took, err = attempt(recordbatch.NoProducer, wait)
+	require.GreaterOrEqual(t, took, alone, "nothing else waits behind it")
+	require.Less(t, took, timeout)
+	took, err = attempt(first, nil)
+	require.Error(t, err)
+	require.GreaterOrEqual(t, took, timeout, "who does not say how long waits as long as it may")
+	took, err = attempt(recordbatch.NoProducer, others)
 	require.Error(t, err)
 	require.GreaterOrEqual(t, took, timeout, "it may have few tries")
+
+	begin, done := time.Now(), make(chan []router.Appended, 1)
+	require.NoError(t, s.Produce(t.Context(), router.AcksAll, timeout, []router.Append{
+		{TopicPartition: at("orders", 0), Batch: batch(first, "v"), AwayWait: nobody},
+		{TopicPartition: at("orders", 1), Batch: batch(first, "w"), AwayWait: nobody},
+	}, func(a []router.Appended) { done <- a }))
+	both := <-done
+	require.Error(t, both[0].Err)
+	require.NoError(t, both[1].Err)
+	require.Less(t, time.Since(begin), alone, "the answer of the other partition waits for it")
+
 	back.Store(true)
 	require.Eventually(t, func() bool { // as clients try
-		_, err = attempt(first, wait)
+		_, err = attempt(first, others)
 		return err == nil
 	}, 10*time.Second, time.Millisecond, "%v", err)
 	require.Equal(t, []string{"0:v"}, values(t, s, at("orders", 0), 0, 1))

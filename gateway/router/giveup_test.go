@@ -72,7 +72,7 @@ func TestBatchesBehindAClusterThatWasAway(t *testing.T) {
 	})
 	answer := make(chan router.Appended, 1)
 	require.NoError(t, s.Produce(t.Context(), router.AcksAll, time.Minute,
-		[]router.Append{{TopicPartition: tp0, Batch: one(1, "1"), AwayWait: 50 * time.Millisecond}}, func(a []router.Appended) { answer <- a[0] }))
+		[]router.Append{{TopicPartition: tp0, Batch: one(1, "1"), AwayWait: &router.AwayWait{Alone: 50 * time.Millisecond}}}, func(a []router.Appended) { answer <- a[0] }))
 	require.Equal(t, federation.NoLeader, federation.KindOf(answerOf(t, answer).Err))
 	back.Store(true)
 	require.Equal(t, federation.NoLeader, refused(t, s, one(2, "2")))

@@ -412,7 +412,7 @@ func (l *lane) expireEarly(p *partQueue, now time.Time) {
 		until := op.waits.early
 		missing := !now.Before(until) && !p.head.askedAt.Before(until.Add(-l.r.cfg.EarlyWait))
 		// A head that does not answer the question may be on a cluster that is away.
-		silent := op.awayWait > 0 && now.Sub(until) >= op.awayWait
+		silent := op.tired(until, now)
 		if !missing && now.Before(op.deadline) && !p.isAway(op, now) && !silent {
 			kept = append(kept, op)
 			continue

@@ -55,6 +55,7 @@ type submission struct {
 	ops     []appendOp
 	results []Appended
 	left    int
+	begun   time.Time
 	done    func([]Appended)
 }
 
@@ -68,7 +69,7 @@ type appendOp struct {
 	acks     Acks
 	unknown  bool // a former try may have been appended
 	deadline time.Time
-	awayWait time.Duration // zero = until the deadline
+	away     *AwayWait // nil = it waits until the deadline
 	gaps     int64         // of the lease, when it was sent last
 	cause    error         // of the last failure
 	waits    *opWaits

@@ -50,10 +50,21 @@ const (
 type Append struct {
 	federation.TopicPartition
 	Batch []byte
-	// AwayWait is how long the append waits for a cluster whose appends have failed all
-	// that time, if its producer is idempotent; zero = until its timeout. It is for callers
-	// that hold up what they have for other clusters behind it.
-	AwayWait time.Duration
+	// AwayWait bounds how long the append waits for a cluster that is away, if its producer
+	// is idempotent; nil = until its timeout.
+	AwayWait *AwayWait
+}
+
+// An AwayWait says how long appends wait for a cluster that is away: all its appends fail.
+// It is for callers that answer in order, so that an append may hold up others.
+type AwayWait struct {
+	// HoldsUp reports whether an answer waits behind that of an append; answers to appends
+	// of the same call do so anyway. It is called at any time.
+	HoldsUp func() bool
+	// Others is how long the cluster may be away for an append that holds up others.
+	Others time.Duration
+	// Alone is how long an append waits that holds up nothing.
+	Alone time.Duration
 }
 
 // Appended is the outcome of an Append.

@@ -153,12 +153,18 @@ func (w *world) pids() map[string][]int {
 
 // braid runs a command of the command line, on the gateway if there is one.
 func (w *world) braid(args ...string) string {
+	out, err := w.tryBraid(args...)
+	check(err)
+	return out
+}
+
+func (w *world) tryBraid(args ...string) (string, error) {
 	cmd := exec.CommandContext(w.b.ctx, w.b.bin, append(args, "--api", w.api, "--timeout", "5m")...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		check(fmt.Errorf("braid %s: %w\n%s", strings.Join(args, " "), err, out))
+		return "", fmt.Errorf("braid %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return string(out), nil
 }
 
 // real returns the world of real parts: one Kafka broker with a gateway before it,
@@ -220,8 +226,23 @@ func (w *world) created(s side, partitions int32) string {
 	return topic
 }
 
-// drop deletes a topic of braid.
-func (w *world) drop(topic string) { w.braid("topic", "delete", topic) }
+// drop deletes a topic of braid. Redis syncs each write to the disk to which the broker
+// has just written for some seconds as fast as that goes: it may take a while until it
+// answers again.
+func (w *world) drop(topic string) {
+	w.b.await("topic "+topic+" deleted", func() bool {
+		_, err := w.tryBraid("topic", "delete", topic)
+		again := err != nil && strings.Contains(err.Error(), "Redis does not answer")
+		if !again && w.listed(topic) {
+			check(err)
+		}
+		return !again
+	})
+}
+
+func (w *world) listed(topic string) bool {
+	return strings.Contains(w.braid("topic", "list"), topic)
+}
 
 // await polls until f returns true.
 func (b *bench) await(what string, f func() bool) {
