@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
@@ -447,9 +448,19 @@ func (f *failure) killAt(t *testing.T, operation, what string, when func(*adminv
 	f.s.watch(t, operation, what, func(op *adminv1.Operation) bool { return op.GetDone() || when(op) })
 	f.s.endFor(t, leader, func(n *world.Node) { n.Kill() })
 	begin := time.Now()
-	op := f.s.watch(t, operation, "is done", done)
+	var answered, wentOn time.Duration // after the kill
+	var before *adminv1.Operation
+	op := f.s.watch(t, operation, "is done", func(op *adminv1.Operation) bool {
+		switch {
+		case before == nil:
+			before, answered = op, time.Since(begin)
+		case wentOn == 0 && !proto.Equal(op, before):
+			wentOn = time.Since(begin)
+		}
+		return op.GetDone()
+	})
 	require.Zero(t, op.GetErrorCode(), op.GetErrorMessage())
-	t.Logf("killed when it %s: it ended %.1f s later", what, time.Since(begin).Seconds())
+	t.Logf("killed when it %s: another controller led %.1f s later, had gone on %.1f s later, and had ended it %.1f s later", what, answered.Seconds(), wentOn.Seconds(), time.Since(begin).Seconds())
 	require.NoError(t, leader.Start())
 	eventually(t, func() bool { return len(f.s.status(t).GetControllers()) == len(f.s.w.Controllers) }, "all controllers")
 }
