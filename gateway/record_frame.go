@@ -1,11 +1,11 @@
 package gateway
 
 import (
-	"math/bits"
 	"strings"
 	"sync"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -173,35 +173,17 @@ func (f *recordFrame) addRaw(batch []byte, hint int) {
 	f.bytes += len(batch)
 }
 
-// bytePools keep memory for payload, in classes of a quarter of a power of two,
-// so that at most a fifth of what is taken is unused. pooledBytesMax bounds them: it
-// keeps a rare large one from staying.
-var bytePools [128]sync.Pool
-
-func byteClass(n int) (class, size int) {
-	n = max(n, slabMin)
-	shift := bits.Len(uint(n-1)) - 3 // n-1 has its 3 top bits in quarters of a power of two
-	quarters := (n - 1) >> shift     // 4..7
-	return shift*4 + quarters - 4, (quarters + 1) << shift
-}
-
-// getBytes returns an empty slice with room for n bytes.
+// getBytes returns an empty slice with room for n bytes. A rare large one does not stay.
 func getBytes(n int) *[]byte {
 	if n > pooledBytesMax {
 		b := make([]byte, 0, n)
 		return &b
 	}
-	class, size := byteClass(n)
-	if b, ok := bytePools[class].Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 0, size)
-	return &b
+	return memory.GetSlab(n)
 }
 
 func putBytes(b *[]byte) {
-	if class, size := byteClass(cap(*b)); size == cap(*b) && size <= pooledBytesMax {
-		*b = (*b)[:0]
-		bytePools[class].Put(b)
+	if cap(*b) <= pooledBytesMax {
+		memory.PutSlab(b)
 	}
 }

@@ -65,19 +65,6 @@ func TestFramesKeepNullAndEmptyApart(t *testing.T) {
 	require.NotNil(t, f.records[1].Value)
 }
 
-func TestByteClasses(t *testing.T) {
-	for n := 1; n <= pooledBytesMax; n += 1 + n/50 {
-		class, size := byteClass(n)
-		require.GreaterOrEqual(t, size, n)
-		require.LessOrEqual(t, size, max(slabMin, n+n/4))
-		again, same := byteClass(size)
-		require.Equal(t, []int{class, size}, []int{again, same})
-		require.Less(t, class, len(bytePools))
-		require.Equal(t, size, cap(*getBytes(n)))
-	}
-	require.Equal(t, pooledBytesMax+1, cap(*getBytes(pooledBytesMax + 1)))
-}
-
 // Streams that use the same pools at the same time, with frames of all sizes that
 // wait in queues while the next ones are made: what is sent is what was read.
 func TestFramesAreReleasedWhenTheyWereSent(t *testing.T) {

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/memory"
 )
 
 // A frame is one request as it came in, without its length field. It holds a
@@ -38,44 +38,7 @@ func (f *frame) release() {
 	default:
 	}
 	if f.pooled != nil {
-		f.c.s.frames.put(f.pooled)
-	}
-}
-
-// framePool keeps buffers of Produce requests, in classes of a quarter of a
-// power of two, so that at most a fifth of a buffer is unused.
-type framePool struct {
-	classes [128]sync.Pool
-}
-
-const frameClassMin = 4 << 10
-
-func frameClass(n int) (class, size int) {
-	n = max(n, frameClassMin)
-	shift := bits.Len(uint(n-1)) - 3 // n-1 has its 3 top bits in quarters of a power of two
-	quarters := (n - 1) >> shift     // 4..7
-	size = (quarters + 1) << shift
-	return shift*4 + quarters - 4, size
-}
-
-// get returns a buffer of length n; with reuse, it returns nil if none is there.
-func (p *framePool) get(n int, reuse bool) *[]byte {
-	class, size := frameClass(n)
-	if b, ok := p.classes[class].Get().(*[]byte); ok {
-		*b = (*b)[:n]
-		return b
-	}
-	if reuse {
-		return nil
-	}
-	b := make([]byte, n, size)
-	return &b
-}
-
-func (p *framePool) put(b *[]byte) {
-	class, size := frameClass(cap(*b))
-	if size == cap(*b) {
-		p.classes[class].Put(b)
+		memory.PutSlab(f.pooled)
 	}
 }
 
@@ -174,7 +137,7 @@ func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, err
 }
 
 // grow makes room for n bytes and keeps the first have. A buffer of the whole
-// size is used at once if one lies in the pool: it costs no new memory.
+// size is used at once if one is idle: it costs no new memory.
 func (f *frame) grow(have, n, size int, pooled bool) {
 	switch {
 	case len(f.b) >= n:
@@ -183,13 +146,14 @@ func (f *frame) grow(have, n, size int, pooled bool) {
 		copy(b, f.b[:have])
 		f.b = b
 	default:
-		p := f.c.s.frames.get(size, n < size)
+		p, room := memory.IdleSlab(size), size
 		if p == nil {
-			p = f.c.s.frames.get(n, false)
+			p, room = memory.GetSlab(n), n
 		}
+		*p = (*p)[:room]
 		copy(*p, f.b[:have])
 		if f.pooled != nil {
-			f.c.s.frames.put(f.pooled)
+			memory.PutSlab(f.pooled)
 		}
 		f.pooled, f.b = p, *p
 	}

@@ -69,8 +69,7 @@ type Server struct {
 	log     *slog.Logger
 	budget  *memory.Budget // bytes of frames in memory, all connections together
 	large   chan struct{}  // slots of frames larger than frameUnitBytes
-	frames  framePool
-	creates flights // topics being created on first use
+	creates flights        // topics being created on first use
 
 	apis       map[int16]*api // the table of versions.go
 	advertised []kmsg.ApiVersionsResponseApiKey

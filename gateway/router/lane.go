@@ -70,8 +70,8 @@ type appendOp struct {
 	unknown  bool // a former try may have been appended
 	deadline time.Time
 	away     *AwayWait // nil = it waits until the deadline
-	gaps     int64         // of the lease, when it was sent last
-	cause    error         // of the last failure
+	gaps     int64     // of the lease, when it was sent last
+	cause    error     // of the last failure
 	waits    *opWaits
 }
 

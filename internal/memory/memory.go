@@ -42,8 +42,9 @@ func LimitsOf(limit int64) Limits {
 }
 
 // SetRuntime has the Go runtime collect garbage as often as it takes to stay within
-// the limit, and returns what it set.
+// the limit, and returns what it set. Idle slabs get a sixteenth of it at most.
 func SetRuntime(limit int64) int64 {
+	KeepSlabs(min(slabIdleDefault, limit/16))
 	n := limit - min(limit/4, outsideMax)
 	debug.SetMemoryLimit(n)
 	return n

@@ -9,13 +9,13 @@ import (
 	"github.com/braidmq/braid/internal/memory"
 )
 
-// A Buffer is a response body from a pool, counted by its users.
+// A Buffer is a response body in memory that is used again, counted by its users.
 type Buffer struct {
 	B    []byte
 	full []byte
+	slab *[]byte // that full is; nil if it is a large one
 	refs atomic.Int32
-	pool *sync.Pool
-	idle *idleBuffers
+	idle *idleBuffers // of large ones
 	// charged is the budget that the buffer's bytes are taken from while it has users.
 	charged *memory.Budget
 }
@@ -24,14 +24,11 @@ type Buffer struct {
 // appends and questions, which are what requests under way wait for.
 const chargedMin = 64 << 10
 
-// Size classes of buffers in the shared pools: powers of two from 4 KiB to 4 MiB.
-// Larger ones are too much to leave to a sync.Pool, which has no bound.
-const (
-	bufferShiftMin = 12
-	bufferShiftMax = 22
-)
+// slabBytesMax is the size up to which buffers are slabs of the process. Larger ones are
+// kept by each Pool, which knows better than a class of sizes which of them does.
+const slabBytesMax = 4 << 20
 
-var bufferPools [bufferShiftMax - bufferShiftMin + 1]sync.Pool
+var buffers = sync.Pool{New: func() any { return new(Buffer) }} // without memory
 
 // newBuffer returns a buffer of n bytes with one user. Its content is arbitrary.
 func newBuffer(n int, idle *idleBuffers) *Buffer {
@@ -46,13 +43,11 @@ func newBuffer(n int, idle *idleBuffers) *Buffer {
 }
 
 func pooledBuffer(n int, idle *idleBuffers) *Buffer {
-	for i := range bufferPools {
-		if size := 1 << (bufferShiftMin + i); n <= size {
-			if b, ok := bufferPools[i].Get().(*Buffer); ok {
-				return b
-			}
-			return &Buffer{full: make([]byte, size), pool: &bufferPools[i]}
-		}
+	if n <= slabBytesMax {
+		b := buffers.Get().(*Buffer)
+		b.slab = memory.GetSlab(n)
+		b.full = (*b.slab)[:cap(*b.slab)]
+		return b
 	}
 	if b := idle.get(n); b != nil {
 		return b
@@ -65,15 +60,17 @@ func pooledBuffer(n int, idle *idleBuffers) *Buffer {
 // Retain adds a user.
 func (b *Buffer) Retain() { b.refs.Add(1) }
 
-// Release takes a user away; the last one gives the buffer back to its pool.
+// Release takes a user away; the last one gives the buffer's memory back.
 func (b *Buffer) Release() {
 	if b.refs.Add(-1) != 0 {
 		return
 	}
 	b.B = nil
 	b.uncharge()
-	if b.pool != nil {
-		b.pool.Put(b)
+	if b.slab != nil {
+		memory.PutSlab(b.slab)
+		b.slab, b.full = nil, nil
+		buffers.Put(b)
 		return
 	}
 	b.idle.put(b, time.Now())
