@@ -25,7 +25,7 @@ const (
 	// a sixteenth of is less.
 	slabIdleDefault = 32 << 20
 	// slabIdleAge is for how long some slabs of a class must have been idle until those go.
-	slabIdleAge = 5 * time.Second
+	slabIdleAge = 30 * time.Second
 	slabClasses = 128
 )
 

@@ -105,7 +105,7 @@ type idleBuffer struct {
 
 // idleBufferAge is how long a large buffer waits for its next use. Readers that
 // catch up need one every few milliseconds.
-const idleBufferAge = 5 * time.Second
+const idleBufferAge = 30 * time.Second
 
 // get takes the smallest buffer of at least n bytes; nil if there is none. One
 // of more than twice the size is left for the answers that need it.
