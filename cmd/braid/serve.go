@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type serving struct {
 	gatewayRole         string
 	connectAuth         string
 	memoryLimit         string
+	mutexProfile        int
 }
 
 func gatewayCommand() *cobra.Command {
@@ -108,6 +110,7 @@ func (s *serving) common(cmd *cobra.Command, level string) {
 	f.StringVar(&c.Listen, "listen", defaultListen, "where the Connect API listens")
 	f.StringVar(&c.ConnectAdvertise, "connect-advertise", "", "HOST:PORT by which others reach the Connect API; as it listens by default")
 	f.StringVar(&c.OpsListen, "ops-listen", defaultOps, "where metrics, health and pprof are served; empty = nowhere")
+	f.IntVar(&s.mutexProfile, "mutex-profile", 0, "one of so many waits for a lock is in the profile /debug/pprof/mutex; 0 = none, and no cost")
 	f.DurationVar(&c.StopTimeout, "stop-timeout", 30*time.Second, "how long a graceful stop may take")
 	f.StringVar(&s.logLevel, "log-level", level, "least level of logs: debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "text", "how logs are written: text or json")
@@ -188,6 +191,10 @@ func (s *serving) finish(stderr io.Writer) error {
 	if s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat); err != nil {
 		return err
 	}
+	if s.mutexProfile < 0 {
+		return usagef("--mutex-profile %d: want 0 or more", s.mutexProfile)
+	}
+	runtime.SetMutexProfileFraction(s.mutexProfile)
 	return s.limitMemory()
 }
 

@@ -87,7 +87,9 @@ func (w *world) crowd(topic string, partitions, groups, each int) (found crowdFo
 	found.memory = total
 	seconds := b.lasting(12*time.Second, time.Second)
 	name := fmt.Sprintf("%s × %s", figure(float64(groups)), figure(float64(each)))
+	profile := w.profileBraid("groups-heartbeats")
 	spent, _ := w.inPace(members, 3*time.Second, seconds, func(m *groupMember) { m.beat() })
+	profile()
 	found.heartbeatCPU = millis(spent.cpu[gateway]) / spent.took.Seconds()
 	found.settled = []string{
 		name, fmt.Sprintf("%.1f s", found.join.Seconds()), figure(total) + " KB", figure(conn) + " KB", figure(spent.recordsPerS()),
@@ -102,7 +104,9 @@ func (w *world) crowd(topic string, partitions, groups, each int) (found crowdFo
 	after := w.metrics(gateway)[metricGroupTrips]
 	found.paced, found.latency = row("every 5 s from each", spent, took, after-trips), took
 	trips = after
+	profile = w.profileBraid("groups-commits")
 	spent, took = w.inPace(members, 0, b.lasting(5*time.Second, time.Second), func(m *groupMember) { m.store() })
+	profile()
 	found.rate = spent.recordsPerS()
 	found.unpaced = row("as fast as they are answered", spent, took, w.metrics(gateway)[metricGroupTrips]-trips)
 	together(members, func(m *groupMember) { m.leave() })

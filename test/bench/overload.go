@@ -31,7 +31,9 @@ func runOverload(b *bench) report {
 	p := w.start(smallGateway, "gateway", "--controller", w.lead, "--listen", realparts.FreeAddress(w.scope), "--kafka-listen", at,
 		"--memory-limit", strconv.Itoa(smallLimit))
 	l := overload{b: b, topic: topic, partitions: partitions, producers: b.size(24, 4), unanswered: b.size(12, 4), stalled: b.size(40, 4), readers: 2}
+	profile := w.profileBraid("overload")
 	free := l.run(w.processes[gateway].PID(), w.facade)
+	profile()
 	small := l.run(p.PID(), at)
 	check(p.Stop(45 * time.Second)) // killed, it would hold up the next move for the length of its lease
 	delete(w.processes, smallGateway)

@@ -73,8 +73,12 @@ func runBrokers(b *bench) report {
 		for _, s := range w.sides() {
 			topic := w.adopted(partitions)
 			b.warm(s.seed, topic)
+			profile := w.profile(s, "brokers-produce")
 			p := w.measure(l.bytes, l.records(), func() { b.produce(s.seed, topic, l) })
+			profile()
+			profile = w.profile(s, "brokers-consume")
 			c := w.measure(l.bytes, l.records(), func() { b.consume(s.seed, topic, l) })
+			profile()
 			if round > 0 { // the first one warms the brokers up
 				produced.add(s, p)
 				consumed.add(s, c)

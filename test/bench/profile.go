@@ -18,16 +18,22 @@ func (w *world) profile(s side, name string) (done func()) {
 	}
 	w.profiled[name] = true
 	check(os.MkdirAll(b.profiles, 0o755))
-	before := w.allocations()
+	before, waitsBefore := w.allocations(), w.ops(gateway, "/debug/pprof/mutex")
 	cpu := make(chan []byte, 1)
 	go func() {
 		cpu <- w.ops(gateway, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(b.profileFor.Seconds()))))
 	}()
 	return func() {
-		after := w.allocations()
-		check(w.writeTop(filepath.Join(b.profiles, name+"-allocs.txt"), after, before))
+		waits, after := w.ops(gateway, "/debug/pprof/mutex"), w.allocations()
+		check(w.writeTop(filepath.Join(b.profiles, name+"-mutex.txt"), waits, waitsBefore))
+		check(w.writeTop(filepath.Join(b.profiles, name+"-allocs.txt"), after, before, "-sample_index=alloc_space"))
 		check(w.writeTop(filepath.Join(b.profiles, name+"-cpu.txt"), <-cpu, nil))
 	}
+}
+
+// profileBraid is profile for a load that the braid side alone has.
+func (w *world) profileBraid(name string) (done func()) {
+	return w.profile(side{name: "braid"}, name)
 }
 
 // allocations is the profile of all that the gateway has allocated. What it has since
@@ -43,15 +49,15 @@ const shown = `braid/(gateway|kafkacompat|internal/upstream|internal/recordbatch
 
 // writeTop writes the functions that took most by themselves, and with what they
 // call, as text. A base is taken off.
-func (w *world) writeTop(file string, raw, base []byte) error {
+func (w *world) writeTop(file string, raw, base []byte, options ...string) error {
 	dir, err := os.MkdirTemp(w.dir, "profile")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	command := []string{"tool", "pprof", "-top"}
+	command := append([]string{"tool", "pprof", "-top"}, options...)
 	if base != nil {
-		command = append(command, "-sample_index=alloc_space", "-base="+filepath.Join(dir, "base"))
+		command = append(command, "-base="+filepath.Join(dir, "base"))
 		if err := os.WriteFile(filepath.Join(dir, "base"), base, 0o600); err != nil {
 			return err
 		}

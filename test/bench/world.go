@@ -99,6 +99,9 @@ func (b *bench) newWorld() *world {
 func (w *world) start(name string, args ...string) *realparts.Process {
 	w.opsAddress[name] = realparts.FreeAddress(w.scope)
 	args = append(args, "--id", name, "--redis", w.redis.URL(), "--ops-listen", w.opsAddress[name])
+	if w.b.profiles != "" {
+		args = append(args, "--mutex-profile", "10")
+	}
 	p, err := realparts.StartProcess(w.scope, name, w.dir, append([]string{w.b.bin}, args...)...)
 	check(err)
 	w.processes[name] = p
