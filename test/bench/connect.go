@@ -62,7 +62,7 @@ func runConnect(b *bench) report {
 				{"read", &out, func() { w.parallel(func(ctx context.Context, i int) error { return w.receive(ctx, s, topic, i) }) }},
 				{"consume", &member, func() { check(w.member(b.ctx, s, topic)) }},
 			} {
-				profile := w.profileBraid("connect-"+l.name+"-"+s.short())
+				profile := w.profileBraid("connect-" + l.name + "-" + s.short())
 				*l.rounds = append(*l.rounds, w.measure(s.bytes, records, l.f))
 				profile()
 			}
