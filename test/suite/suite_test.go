@@ -7,6 +7,14 @@ import (
 	"github.com/braidmq/braid/test/world"
 )
 
-func TestEmbedded(t *testing.T) { suite.Run(t, world.Embedded(t, suite.Options())) }
+// The two suites wait more than they work, each in a world of its own.
 
-func TestEmbeddedMoves(t *testing.T) { suite.RunMoves(t, world.Embedded(t, suite.MoveOptions())) }
+func TestEmbedded(t *testing.T) {
+	t.Parallel()
+	suite.Run(t, world.Embedded(t, suite.Options()))
+}
+
+func TestEmbeddedMoves(t *testing.T) {
+	t.Parallel()
+	suite.RunMoves(t, world.Embedded(t, suite.MoveOptions()))
+}
