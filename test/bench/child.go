@@ -26,6 +26,8 @@ func child() (ran bool, err error) {
 		return false, nil
 	case "copy":
 		return true, copyLoop(os.Getenv("BRAID_BENCH_LISTEN"), os.Getenv("BRAID_BENCH_TARGET"))
+	case "relay":
+		return true, relayConnections(os.Getenv("BRAID_BENCH_LISTEN"), os.Getenv("BRAID_BENCH_TARGET"))
 	case "clusters":
 		return true, hostClusters(os.Getenv("BRAID_BENCH_CLUSTERS"), os.Getenv("BRAID_BENCH_BROKERS"), os.Getenv("BRAID_BENCH_SEEDS"))
 	}
@@ -78,6 +80,46 @@ func copyLoop(listen, target string) error {
 			return err
 		}
 	}
+}
+
+// relayConnections copies the bytes of each connection to one of its own to target, and
+// back.
+func relayConnections(listen, target string) error {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	for {
+		in, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		out, err := net.Dial("tcp", target)
+		if err != nil {
+			return err
+		}
+		for _, c := range [][2]net.Conn{{in, out}, {out, in}} {
+			go func() {
+				// Hidden: that the kernel could copy, which a gateway cannot ask for.
+				_, _ = io.Copy(struct{ io.Writer }{c[0]}, struct{ io.Reader }{c[1]})
+				_ = c[0].Close()
+			}()
+		}
+	}
+}
+
+// startRelay starts such a process before the broker, and returns its address.
+func (w *world) startRelay() string {
+	address := realparts.FreeAddress(w.scope)
+	p := startChild(w.scope, w.dir, "relay", "BRAID_BENCH_LISTEN="+address, "BRAID_BENCH_TARGET="+w.kafka.Seed)
+	check(p.Ready(func() error {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}))
+	return address
 }
 
 // hostClusters runs embedded clusters until it is killed, and writes their seeds to

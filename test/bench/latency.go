@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -20,25 +21,38 @@ func runLatency(b *bench) report {
 	w := b.real()
 	took := make(map[string]*latencies)
 	topicOf := make(map[string]string)
-	for _, s := range w.sides() {
+	// A process between client and broker that copies bytes has what nothing can avoid.
+	const relayed = "relay"
+	sides := append(w.sides(), side{relayed, w.kafka.Seed})
+	relay := w.startRelay()
+	for _, s := range sides {
 		topicOf[s.name] = w.created(s, 1)
 		b.warm(s.seed, topicOf[s.name])
 		took[s.name] = new(latencies)
 	}
 	each := b.lasting(4*time.Second, time.Second)
 	for range b.rounds {
-		for _, s := range w.sides() {
+		for _, s := range sides {
+			var opts []kgo.Opt
+			if s.name == relayed {
+				opts = append(opts, kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, network, relay)
+				}))
+			}
 			profile := w.profile(s, "latency")
-			took[s.name].add(b.latency(s.seed, topicOf[s.name], each))
+			took[s.name].add(b.latency(s.seed, topicOf[s.name], each, opts...))
 			profile()
 		}
 	}
-	direct, through := took["direct"], took["braid"]
+	direct, through, copied := took["direct"], took["braid"], took[relayed]
 	r := report{
 		notes: []string{fmt.Sprintf("One partition, records of 1,024 B, %d rounds of %s a side.", b.rounds, each)},
 		tables: []table{{
 			header: []string{"at 500 records/s", "p50 direct / braid", "added", "p90", "added", "p99", "added", "p99.9", "added", "largest", "added"},
-			rows:   [][]string{latencyRow("acknowledged", direct.ack, through.ack), latencyRow("end to end", direct.end, through.end)},
+			rows: [][]string{
+				latencyRow("acknowledged", direct.ack, through.ack), latencyRow("end to end", direct.end, through.end),
+				latencyRow("acknowledged, copies of bytes instead of braid", direct.ack, copied.ack), latencyRow("end to end, likewise", direct.end, copied.end),
+			},
 		}},
 	}
 	for _, g := range []struct {
@@ -86,10 +100,10 @@ func (l *latencies) add(ack, end []time.Duration) {
 
 // latency produces 500 records a second, one by one, and returns how long each
 // took to be acknowledged and to be read.
-func (b *bench) latency(seed, topic string, d time.Duration) (acked, read []time.Duration) {
-	consumer := newClient(seed, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()))
+func (b *bench) latency(seed, topic string, d time.Duration, opts ...kgo.Opt) (acked, read []time.Duration) {
+	consumer := newClient(seed, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()))...)
 	defer consumer.Close()
-	producer := newClient(seed, kgo.ProducerLinger(0))
+	producer := newClient(seed, append(opts, kgo.ProducerLinger(0))...)
 	defer producer.Close()
 	ctx, cancel := context.WithTimeout(b.ctx, d+time.Minute)
 	defer cancel()
