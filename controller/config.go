@@ -115,6 +115,9 @@ type Config struct {
 	PartitionsMax int32
 	// ACLsMax bounds the ACLs, of some 400 B each in every gateway; 20,000 by default.
 	ACLsMax int
+	// QuotasMax bounds the entities that have quotas, of some 400 B each in every gateway;
+	// 10,000 by default.
+	QuotasMax int
 	// GatewayScheme is that of the gateways' Connect API, http or https; http by default.
 	GatewayScheme string
 	// CredentialsMax bounds the credentials of all users: each gateway holds them, of some
@@ -163,6 +166,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.DefaultPartitions, 1)
 	setDefault(&c.PartitionsMax, 10_000)
 	setDefault(&c.ACLsMax, 20_000)
+	setDefault(&c.QuotasMax, 10_000)
 	setDefault(&c.GatewayScheme, "http")
 	setDefault(&c.CredentialsMax, 10_000)
 	setDefault(&c.ForwardWait, 5*time.Second)

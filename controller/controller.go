@@ -97,6 +97,7 @@ func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
 	admin(adminv1connect.NewFleetServiceHandler(&fleetService{c}, opts...))
 	admin(adminv1connect.NewOperationServiceHandler(&operationService{c}, opts...))
 	admin(adminv1connect.NewAclServiceHandler(&aclService{c}, opts...))
+	admin(adminv1connect.NewQuotaServiceHandler(&quotaService{c}, opts...))
 	admin(adminv1connect.NewCredentialServiceHandler(&credentialService{c}, opts...))
 }
 

@@ -17,6 +17,7 @@ type Map struct {
 	Gateways        []*Gateway // ascending by ID
 	Topics          map[TopicName]*Topic
 	ACLs            ACLs
+	Quotas          Quotas
 	Credentials     map[CredentialID]*Credential `json:"-"` // nil = none; shown nowhere
 
 	byTopicID map[TopicID]*Topic

@@ -228,6 +228,21 @@ func raise(p *federation.Partition, epoch federation.PhysicalEpoch) *federation.
 	return &out
 }
 
+// WithQuotas returns the map with some quotas changed, all or none; m itself if that
+// changes nothing.
+func WithQuotas(m *federation.Map, changes []federation.QuotaChange) (*federation.Map, error) {
+	quotas, err := m.Quotas.Apply(changes)
+	if err != nil {
+		return nil, err
+	}
+	if maps.EqualFunc(quotas, m.Quotas, func(a, b *federation.Quota) bool { return a == b }) {
+		return m, nil
+	}
+	next := *m
+	next.Quotas = quotas
+	return next.Seal(), nil
+}
+
 // WithACLs returns the map with some ACLs added and others taken away; m itself if that
 // changes nothing.
 func WithACLs(m *federation.Map, add []*federation.ACL, remove []federation.ACLID) *federation.Map {

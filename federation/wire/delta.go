@@ -46,6 +46,7 @@ func Diff(from, to *federation.Map) Delta {
 	d.diffClusters(from, to)
 	d.diffGateways(from, to)
 	d.diffACLs(from, to)
+	d.diffQuotas(from, to)
 	d.diffCredentials(from, to)
 	for name, t := range to.Topics {
 		d.diffTopic(from.Topics[name], t)
@@ -171,6 +172,7 @@ type edit struct {
 	ownCreds      bool
 	ownTopics     bool
 	ownACLs       bool
+	ownQuotas     bool
 	topicEntries  bool                                // an entry of a topic itself was given
 	topics        map[federation.TopicName]*topicEdit // changed ones
 	lostCluster   bool                                // a cluster was deleted
@@ -254,6 +256,8 @@ func (e *edit) remove(key string) error {
 		e.setGateway(federation.GatewayID(key[len(prefixGateway):]), nil)
 	case strings.HasPrefix(key, prefixACL):
 		delete(e.acls(), federation.ACLID(key[len(prefixACL):]))
+	case strings.HasPrefix(key, prefixQuota):
+		return e.removeQuota(key)
 	case strings.HasPrefix(key, prefixCredential):
 		return e.removeCredential(key)
 	case strings.HasPrefix(key, prefixTopic):
@@ -319,6 +323,8 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 		e.newPartitions = append(e.newPartitions, p)
 	case *controlv1.MapEntry_Acl:
 		return e.setACL(u.GetKey(), v.Acl)
+	case *controlv1.MapEntry_Quota:
+		return e.setQuota(u.GetKey(), v.Quota)
 	default:
 		return errNoValue
 	}

@@ -3,7 +3,7 @@
 // the map, so nothing invalid gets in by either way.
 //
 // Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER |
-// credential/USER/MECHANISM | acl/ID.
+// credential/USER/MECHANISM | acl/ID | quota/ENTITY.
 package wire
 
 import (
@@ -80,6 +80,9 @@ func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 	}
 	for _, a := range m.ACLs {
 		out = append(out, aclEntry(a, v))
+	}
+	for _, q := range m.Quotas {
+		out = append(out, quotaEntry(q, v))
 	}
 	sortEntries(out)
 	return out

@@ -122,6 +122,7 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 		case k == 7:
 			next.Gateways = without(next.Gateways, federation.GatewayID(fmt.Sprintf("g%d", r.IntN(5))))
 		case k == 8, k == 9:
+			mutateQuota(t, r, next)
 			a := &federation.ACL{
 				Resource: federation.ACLTopic, Pattern: federation.ACLLiteral, Name: fmt.Sprintf("t%d", r.IntN(5)), Principal: "User:alice",
 				Host: "*", Operation: federation.ACLRead, Permission: federation.ACLPermission(2 + r.IntN(2)),
@@ -146,6 +147,27 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 	next.Seal()
 	require.NoError(t, next.Validate())
 	return next
+}
+
+// mutateQuota sets a quota, or takes it away. Names are such that look like defaults, or
+// like the separators of keys.
+func mutateQuota(t *testing.T, r *rand.Rand, m *federation.Map) {
+	name := func() federation.QuotaName {
+		return []federation.QuotaName{{}, federation.NamedQuota(""), federation.NamedQuota("<default>"), federation.NamedQuota("a&ip=/b")}[r.IntN(4)]
+	}
+	c := federation.QuotaChange{Entity: federation.QuotaEntity{User: name(), ClientID: name()}}
+	switch {
+	case c.Entity == (federation.QuotaEntity{}):
+		c.Entity.IP = federation.NamedQuota("fd00::1")
+		c.Set = map[federation.QuotaKey]float64{federation.QuotaConnectionCreationRate: float64(1 + r.IntN(3))}
+	case r.IntN(3) == 0:
+		c.Remove = federation.QuotaKeys
+	default:
+		c.Set = map[federation.QuotaKey]float64{federation.QuotaKeys[r.IntN(2)]: float64(1 + r.IntN(3))}
+	}
+	var err error
+	m.Quotas, err = m.Quotas.Apply([]federation.QuotaChange{c})
+	require.NoError(t, err)
 }
 
 // mutateCredential gives a user a credential, or takes it away.
@@ -301,6 +323,15 @@ func TestApplyRefuses(t *testing.T) {
 		"acl of another id": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
 			ResourceType: 2, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
 		}}}}, nil, "does not fit"},
+		"quota of another entity": {[]*controlv1.MapEntry{{Key: "quota/user=bob", Value: &controlv1.MapEntry_Quota{Quota: &controlv1.QuotaEntry{
+			User: new("alice"), Values: map[string]float64{"producer_byte_rate": 1},
+		}}}}, nil, "does not fit"},
+		"quota of nobody": {[]*controlv1.MapEntry{{Key: "quota/", Value: &controlv1.MapEntry_Quota{Quota: &controlv1.QuotaEntry{
+			Values: map[string]float64{"producer_byte_rate": 1},
+		}}}}, nil, "none is named"},
+		"quota with an unknown key": {[]*controlv1.MapEntry{{Key: "quota/user=alice", Value: &controlv1.MapEntry_Quota{Quota: &controlv1.QuotaEntry{
+			User: new("alice"), Values: map[string]float64{"bytes": 1},
+		}}}}, nil, "no key of it"},
 		"acl of no type": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
 			ResourceType: 258, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
 		}}}}, nil, "resource type"},

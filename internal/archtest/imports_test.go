@@ -25,6 +25,7 @@ var edges = map[string]struct {
 	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
 	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
 	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
+	"internal/quota":            {[]string{"federation"}, "how much clients may take: the quotas of a map, counted"},
 	"internal/memory":           {nil, "budgets of bytes, of use to all who hold much"},
 	"internal/security":         {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
@@ -44,12 +45,12 @@ var edges = map[string]struct {
 	// Doors and services. They never meet each other.
 	"gateway": {
 		[]string{
-			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/recordbatch", "internal/rpcerror", "internal/security",
+			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/quota", "internal/recordbatch", "internal/rpcerror", "internal/security",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect", "gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect",
 			"gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect",
 		}, "the Connect door over both engines; admin calls are passed on to the controller",
 	},
-	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
+	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/quota", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/security", "internal/upstream",
@@ -63,7 +64,7 @@ var edges = map[string]struct {
 	"internal/process": {
 		[]string{
 			"gateway", "gateway/router", "gateway/groups", "gateway/mapwatch", "kafkacompat", "controller", "nameserver", "federation",
-			"internal/acl", "internal/security", "internal/lifecycle", "internal/memory", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
+			"internal/acl", "internal/security", "internal/lifecycle", "internal/memory", "internal/quota", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
 		}, "the one place that wires roles together",
 	},
 	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "internal/security", "federation", "gen/..."}, "a whole federation in one process"},

@@ -2066,6 +2066,7 @@ type FetchRequest struct {
 	MaxRecords     int32                  `protobuf:"varint,4,opt,name=max_records,json=maxRecords,proto3" json:"max_records,omitempty"`
 	MaxBytes       int32                  `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	MaxWaitMs      int64                  `protobuf:"varint,6,opt,name=max_wait_ms,json=maxWaitMs,proto3" json:"max_wait_ms,omitempty"`
+	ClientId       string                 `protobuf:"bytes,7,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2140,6 +2141,13 @@ func (x *FetchRequest) GetMaxWaitMs() int64 {
 		return x.MaxWaitMs
 	}
 	return 0
+}
+
+func (x *FetchRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
 }
 
 type FetchResponse struct {
@@ -2805,7 +2813,7 @@ const file_braid_v1_consumer_proto_rawDesc = "" +
 	"\x11partition_failure\x18\x03 \x01(\v2\x1a.braid.v1.PartitionFailureH\x00R\x10partitionFailure\x120\n" +
 	"\bdraining\x18\x04 \x01(\v2\x12.braid.v1.DrainingH\x00R\bdraining\x121\n" +
 	"\x06closed\x18\x05 \x01(\v2\x17.braid.v1.ConsumeClosedH\x00R\x06closedB\a\n" +
-	"\x05frame\"\xf5\x01\n" +
+	"\x05frame\"\x92\x02\n" +
 	"\fFetchRequest\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12.\n" +
 	"\asources\x18\x02 \x03(\v2\x14.braid.v1.ReadSourceR\asources\x12.\n" +
@@ -2813,7 +2821,8 @@ const file_braid_v1_consumer_proto_rawDesc = "" +
 	"\vmax_records\x18\x04 \x01(\x05R\n" +
 	"maxRecords\x12\x1b\n" +
 	"\tmax_bytes\x18\x05 \x01(\x05R\bmaxBytes\x12\x1e\n" +
-	"\vmax_wait_ms\x18\x06 \x01(\x03R\tmaxWaitMs\"\xa7\x01\n" +
+	"\vmax_wait_ms\x18\x06 \x01(\x03R\tmaxWaitMs\x12\x1b\n" +
+	"\tclient_id\x18\a \x01(\tR\bclientId\"\xa7\x01\n" +
 	"\rFetchResponse\x12/\n" +
 	"\abatches\x18\x01 \x03(\v2\x15.braid.v1.RecordBatchR\abatches\x12-\n" +
 	"\x04next\x18\x02 \x03(\v2\x19.braid.v1.PartitionOffsetR\x04next\x126\n" +

@@ -197,6 +197,7 @@ type MapEntry struct {
 	//	*MapEntry_Partition
 	//	*MapEntry_Acl
 	//	*MapEntry_Credential
+	//	*MapEntry_Quota
 	Value         isMapEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -316,6 +317,15 @@ func (x *MapEntry) GetCredential() *CredentialEntry {
 	return nil
 }
 
+func (x *MapEntry) GetQuota() *QuotaEntry {
+	if x != nil {
+		if x, ok := x.Value.(*MapEntry_Quota); ok {
+			return x.Quota
+		}
+	}
+	return nil
+}
+
 type isMapEntry_Value interface {
 	isMapEntry_Value()
 }
@@ -348,6 +358,10 @@ type MapEntry_Credential struct {
 	Credential *CredentialEntry `protobuf:"bytes,8,opt,name=credential,proto3,oneof"`
 }
 
+type MapEntry_Quota struct {
+	Quota *QuotaEntry `protobuf:"bytes,11,opt,name=quota,proto3,oneof"`
+}
+
 func (*MapEntry_Meta) isMapEntry_Value() {}
 
 func (*MapEntry_Cluster) isMapEntry_Value() {}
@@ -361,6 +375,8 @@ func (*MapEntry_Partition) isMapEntry_Value() {}
 func (*MapEntry_Acl) isMapEntry_Value() {}
 
 func (*MapEntry_Credential) isMapEntry_Value() {}
+
+func (*MapEntry_Quota) isMapEntry_Value() {}
 
 // What holds for the whole logical cluster.
 type MetaEntry struct {
@@ -1236,11 +1252,82 @@ func (x *AclEntry) GetPermissionType() int32 {
 	return 0
 }
 
+// What clients may take. Of user, client id and IP address, those are set that the quota
+// is for; an empty one is the default.
+type QuotaEntry struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	User     *string                `protobuf:"bytes,1,opt,name=user,proto3,oneof" json:"user,omitempty"`
+	ClientId *string                `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3,oneof" json:"client_id,omitempty"`
+	Ip       *string                `protobuf:"bytes,3,opt,name=ip,proto3,oneof" json:"ip,omitempty"`
+	// By Kafka's key, such as producer_byte_rate.
+	Values        map[string]float64 `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuotaEntry) Reset() {
+	*x = QuotaEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuotaEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuotaEntry) ProtoMessage() {}
+
+func (x *QuotaEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuotaEntry.ProtoReflect.Descriptor instead.
+func (*QuotaEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *QuotaEntry) GetUser() string {
+	if x != nil && x.User != nil {
+		return *x.User
+	}
+	return ""
+}
+
+func (x *QuotaEntry) GetClientId() string {
+	if x != nil && x.ClientId != nil {
+		return *x.ClientId
+	}
+	return ""
+}
+
+func (x *QuotaEntry) GetIp() string {
+	if x != nil && x.Ip != nil {
+		return *x.Ip
+	}
+	return ""
+}
+
+func (x *QuotaEntry) GetValues() map[string]float64 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 var File_braid_control_v1_map_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\xd7\x03\n" +
+	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\x8d\x04\n" +
 	"\bMapEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x121\n" +
@@ -1252,7 +1339,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x03acl\x18\t \x01(\v2\x1a.braid.control.v1.AclEntryH\x00R\x03acl\x12C\n" +
 	"\n" +
 	"credential\x18\b \x01(\v2!.braid.control.v1.CredentialEntryH\x00R\n" +
-	"credentialB\a\n" +
+	"credential\x124\n" +
+	"\x05quota\x18\v \x01(\v2\x1c.braid.control.v1.QuotaEntryH\x00R\x05quotaB\a\n" +
 	"\x05value\"~\n" +
 	"\tMetaEntry\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
@@ -1356,7 +1444,20 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x12\n" +
 	"\x04host\x18\x05 \x01(\tR\x04host\x12\x1c\n" +
 	"\toperation\x18\x06 \x01(\x05R\toperation\x12'\n" +
-	"\x0fpermission_type\x18\a \x01(\x05R\x0epermissionTypeB\xbb\x01\n" +
+	"\x0fpermission_type\x18\a \x01(\x05R\x0epermissionType\"\xf7\x01\n" +
+	"\n" +
+	"QuotaEntry\x12\x17\n" +
+	"\x04user\x18\x01 \x01(\tH\x00R\x04user\x88\x01\x01\x12 \n" +
+	"\tclient_id\x18\x02 \x01(\tH\x01R\bclientId\x88\x01\x01\x12\x13\n" +
+	"\x02ip\x18\x03 \x01(\tH\x02R\x02ip\x88\x01\x01\x12@\n" +
+	"\x06values\x18\x04 \x03(\v2(.braid.control.v1.QuotaEntry.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\a\n" +
+	"\x05_userB\f\n" +
+	"\n" +
+	"_client_idB\x05\n" +
+	"\x03_ipB\xbb\x01\n" +
 	"\x14com.braid.control.v1B\bMapProtoP\x01Z7github.com/braidmq/braid/gen/braid/control/v1;controlv1\xa2\x02\x03BCX\xaa\x02\x10Braid.Control.V1\xca\x02\x10Braid\\Control\\V1\xe2\x02\x1cBraid\\Control\\V1\\GPBMetadata\xea\x02\x12Braid::Control::V1b\x06proto3"
 
 var (
@@ -1372,7 +1473,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
@@ -1388,7 +1489,9 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*HiddenEntry)(nil),     // 11: braid.control.v1.HiddenEntry
 	(*EpochEntry)(nil),      // 12: braid.control.v1.EpochEntry
 	(*AclEntry)(nil),        // 13: braid.control.v1.AclEntry
-	nil,                     // 14: braid.control.v1.TopicEntry.ConfigEntry
+	(*QuotaEntry)(nil),      // 14: braid.control.v1.QuotaEntry
+	nil,                     // 15: braid.control.v1.TopicEntry.ConfigEntry
+	nil,                     // 16: braid.control.v1.QuotaEntry.ValuesEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
@@ -1398,19 +1501,21 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	9,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
 	13, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
 	6,  // 6: braid.control.v1.MapEntry.credential:type_name -> braid.control.v1.CredentialEntry
-	0,  // 7: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
-	1,  // 8: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	14, // 9: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	10, // 10: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 11: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	12, // 12: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	11, // 13: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	11, // 14: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	14, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
+	0,  // 8: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
+	1,  // 9: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
+	15, // 10: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	10, // 11: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 12: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	12, // 13: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	11, // 14: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	11, // 15: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	16, // 16: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1426,14 +1531,16 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Partition)(nil),
 		(*MapEntry_Acl)(nil),
 		(*MapEntry_Credential)(nil),
+		(*MapEntry_Quota)(nil),
 	}
+	file_braid_control_v1_map_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
