@@ -190,6 +190,10 @@ func adminRights(procedure string, msg any) (rights []right, changes bool) {
 		return []right{onGroup(acl.Delete, r.GetName())}, true
 	case *adminv1.ResetOffsetsRequest:
 		return []right{onGroup(acl.Read, r.GetName())}, !r.GetValidateOnly()
+	case *adminv1.AlterQuotasRequest:
+		return []right{onCluster(acl.AlterConfigs)}, !r.GetValidateOnly()
+	case *adminv1.ListQuotasRequest:
+		return []right{onCluster(acl.DescribeConfigs)}, false
 	case *adminv1.ListTopicsRequest, *adminv1.ListGroupsRequest:
 		return nil, false // only what the caller may see is listed
 	}
@@ -291,6 +295,18 @@ func (f *forwardedACLs) CreateAcls(ctx context.Context, r *adminv1.CreateAclsReq
 
 func (f *forwardedACLs) DeleteAcls(ctx context.Context, r *adminv1.DeleteAclsRequest) (*adminv1.DeleteAclsResponse, error) {
 	res, err := f.AclServiceClient.DeleteAcls(ctx, r)
+	f.g.awaitVersion(ctx, federation.MapVersion(res.GetMapVersion()))
+	return res, err
+}
+
+// forwardedQuotas is likewise.
+type forwardedQuotas struct {
+	adminv1connect.QuotaServiceClient
+	g *Gateway
+}
+
+func (f *forwardedQuotas) AlterQuotas(ctx context.Context, r *adminv1.AlterQuotasRequest) (*adminv1.AlterQuotasResponse, error) {
+	res, err := f.QuotaServiceClient.AlterQuotas(ctx, r)
 	f.g.awaitVersion(ctx, federation.MapVersion(res.GetMapVersion()))
 	return res, err
 }

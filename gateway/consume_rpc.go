@@ -13,6 +13,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/quota"
 )
 
 type consumeConn = connect.BidiStream[braidv1.ConsumeRequest, braidv1.ConsumeResponse]
@@ -29,6 +30,9 @@ type consumeStream struct {
 	g         *Gateway
 	request   groups.SubscribeRequest
 	may       *accessCheck // owned by run
+	clientID  string
+	limits    *quota.Client    // owned by run
+	paced     <-chan time.Time // when more may be delivered; nil if now
 	fallback  *braidv1.Position
 	delivery  *delivery
 	session   router.Session
@@ -215,7 +219,7 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 	}
 	m := st.g.deps.Maps.Current()
 	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
-	if r.ClientID == "" {
+	if st.clientID = r.ClientID; r.ClientID == "" {
 		r.ClientID = "connect" // member ids begin with it
 	}
 	for _, name := range sub.GetTopics() {
@@ -281,6 +285,8 @@ func (st *consumeStream) run(ctx context.Context) error {
 		case d := <-st.looked:
 			st.lookDone(d)
 		case <-st.out.room:
+		case <-st.paced:
+			st.paced = nil
 		case now := <-tick.C:
 			st.tick(now)
 		case <-draining:
@@ -336,11 +342,13 @@ func (st *consumeStream) deliver() {
 	}
 	for !st.out.full() {
 		before := st.s.window()
-		if !before.open() {
+		if !before.open() || st.owes() {
 			break
 		}
-		after := before
+		after, over := within(before, st.limits)
 		ev, ok := st.fetcher.next(&after)
+		after.bytes += over
+		st.limits.Take(st.may.ctx, quota.Consume, float64(before.bytes-after.bytes))
 		if !ok {
 			break
 		}

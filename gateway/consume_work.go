@@ -6,6 +6,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/quota"
 )
 
 // work starts what can run beside the owner: one fetch, one lookup, one commit
@@ -22,7 +23,7 @@ func (st *consumeStream) startFetch(ctx context.Context, now time.Time) {
 	if st.fetching || st.ending != "" || st.left || !st.subscribed || st.fetcher.holds() || !w.open() || st.out.full() {
 		return
 	}
-	limit, ok := st.fetcher.prepare(st.s.positions, st.g.cfg.StreamPollWait, st.s.fetchBytes(&st.g.cfg), now)
+	limit, ok := st.fetcher.prepare(st.s.positions, st.g.cfg.StreamPollWait, st.fetchBytes(), now)
 	if !ok {
 		return // an event, or the tick, looks again
 	}
@@ -34,6 +35,12 @@ func (st *consumeStream) startFetch(ctx context.Context, now time.Time) {
 		fetched, err := st.fetcher.perform(fetchCtx, limit)
 		st.fetched <- fetchDone{fetched, err}
 	})
+}
+
+// fetchBytes is how much is read at a time: what the client may still get, and under a
+// quota no more than a second's worth.
+func (st *consumeStream) fetchBytes() int32 {
+	return int32(min(int64(st.s.fetchBytes(&st.g.cfg)), st.limits.PerSecond(quota.Consume)))
 }
 
 func (st *consumeStream) fetchDone(d fetchDone) error {

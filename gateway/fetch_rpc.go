@@ -8,6 +8,7 @@ import (
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 )
 
 // Fetch returns one page, waiting for records for at most max_wait_ms.
@@ -51,6 +52,14 @@ func (g *Gateway) fetch(ctx context.Context, r *braidv1.FetchRequest) (*braidv1.
 	if err != nil {
 		return nil, err
 	}
+	limits := g.limits(ctx, nil, r.GetClientId())
+	quotaCtx, cancelQuota := g.withUnaryTimeout(ctx)
+	err = g.awaitQuota(quotaCtx, limits, quota.Consume)
+	cancelQuota()
+	if err != nil {
+		return nil, err
+	}
+	w.bytes = min(w.bytes, limits.AtOnce(quota.Consume))
 	session := g.deps.NewSession()
 	defer session.Close()
 	reader := g.reader()
@@ -69,6 +78,7 @@ func (g *Gateway) fetch(ctx context.Context, r *braidv1.FetchRequest) (*braidv1.
 			return nil, err
 		}
 	}
+	limits.Take(ctx, quota.Consume, float64(w.bytes-p.window.bytes))
 	for _, at := range p.positions {
 		p.out.Next = append(p.out.Next, at.offset())
 	}

@@ -39,6 +39,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	if g.deps.Acls != nil {
 		mux.Handle(adminv1connect.NewAclServiceHandler(&forwardedACLs{g.deps.Acls, g}, forward...))
 	}
+	if g.deps.Quotas != nil {
+		mux.Handle(adminv1connect.NewQuotaServiceHandler(&forwardedQuotas{g.deps.Quotas, g}, forward...))
+	}
 	if g.deps.Credentials != nil {
 		mux.Handle(adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...))
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/rpcerror"
 )
@@ -51,6 +52,7 @@ type Deps struct {
 	Fleet      adminv1connect.FleetServiceClient
 	Operations adminv1connect.OperationServiceClient
 	Acls       adminv1connect.AclServiceClient
+	Quotas     adminv1connect.QuotaServiceClient
 	// Credentials is one of them.
 	Credentials adminv1connect.CredentialServiceClient
 	// Naming is the name service, if it runs in this process or is passed on; may be nil.
@@ -58,6 +60,8 @@ type Deps struct {
 
 	// Authorizer decides what callers may do; nil lets them do everything.
 	Authorizer *acl.Authorizer
+	// Limiter holds callers to their quotas; nil has none.
+	Limiter *quota.Limiter
 	// Interceptors are at all calls, within what observes them.
 	Interceptors []connect.Interceptor
 	// Requests is what the frames of produce streams are taken from until they are decided,

@@ -9,6 +9,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -43,6 +44,11 @@ func (g *Gateway) produceBatch(ctx context.Context, r *braidv1.ProduceBatchReque
 	if err := sequenceBatch(f, r); err != nil {
 		return nil, err
 	}
+	limits := g.limits(ctx, nil, r.GetClientId())
+	if err := g.awaitQuota(ctx, limits, quota.Produce); err != nil {
+		return nil, err
+	}
+	limits.Take(ctx, quota.Produce, float64(f.bytes))
 	session := g.deps.NewSession()
 	defer session.Close()
 	g.appendBatch(ctx, session, acks, f)

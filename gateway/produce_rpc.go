@@ -15,6 +15,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 )
 
 type produceConn = connect.BidiStream[braidv1.ProduceRequest, braidv1.ProduceResponse]
@@ -39,6 +40,9 @@ type produceStream struct {
 	split   splitter
 	may     *accessCheck // used by the receiver
 
+	clientID string
+	limits   *quota.Client // used by the receiver
+
 	first chan firstFrame[braidv1.ProduceRequest] // the receiver's first message
 	begin chan struct{}                           // closed when the stream is opened
 	wake  chan struct{}                           // capacity 1: there is something to send
@@ -47,13 +51,14 @@ type produceStream struct {
 
 	version federation.MapVersion // the map that clients were told of; used by the sender
 
-	mu    sync.Mutex // guards the following
-	s     *produceSession
-	held  int64   // taken from the gateway's budget
-	gone  bool    // the call has returned
-	pings []int64 // nonces to answer
-	ended bool    // no more frames are taken
-	err   error   // ends the stream
+	mu        sync.Mutex // guards the following
+	throttled time.Time  // the stream is not read until then
+	s         *produceSession
+	held      int64   // taken from the gateway's budget
+	gone      bool    // the call has returned
+	pings     []int64 // nonces to answer
+	ended     bool    // no more frames are taken
+	err       error   // ends the stream
 }
 
 // firstFrame is the message that opens a stream.
@@ -134,7 +139,7 @@ func (st *produceStream) open(ctx context.Context, open *braidv1.ProduceOpen) (*
 	if err != nil {
 		return nil, err
 	}
-	st.acks = acks
+	st.acks, st.clientID = acks, open.GetClientId()
 	if st.timeout, err = g.deliveryTimeout(open.GetDeliveryTimeoutMs()); err != nil {
 		return nil, err
 	}
@@ -216,7 +221,7 @@ func (st *produceStream) receive(ctx context.Context, conn *produceConn) {
 			st.end(err)
 			return
 		}
-		if !st.awaitRoom(ctx) {
+		if !st.pace(ctx) || !st.awaitRoom(ctx) {
 			return
 		}
 	}
@@ -339,6 +344,7 @@ func (st *produceStream) batch(in *braidv1.ProduceFrame) error {
 	}
 	st.accountLocked()
 	st.mu.Unlock()
+	st.takeFrame(st.may.ctx, f.bytes)
 	signal(st.work)
 	signal(st.wake)
 	return nil
@@ -576,6 +582,10 @@ func (st *produceStream) collect() (out []*braidv1.ProduceResponse, done bool, e
 	case st.ended && st.s.idle():
 		closed := &braidv1.ProduceClosed{StableBatchSeq: st.s.stable}
 		return append(out, &braidv1.ProduceResponse{Frame: &braidv1.ProduceResponse_Closed{Closed: closed}}), true, nil
+	}
+	if now.Before(st.throttled) {
+		st.tellThrottleLocked(out, now)
+		return out, false, nil
 	}
 	if credit := st.s.takeCredit(); credit != nil && !st.ended {
 		out = append(out, &braidv1.ProduceResponse{Frame: &braidv1.ProduceResponse_Credit{Credit: credit}})

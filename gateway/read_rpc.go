@@ -12,6 +12,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -34,6 +35,8 @@ type readStream struct {
 	rule      stopRule
 	window    window
 	lastSent  time.Time
+	clientID  string
+	limits    *quota.Client
 }
 
 func (g *Gateway) read(ctx context.Context, r *braidv1.ReadRequest, out *connect.ServerStream[braidv1.ReadResponse]) error {
@@ -51,7 +54,7 @@ func (g *Gateway) read(ctx context.Context, r *braidv1.ReadRequest, out *connect
 	if err != nil {
 		return err
 	}
-	st := &readStream{g: g, may: g.newAccessCheck(ctx, "Read"), out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
+	st := &readStream{g: g, clientID: r.GetClientId(), may: g.newAccessCheck(ctx, "Read"), out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
 	d, err := newDelivery(&g.cfg, r.GetDelivery())
 	if err != nil {
 		return err
@@ -148,8 +151,12 @@ func (st *readStream) finished() bool {
 // step reads once and sends what came. fetchCtx ends when the stream is to end.
 func (st *readStream) step(ctx, fetchCtx context.Context) error {
 	flushStream(ctx)
+	if err := st.pace(ctx, fetchCtx); err != nil {
+		return err
+	}
 	wait := min(st.g.cfg.StreamPollWait, st.g.cfg.HeartbeatInterval)
-	if _, err := st.fetcher.fetch(fetchCtx, st.positions, wait, st.g.cfg.FetchBytesMax, time.Now()); err != nil {
+	most := int32(min(int64(st.g.cfg.FetchBytesMax), st.limits.PerSecond(quota.Consume)))
+	if _, err := st.fetcher.fetch(fetchCtx, st.positions, wait, most, time.Now()); err != nil {
 		if kind := federation.KindOf(err); !kind.Retriable() {
 			return err
 		}
@@ -159,7 +166,15 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		ev, ok := st.fetcher.next(&st.window)
+		if err := st.pace(ctx, fetchCtx); err != nil {
+			return err
+		}
+		w, over := within(st.window, st.limits)
+		before := w.bytes
+		ev, ok := st.fetcher.next(&w)
+		st.limits.Take(ctx, quota.Consume, float64(before-w.bytes))
+		w.bytes += over
+		st.window = w
 		if !ok {
 			break
 		}
@@ -180,10 +195,18 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 			return err
 		}
 	}
-	if time.Since(st.lastSent) >= st.g.cfg.HeartbeatInterval {
-		return st.send(&braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Progress{Progress: progress(st.positions, time.Now(), 0)}})
+	if err := st.beat(); err != nil {
+		return err
 	}
 	return ctx.Err()
+}
+
+// beat sends a heartbeat if the stream has been quiet for long.
+func (st *readStream) beat() error {
+	if time.Since(st.lastSent) < st.g.cfg.HeartbeatInterval {
+		return nil
+	}
+	return st.send(&braidv1.ReadResponse{Frame: &braidv1.ReadResponse_Progress{Progress: progress(st.positions, time.Now(), 0)}})
 }
 
 // readable ends a stream that has lost the right to read one of its topics.

@@ -97,6 +97,7 @@ func (g *Gateway) serviceNames() []string {
 		{adminv1connect.FleetServiceName, g.deps.Fleet != nil},
 		{adminv1connect.OperationServiceName, g.deps.Operations != nil},
 		{adminv1connect.AclServiceName, g.deps.Acls != nil},
+		{adminv1connect.QuotaServiceName, g.deps.Quotas != nil},
 		{adminv1connect.CredentialServiceName, g.deps.Credentials != nil},
 		{namingv1connect.NameServiceName, g.deps.Naming != nil},
 	} {
@@ -125,7 +126,7 @@ func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
 	return []connect.HandlerOption{
 		connect.WithReadMaxBytes(g.cfg.MessageBytesMax),
 		connect.WithCompressMinBytes(math.MaxInt),
-		connect.WithInterceptors(slices.Concat([]connect.Interceptor{observe}, g.deps.Interceptors, []connect.Interceptor{rpcerror.Subjects()})...),
+		connect.WithInterceptors(slices.Concat([]connect.Interceptor{observe}, g.deps.Interceptors, []connect.Interceptor{rpcerror.Subjects(), connect.UnaryInterceptorFunc(g.throttleCalls)})...),
 		connect.WithRecover(g.recovered),
 	}, nil
 }

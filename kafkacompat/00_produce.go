@@ -56,12 +56,15 @@ type producedTopic struct {
 // the connection.
 func (c *conn) produce(ctx context.Context, sl *slot) error {
 	req := &sl.req
+	began := req.workBegins()
 	p, err := c.parseProduce(req)
 	if err != nil {
 		return fmt.Errorf("request Produce version %d: %w", req.version, err)
 	}
 	sl.ready = make(chan response, 1)
 	appends := c.checkProduce(ctx, req, p)
+	req.worked(began)
+	c.throttleProduce(ctx, req)
 	if len(appends) == 0 {
 		c.answerProduce(sl, p)
 		return nil
@@ -100,6 +103,7 @@ type produceRequest struct {
 	timeoutMs     int32
 	topics        []producedTopic
 	endpoints     []*federation.Gateway // that hints name
+	throttle      int32                 // ms
 }
 
 var errTooManyPartitions = errors.New("too many partitions in one request")
@@ -284,6 +288,7 @@ func (p *produceRequest) response(req *request) response {
 		size += 32 + len(p.topics[i].topic) + 40*len(p.topics[i].partitions)
 	}
 	b := appendResponseHead(make([]byte, 0, size), req, req.version >= 9)
+	p.throttle = req.throttleMillis()
 	b = p.appendTo(b, req.version)
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
 	return response{vecs: [][]byte{b}}
@@ -310,7 +315,7 @@ func (p *produceRequest) appendTo(b []byte, version int16) []byte {
 		}
 	}
 	if version >= 1 {
-		b = appendI32(b, 0) // throttle
+		b = appendI32(b, p.throttle)
 	}
 	if flexible {
 		b = appendEndpoints(b, p.endpoints)

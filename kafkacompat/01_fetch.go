@@ -10,6 +10,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -34,6 +35,7 @@ import (
 // * v17, v18: replica fields
 
 func (c *conn) fetch(ctx context.Context, req *request) response {
+	began := req.workBegins()
 	var kreq kmsg.FetchRequest
 	kreq.SetVersion(req.version)
 	if err := req.api.check(req.version, req.body); err != nil {
@@ -46,9 +48,16 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 	if refused != nil {
 		return encodeFetch(req, req.refuse(refused), 0, nil, nil)
 	}
+	req.worked(began)
+	if resp, owes := c.throttledFetch(ctx, req, s, full); owes {
+		return resp
+	}
 	fetched := c.fetchParts(ctx, req, &kreq, s)
+	began = req.workBegins()
 	c.hintFetched(req, s)
 	resp := encodeFetch(req, 0, s.id, s.answered(full), fetched)
+	req.worked(began)
+	c.throttleFetch(ctx, req, &resp)
 	for _, p := range s.parts {
 		p.slice = nil // an idle session must not hold records
 	}
@@ -64,7 +73,7 @@ func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchReq
 	if len(from) == 0 {
 		return nil
 	}
-	limit := c.fetchLimit(kreq)
+	limit := c.fetchLimit(req, kreq)
 	if req.code != 0 {
 		limit.MaxWait = 0 // an error is told at once, as in ReplicaManager.fetchMessages
 	}
@@ -95,8 +104,9 @@ func passHole(s *router.Slice, from federation.LogicalOffset) {
 	}
 }
 
-func (c *conn) fetchLimit(kreq *kmsg.FetchRequest) router.FetchLimit {
+func (c *conn) fetchLimit(req *request, kreq *kmsg.FetchRequest) router.FetchLimit {
 	most := min(max(kreq.MaxBytes, 0), c.s.cfg.FetchBytesMax)
+	most = int32(min(int64(most), req.limits.AtOnce(quota.Consume)))
 	return router.FetchLimit{
 		MinBytes:      min(max(kreq.MinBytes, 0), most), // as in KafkaApis.handleFetchRequest
 		MaxBytes:      most,

@@ -65,6 +65,10 @@ func (c *conn) createTopic(ctx context.Context, req *request, t *kmsg.CreateTopi
 	spec, err := c.topicSpec(t)
 	if err == nil {
 		spec.ValidateOnly = validateOnly
+		if !validateOnly && !c.mayMutate(ctx, req, 6, int(spec.Partitions)) {
+			rt.ErrorCode, rt.ErrorMessage = req.refuse(kerr.ThrottlingQuotaExceeded), new(throttledMessage)
+			return
+		}
 		err = c.s.deps.Admin.CreateTopic(ctx, spec)
 		if !validateOnly {
 			req.changed(ctx, acl.Create, acl.Topic, t.Topic, err)

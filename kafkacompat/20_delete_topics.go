@@ -54,6 +54,8 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		case seen[found.Name]:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new("the topic is in the request more than once")
+		case !c.mayMutate(ctx, req, 5, len(found.Partitions)):
+			rt.ErrorCode, rt.ErrorMessage = req.refuse(kerr.ThrottlingQuotaExceeded), new(throttledMessage)
 		default:
 			seen[found.Name] = true
 			name := string(found.Name)

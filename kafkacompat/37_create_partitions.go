@@ -40,7 +40,7 @@ func handleCreatePartitions(ctx context.Context, c *conn, req *request, kreq *km
 		} else if rt.ErrorCode = req.mayTopic(ctx, acl.Alter, t.Topic); rt.ErrorCode != 0 {
 			rt.ErrorMessage = deniedMessage(rt.ErrorCode)
 		} else {
-			err := c.growTopic(ctx, t, kreq.ValidateOnly)
+			err := c.growTopic(ctx, req, t, kreq.ValidateOnly)
 			if !kreq.ValidateOnly {
 				req.changed(ctx, acl.Alter, acl.Topic, t.Topic, err)
 			}
@@ -51,7 +51,7 @@ func handleCreatePartitions(ctx context.Context, c *conn, req *request, kreq *km
 	return resp
 }
 
-func (c *conn) growTopic(ctx context.Context, t *kmsg.CreatePartitionsRequestTopic, validateOnly bool) error {
+func (c *conn) growTopic(ctx context.Context, req *request, t *kmsg.CreatePartitionsRequestTopic, validateOnly bool) error {
 	name := federation.TopicName(t.Topic)
 	m := c.s.mapOrNil()
 	if m == nil {
@@ -66,6 +66,9 @@ func (c *conn) growTopic(ctx context.Context, t *kmsg.CreatePartitionsRequestTop
 			"topic %q has %d partitions: want more than that, not %d", name, len(found.Partitions), t.Count)
 	case len(t.Assignment) > 0 && len(t.Assignment) != int(t.Count)-len(found.Partitions):
 		return errAssignment
+	}
+	if !validateOnly && !c.mayMutate(ctx, req, 3, int(t.Count)-len(found.Partitions)) {
+		return errMutations
 	}
 	if err := c.s.deps.Admin.GrowTopic(ctx, name, t.Count, validateOnly); err != nil || validateOnly {
 		return err

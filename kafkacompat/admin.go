@@ -25,6 +25,9 @@ type Admin interface {
 	// DeleteACLs deletes what some filters select. It returns that by filter, and the version
 	// of the map that lacks it: InvalidArgument.
 	DeleteACLs(ctx context.Context, filters []federation.ACLFilter) ([][]*federation.ACL, federation.MapVersion, error)
+	// AlterQuotas changes quotas, all or none, and returns the version of the map that has
+	// them: InvalidArgument, PolicyViolation.
+	AlterQuotas(ctx context.Context, changes []federation.QuotaChange, validateOnly bool) (federation.MapVersion, error)
 	// TopicConfig returns the configs that were set for a topic: UnknownTopic.
 	TopicConfig(ctx context.Context, name federation.TopicName) (map[string]ConfigValue, error)
 }

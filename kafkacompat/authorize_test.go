@@ -181,6 +181,10 @@ func guardedCalls(w *world) []guardedCall {
 		}), 0, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
 		{"AlterPartitionReassignments", kmsg.NewPtrAlterPartitionAssignmentsRequest(), 0, errClusterDenied, []string{"ALTER CLUSTER kafka-cluster"}},
 		{"ListPartitionReassignments", kmsg.NewPtrListPartitionReassignmentsRequest(), 0, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
+		{"DescribeClientQuotas", kmsg.NewPtrDescribeClientQuotasRequest(), 1, errClusterDenied, []string{"DESCRIBE_CONFIGS CLUSTER kafka-cluster"}},
+		{"AlterClientQuotas", with(kmsg.NewPtrAlterClientQuotasRequest(), func(r *kmsg.AlterClientQuotasRequest) {
+			r.Entries = []kmsg.AlterClientQuotasRequestEntry{{Entity: []kmsg.AlterClientQuotasRequestEntryEntity{{Type: "user", Name: new("nobody")}}}}
+		}), 1, errClusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
 		{"DescribeUserScramCredentials", kmsg.NewPtrDescribeUserSCRAMCredentialsRequest(), 0, errClusterDenied, []string{"DESCRIBE CLUSTER kafka-cluster"}},
 		{"AlterUserScramCredentials", with(kmsg.NewPtrAlterUserSCRAMCredentialsRequest(), func(r *kmsg.AlterUserSCRAMCredentialsRequest) {
 			r.Deletions = []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "nobody", Mechanism: 1}}

@@ -55,6 +55,11 @@ func (s *Server) autoCreate(ctx context.Context, req *request, m *federation.Map
 		})
 	}
 	wg.Wait()
+	for _, ok := range created {
+		if ok {
+			req.mutations += int(s.cfg.DefaultPartitions)
+		}
+	}
 	s.awaitMap(ctx, s.cfg.TopicWait, func(m *federation.Map) bool {
 		for i, name := range missing {
 			if created[i] && m.Topics[name] == nil {

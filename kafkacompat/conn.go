@@ -17,6 +17,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -49,6 +50,14 @@ type conn struct {
 
 	sessionOnce sync.Once
 	sess        router.Session
+
+	// Of the reader.
+	limits *quota.Client // what the client of the last request may take; nil if there are no quotas
+	user   string        // whose connection it is, for quotas
+
+	began      time.Time
+	mutedUntil atomic.Int64 // not read until so long after began
+	mutedFor   atomic.Pointer[quota.Client]
 
 	principal security.Principal      // who the client is; set before its first request is read
 	session   atomic.Pointer[session] // what the client has proven by SASL; nil if nothing
@@ -85,6 +94,7 @@ const readBufferBytes = 4 << 10
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
 		s:          s,
+		began:      time.Now(),
 		nc:         nc,
 		principal:  security.Anonymous,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
@@ -120,6 +130,7 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	if c.principal != security.Anonymous { // else who the listener says it is
 		ctx, waitCtx = security.WithPrincipal(ctx, c.principal), security.WithPrincipal(waitCtx, c.principal)
 	}
+	c.user = security.PrincipalOf(ctx).Name
 	written := make(chan struct{})
 	go func() {
 		defer close(written)

@@ -52,6 +52,9 @@ func (c *conn) readFrame(ctx context.Context) (*frame, error) {
 	if err := c.awaitFrame(); err != nil {
 		return nil, err
 	}
+	if err := c.awaitTurn(ctx); err != nil {
+		return nil, err
+	}
 	c.setReadDeadline(c.s.cfg.StallTimeout)
 	head, err := c.r.Peek(frameHeadBytes)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -48,6 +49,10 @@ type Deps struct {
 	Admin      Admin
 	// Authorizer decides what clients may do; nil lets them do everything.
 	Authorizer *acl.Authorizer
+	// Limiter holds clients to their quotas; nil has none.
+	Limiter *quota.Limiter
+	// Left is told of each accepted connection when it has ended, or was refused; may be nil.
+	Left func(net.Conn)
 	// Credentials is asked by the tools that manage users.
 	Credentials Credentials
 	// Auth says who clients are, by SASL; nil = all are anonymous, or known by certificate.
@@ -168,6 +173,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		serve := s.newConn(ctx, nc)
 		if serve == nil {
 			_ = nc.Close()
+			s.left(nc)
 			continue
 		}
 		wg.Go(serve)
@@ -304,10 +310,17 @@ func (s *Server) newConn(ctx context.Context, nc net.Conn) func() {
 	}
 }
 
+func (s *Server) left(nc net.Conn) {
+	if s.deps.Left != nil {
+		s.deps.Left(nc)
+	}
+}
+
 func (s *Server) removeConn(ctx context.Context, c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.left(c.nc)
 	s.deps.Metrics.connections(ctx, -1)
 	if len(s.conns) == 0 && s.isDraining() {
 		select {

@@ -98,6 +98,8 @@ var layouts = map[int16]layout{
 	45: {i32, i8.from(1), array(str, array(i32, array(i32), end()), end()), end()},
 	46: {i32, array(str, array(i32), end()), end()},
 	47: {str, array(str, array(i32))},
+	48: {array(str, i8, str, end()), i8, end()},
+	49: {array(array(str, str, end()), array(str, i64, i8, end()), end()), i8, end()},
 	50: {array(str, end()), end()},
 	51: {array(str, i8, end()), array(str, i8, i32, blob, blob, end()), end()},
 	60: {i8, i8.from(1), i8.from(2), end()},

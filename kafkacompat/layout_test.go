@@ -48,6 +48,8 @@ func fill(rnd *rand.Rand, v reflect.Value) {
 		v.SetInt(int64(int8(rnd.Uint32())))
 	case reflect.Uint8:
 		v.SetUint(uint64(rnd.IntN(256)))
+	case reflect.Float64:
+		v.SetFloat(rnd.Float64())
 	default:
 		panic("no value for " + v.Type().String())
 	}

@@ -39,6 +39,8 @@ var operations = map[kmsg.Key]string{
 
 	kmsg.SASLHandshake:                "–",
 	kmsg.SASLAuthenticate:             "–",
+	kmsg.DescribeClientQuotas:         "DESCRIBE_CONFIGS cluster",
+	kmsg.AlterClientQuotas:            "ALTER_CONFIGS cluster",
 	kmsg.DescribeUserSCRAMCredentials: "DESCRIBE cluster",
 	kmsg.AlterUserSCRAMCredentials:    "ALTER cluster",
 	kmsg.DescribeLogDirs:              "DESCRIBE cluster",

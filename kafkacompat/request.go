@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 )
 
 // A request is one request of a client while it is worked on.
@@ -22,6 +23,11 @@ type request struct {
 	body     []byte // what follows the header; it points into frame
 	start    time.Time
 	may      acl.Access // not set yet for Produce and Fetch when the handler begins
+	limits   *quota.Client
+	work     time.Duration // that counts for quotas, so far
+	// mutations are partitions that were created, and not counted yet.
+	mutations int
+	until     time.Time // the client has to wait so long before its next request; zero = not at all
 
 	last     bool  // the connection is closed after the answer
 	code     int16 // the first error, for metrics
@@ -66,6 +72,7 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 		return nil, fmt.Errorf("%s version %d: the header is cut off", req.api.name, req.version)
 	}
 	req.body = rd.b
+	req.limits = c.limitsOf()
 	switch req.key {
 	case int16(kmsg.Produce):
 		return sl, c.produce(ctx, sl)
@@ -79,6 +86,7 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 
 // handle works on any request but Produce and Fetch.
 func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
+	began := req.workBegins()
 	kreq := kmsg.RequestForKey(req.key)
 	kreq.SetVersion(req.version)
 	if err := req.api.check(req.version, req.body); err != nil {
@@ -87,6 +95,7 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	if err := kreq.ReadFrom(req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}
+	req.worked(began)
 	if req.api.waits {
 		ctx = waitCtx
 	} else {
@@ -97,13 +106,37 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	if !c.authorize(ctx, req) {
 		return response{close: true}
 	}
-	kresp := req.api.handle(ctx, c, req, kreq)
+	kresp := req.handleCounted(ctx, c, kreq)
 	if req.internal != nil {
 		c.log.Error("request failed", "api", req.api.name, "error", req.internal)
 	}
+	c.throttle(ctx, req, kresp)
 	out := encode(req, kresp)
 	out.close = req.last
 	return out
+}
+
+// workBegins and worked count the time between them as work, if somebody asks for it.
+func (r *request) workBegins() (now time.Time) {
+	if r.limits != nil {
+		now = time.Now()
+	}
+	return now
+}
+
+func (r *request) worked(began time.Time) {
+	if !began.IsZero() {
+		r.work += time.Since(began)
+	}
+}
+
+// handleCounted calls the handler, and counts the time for it if it waits for nobody.
+func (r *request) handleCounted(ctx context.Context, c *conn, kreq kmsg.Request) kmsg.Response {
+	if r.limits == nil || !r.api.local {
+		return r.api.handle(ctx, c, r, kreq)
+	}
+	defer r.worked(r.workBegins())
+	return r.api.handle(ctx, c, r, kreq)
 }
 
 func (c *conn) malformed(ctx context.Context, req *request, err error) response {

@@ -25,6 +25,8 @@ type api struct {
 	handle handler
 	// hot APIs have their own code instead of a handler.
 	hot bool
+	// local is set for requests that wait for nobody: the time for them counts as work.
+	local bool
 	// waits is set for requests that wait for a group.
 	waits bool
 	// advertisedFromZero shows version 0 as the lowest, though min is higher.
@@ -84,7 +86,7 @@ var versions = [...]api{
 		note: "Times are searched through all extents of a partition, oldest first. The timestamps of tiered storage are answered as by a broker without it: -4 is the first offset, wherever it lies; for -5 and -6 there is none. A partition that is asked for twice in a request is refused with INVALID_REQUEST the second time.",
 	},
 	{
-		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata),
+		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata), local: true,
 		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`. The rack of a node is its gateway's zone. REBOOTSTRAP_REQUIRED (version 13) only when every gateway of the map drains, and only to Java clients: others would show it to the application.",
 	},
 	{key: kmsg.LeaderAndISR, name: "LeaderAndIsr", seen: 7, note: "Broker-internal."},
@@ -200,8 +202,14 @@ var versions = [...]api{
 		note: "Always none: a head that moves changes no replica. `braid operation list` shows moves.",
 	},
 	{key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete)},
-	{key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
-	{key: kmsg.AlterClientQuotas, name: "AlterClientQuotas", seen: 1, note: "Quotas are the gateway's own."},
+	{
+		key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleDescribeClientQuotas),
+		note: "Quotas of the logical cluster; the physical clusters' own are not seen.",
+	},
+	{
+		key: kmsg.AlterClientQuotas, name: "AlterClientQuotas", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleAlterClientQuotas),
+		note: "Each gateway holds every client to its quota by itself, as each broker does ([0022](decisions/0022-quotas.md)). Besides Kafka's keys there is `request_rate`. IP addresses must be addresses, not host names. The answers of all APIs have the throttle time, whatever the version, and the connection is not read for so long (KIP-219).",
+	},
 	{
 		key: kmsg.DescribeUserSCRAMCredentials, name: "DescribeUserScramCredentials", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeUserSCRAM),
 		note: "Users of the logical cluster; those of the physical clusters are not seen.",
@@ -255,7 +263,7 @@ var versions = [...]api{
 		note: "Topics and nodes.",
 	},
 	{
-		key: kmsg.DescribeTopicPartitions, name: "DescribeTopicPartitions", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeTopicPartitions),
+		key: kmsg.DescribeTopicPartitions, name: "DescribeTopicPartitions", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeTopicPartitions), local: true,
 		note: "As Metadata, in pages. There are no eligible leader replicas beyond the in-sync ones.",
 	},
 	{key: kmsg.ShareGroupHeartbeat, name: "ShareGroupHeartbeat", seen: 1, note: noShareGroups},

@@ -24,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
@@ -31,6 +32,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
@@ -52,6 +54,8 @@ type world struct {
 	metrics  *kafkacompat.Metrics
 	// authorizer decides for all servers; nil = everything is allowed.
 	authorizer *acl.Authorizer
+	quotas     *quota.Config // of a limiter of all servers; nil = quotas do not count
+	limiter    *quota.Limiter
 	requests   *memory.Budget // of gateways that are added; nil = their own
 	addr       string         // of the first server
 
@@ -78,7 +82,7 @@ func newWorldMeasured(t testing.TB, metrics *kafkacompat.Metrics, opts ...option
 
 func startWorld(t testing.TB, given *world, opts ...option) *world {
 	t.Helper()
-	w := &world{metrics: given.metrics, authorizer: given.authorizer, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
+	w := &world{metrics: given.metrics, authorizer: given.authorizer, quotas: given.quotas, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("physical-"+name))
@@ -90,6 +94,11 @@ func startWorld(t testing.TB, given *world, opts ...option) *world {
 		w.clusters[name], w.admins[name], seeds[name] = c, kadm.NewClient(cl), c.ListenAddrs()
 	}
 	w.World = federationtest.New(seeds)
+	if w.quotas != nil {
+		var err error
+		w.limiter, err = quota.New(*w.quotas, w, nil, noop.Meter{})
+		require.NoError(t, err)
+	}
 	pool := upstream.NewPool(upstream.Config{})
 	t.Cleanup(pool.Close)
 	pool.Update(slices.Collect(maps.Values(w.Current().Clusters)))
@@ -109,7 +118,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 		o(&cfg)
 	}
 	s, err := kafkacompat.New(cfg, kafkacompat.Deps{
-		Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w,
+		Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w, Limiter: w.limiter,
 		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests,
 	})
 	require.NoError(w.t, err)
@@ -314,6 +323,15 @@ func (w *world) DeleteACLs(_ context.Context, filters []federation.ACLFilter) ([
 		m.ACLs = planner.WithACLs(m, nil, ids).ACLs
 	})
 	return out, w.Current().Version, nil
+}
+
+// AlterQuotas implements kafkacompat.Admin.
+func (w *world) AlterQuotas(_ context.Context, changes []federation.QuotaChange, validateOnly bool) (federation.MapVersion, error) {
+	next, err := planner.WithQuotas(w.Current(), changes)
+	if err == nil && !validateOnly {
+		w.Change(func(m *federation.Map) { m.Quotas = next.Quotas })
+	}
+	return w.Current().Version, err
 }
 
 // client makes a franz-go client of the facade.

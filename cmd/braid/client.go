@@ -36,6 +36,7 @@ type api struct {
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
 	acls       adminv1connect.AclServiceClient
+	quotas     adminv1connect.QuotaServiceClient
 	creds      adminv1connect.CredentialServiceClient
 	producer   braidv1connect.ProducerServiceClient
 	consumer   braidv1connect.ConsumerServiceClient
@@ -82,6 +83,7 @@ func newClients(client *http.Client, base string, timeout time.Duration) *api {
 		fleet:      adminv1connect.NewFleetServiceClient(client, base),
 		operations: adminv1connect.NewOperationServiceClient(client, base),
 		acls:       adminv1connect.NewAclServiceClient(client, base),
+		quotas:     adminv1connect.NewQuotaServiceClient(client, base),
 		creds:      adminv1connect.NewCredentialServiceClient(client, base),
 		producer:   braidv1connect.NewProducerServiceClient(client, base),
 		consumer:   braidv1connect.NewConsumerServiceClient(client, base),

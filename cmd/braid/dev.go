@@ -46,6 +46,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.kafka(cmd)
 	d.bootstrap(cmd)
 	d.gateway(cmd, true)
+	d.quotas(cmd)
 	d.authorization(cmd)
 	d.memory(cmd, "none")
 	d.controller(cmd)
@@ -171,6 +172,7 @@ func (d *dev) configure(c *process.Config, index int) {
 	c.Access, c.Kafka = d.config.Access, d.config.Kafka
 	switch c.Role {
 	case process.Gateway:
+		c.Quotas, c.Connections = d.config.Quotas, d.config.Connections
 		c.MemoryLimit = d.config.MemoryLimit / int64(d.gateways)
 		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions

@@ -49,6 +49,7 @@ func gatewayCommand() *cobra.Command {
 	s.controllers(cmd)
 	s.kafka(cmd)
 	s.gateway(cmd, false)
+	s.quotas(cmd)
 	s.authorization(cmd)
 	s.access(cmd)
 	s.opsAccess(cmd)
@@ -158,6 +159,17 @@ func (s *serving) authorization(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("authorizer", cobra.FixedCompletions([]string{process.AuthorizerNone, process.AuthorizerACL}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// quotas adds the flags that say how a gateway holds clients to their quotas.
+func (s *serving) quotas(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config
+	f.DurationVar(&c.Quotas.Window, "quota-window", 10*time.Second, "how much of its quota a client that has rested may take at once, as the time for which that is the quota")
+	f.DurationVar(&c.Quotas.ThrottleMax, "quota-throttle-max", 30*time.Second, "how long a client over its quota is told to wait at most; one whose single request is more than its quota for so long takes more than its quota")
+	f.IntVar(&c.Quotas.ClientsMax, "quota-clients", 10_000, "how many users, client ids and IP addresses are counted each for itself; further ones share a quota")
+	f.IntVar(&c.Connections.ConnectionsMax, "connections-max", 0, "how many connections clients may have open to this gateway; 0 = no limit but that of the Kafka facade, 20000")
+	f.IntVar(&c.Connections.PerIPMax, "connections-max-per-ip", 0, "how many of them from one IP address; 0 = no limit")
+	f.Float64Var(&c.Connections.Rate, "connection-rate", 0, "how many connections clients may open in a second; further ones wait; 0 = no limit. For a limit by IP address set the quota connection_creation_rate")
+}
+
 func (s *serving) controller(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &s.config.Controller
 	f.DurationVar(&c.LeaseTTL, "leader-lease", 2*time.Second, "how long the lead lasts after its last renewal; a dead leader is replaced after it")
@@ -169,6 +181,7 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.Int64Var(&c.CopyBytesPerSecond, "copy-rate", 64<<20, "bytes of a compacted topic that its move copies in a second while it takes appends")
 	f.IntVar(&c.CopyHeadsMax, "copy-heads", 8, "how many partitions of a compacted topic are copied at a time")
 	f.IntVar(&c.ACLsMax, "acls", 20_000, "how many ACLs there can be")
+	f.IntVar(&c.QuotasMax, "quotas", 10_000, "how many users, client ids and IP addresses can have quotas")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

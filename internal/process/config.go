@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/mapwatch"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
@@ -84,6 +86,10 @@ type Config struct {
 	// Authorization says who decides what clients of a gateway, or of a name service's
 	// bootstrap, may do.
 	Authorization Authorization
+	// Quotas says how a gateway holds clients to their quotas, Connections how many may
+	// connect.
+	Quotas      quota.Config
+	Connections quota.GateConfig
 	// CORSOrigins are the origins that browsers may call the Connect API from.
 	CORSOrigins []string
 
@@ -183,6 +189,9 @@ func (c Config) validate() error {
 	}
 	if _, err := c.Authorization.config(); err != nil {
 		return err
+	}
+	if err := errors.Join(c.Quotas.Validate(), c.Connections.Validate()); err != nil {
+		return configErrorf("%v", err)
 	}
 	for _, u := range c.Controllers {
 		parsed, err := url.Parse(u)

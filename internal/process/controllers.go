@@ -196,6 +196,7 @@ type controllerClients struct {
 	fleet      adminv1connect.FleetServiceClient
 	operations adminv1connect.OperationServiceClient
 	acls       adminv1connect.AclServiceClient
+	quotas     adminv1connect.QuotaServiceClient
 	creds      adminv1connect.CredentialServiceClient
 }
 
@@ -207,6 +208,7 @@ func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
 		fleet:      adminv1connect.NewFleetServiceClient(client, controllersBase, opts...),
 		operations: adminv1connect.NewOperationServiceClient(client, controllersBase, opts...),
 		acls:       adminv1connect.NewAclServiceClient(client, controllersBase, opts...),
+		quotas:     adminv1connect.NewQuotaServiceClient(client, controllersBase, opts...),
 		creds:      adminv1connect.NewCredentialServiceClient(client, controllersBase, opts...),
 	}
 }

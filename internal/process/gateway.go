@@ -17,6 +17,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/upstream"
 	"github.com/braidmq/braid/kafkacompat"
@@ -32,6 +33,8 @@ type gatewayParts struct {
 	peers       *http.Client
 	watch       *mapwatch.Watch
 	memory      budgets
+	limiter     *quota.Limiter
+	gate        *quota.Gate
 	pool        *upstream.Pool
 	router      *router.Router
 	groups      *groups.Engine
@@ -59,6 +62,9 @@ func (w *wiring) gateway(ctx context.Context) error {
 	g.pool = w.clusters(g.watch)
 	w.router(ctx, g, g.pool)
 	if err := w.engine(g); err != nil {
+		return err
+	}
+	if err := w.quotas(ctx, g); err != nil {
 		return err
 	}
 	if err := w.doors(g); err != nil {
@@ -205,7 +211,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members, Requests: g.memory.requests,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
-		Credentials: g.admin.creds, Authorizer: authorizer,
+		Credentials: g.admin.creds, Quotas: g.admin.quotas, Authorizer: authorizer, Limiter: g.limiter,
 		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}},
 	})
 	if err != nil {
@@ -219,7 +225,8 @@ func (w *wiring) doors(g *gatewayParts) error {
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
 	g.http = gateway.NewServer(g.requests)
-	w.task(httpTask("connect api", w.connect, g.http))
+	g.http.ConnState = g.gate.ConnState
+	w.task(httpTask("connect api", g.gate.Listener(w.connect), g.http))
 	if w.kafka == nil {
 		return nil
 	}
@@ -232,6 +239,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	}
 	deps := kafkacompat.Deps{
 		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
+		Limiter: g.limiter, Left: g.gate.Left,
 		Credentials: &kafkaCredentials{g.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster},
 		Requests:    g.memory.requests, Metrics: metrics, Logger: w.log,
 	}
@@ -247,13 +255,22 @@ func (w *wiring) doors(g *gatewayParts) error {
 		}
 	}
 	w.task(lifecycle.Task{Name: "kafka facade", Run: func(ctx context.Context) error {
-		if err := g.kafka.Serve(ctx, w.Process.kafka); err != nil {
+		if err := g.kafka.Serve(ctx, g.gate.Listener(w.Process.kafka)); err != nil {
 			return err
 		}
 		<-ctx.Done() // drained: the rest of the stop follows
 		return nil
 	}})
 	return nil
+}
+
+// quotas makes what holds the clients of both doors to their quotas.
+func (w *wiring) quotas(ctx context.Context, g *gatewayParts) (err error) {
+	if g.limiter, err = quota.New(w.cfg.Quotas, g.watch, w.log, w.telemetry.meter()); err != nil {
+		return err
+	}
+	g.gate, err = quota.NewGate(ctx, w.cfg.Connections, g.limiter, w.log, w.telemetry.meter())
+	return err
 }
 
 // gatewayMetrics registers the numbers of a gateway.
@@ -263,6 +280,7 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
 		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},
 		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
+		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.limiter.Counted},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
 	)
 	stop, err := w.telemetry.observe(w.id, gauges)

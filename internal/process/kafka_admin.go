@@ -28,13 +28,14 @@ const (
 type kafkaAdmin struct {
 	topics adminv1connect.TopicServiceClient
 	acls   adminv1connect.AclServiceClient
+	quotas adminv1connect.QuotaServiceClient
 	parent string // logicalClusters/{lc}
 }
 
 var _ kafkacompat.Admin = (*kafkaAdmin)(nil)
 
 func newKafkaAdmin(clients controllerClients, logicalCluster string) *kafkaAdmin {
-	return &kafkaAdmin{topics: clients.topics, acls: clients.acls, parent: "logicalClusters/" + logicalCluster}
+	return &kafkaAdmin{topics: clients.topics, acls: clients.acls, quotas: clients.quotas, parent: "logicalClusters/" + logicalCluster}
 }
 
 func (a *kafkaAdmin) name(topic federation.TopicName) string {
