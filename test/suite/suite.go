@@ -53,6 +53,7 @@ func Run(t *testing.T, w *world.World) {
 		{"connect", s.connect()},
 		{"names", s.names()},
 		{"authorization", s.authorization()},
+		{"quotas", s.quotas()},
 		{"command line", s.commands()},
 		{"bad input", s.badInput()},
 		{"nothing physical", s.leaks()},
