@@ -63,6 +63,9 @@ func (n QuotaName) String() string {
 	return fmt.Sprintf("%q", n.Name)
 }
 
+// MarshalText has an entity be a key of JSON objects.
+func (e QuotaEntity) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
 func (e QuotaEntity) String() string {
 	out := ""
 	for _, p := range []struct {
