@@ -2,6 +2,7 @@ package quota
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -146,6 +147,8 @@ func TestGateOfAnHTTPServer(t *testing.T) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String(), http.NoBody)
 		require.NoError(t, err)
 		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, resp.Body) // else HTTP/1.1 closes the connection
 		require.NoError(t, err)
 		_ = resp.Body.Close()
 		count := func() int { g.mu.Lock(); defer g.mu.Unlock(); return g.open }
