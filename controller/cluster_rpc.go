@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/internal/rpcerror"
+	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -46,12 +48,17 @@ func (c *Controller) createCluster(ctx context.Context, req *adminv1.CreateClust
 	if in.GetWeight() < 0 {
 		return nil, federation.Errorf(federation.InvalidArgument, "physical cluster %q: weight %d is negative", name, in.GetWeight())
 	}
-	cluster := &federation.Cluster{Name: name, Seeds: in.GetBootstrap(), State: federation.ClusterActive, Weight: in.GetWeight()}
+	if err := checkProfile(name, in.GetSecurityProfile()); err != nil {
+		return nil, err
+	}
+	cluster := &federation.Cluster{
+		Name: name, Seeds: in.GetBootstrap(), State: federation.ClusterActive, Weight: in.GetWeight(), SecurityProfile: in.GetSecurityProfile(),
+	}
 	setDefault(&cluster.Weight, weightDefault)
 	if err := checkNewCluster(t.current(), cluster); err != nil {
 		return nil, err
 	}
-	info, err := c.probe(ctx, name, cluster.Seeds)
+	info, err := c.probe(ctx, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -101,11 +108,27 @@ func checkNewCluster(m *federation.Map, c *federation.Cluster) error {
 	return nil
 }
 
-// probe looks at a cluster that is not in the map.
-func (c *Controller) probe(ctx context.Context, name federation.ClusterName, seeds []string) (upstream.ClusterInfo, error) {
+// checkProfile refuses what cannot be the name of a security profile.
+func checkProfile(name federation.ClusterName, profile string) error {
+	if profile == "" {
+		return nil
+	}
+	if err := security.CheckProfileName(profile); err != nil {
+		return federation.Errorf(federation.InvalidArgument, "physical cluster %q: %w", name, err)
+	}
+	return nil
+}
+
+// probe looks at a cluster that is not in the map as it is to be there.
+func (c *Controller) probe(ctx context.Context, cluster *federation.Cluster) (upstream.ClusterInfo, error) {
+	name, seeds := cluster.Name, cluster.Seeds
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ProbeTimeout)
 	defer cancel()
-	info, err := upstream.Probe(ctx, c.cfg.Upstream, seeds)
+	info, err := upstream.Probe(ctx, c.cfg.Upstream, cluster)
+	if refused, ok := errors.AsType[*upstream.RefusedError](err); ok {
+		// To try again as it is brings nothing.
+		return info, federation.Errorf(federation.InvalidArgument, "physical cluster %q at %v: %s", name, seeds, refused.Why).WithCause(err)
+	}
 	if err != nil {
 		return info, federation.Errorf(federation.ClusterUnavailable,
 			"physical cluster %q: no broker answers at %v within %s; check the addresses, and that they reach a Kafka listener", name, seeds, c.cfg.ProbeTimeout).WithCause(err)
@@ -173,7 +196,7 @@ func sortedClusters(m *federation.Map) []*federation.Cluster {
 	return out
 }
 
-// UpdateCluster changes a cluster's seeds and weight.
+// UpdateCluster changes a cluster's seeds, weight and security profile.
 func (s *clusterService) UpdateCluster(ctx context.Context, req *adminv1.UpdateClusterRequest) (*adminv1.UpdateClusterResponse, error) {
 	out, err := s.c.updateCluster(ctx, req)
 	if err != nil {
@@ -198,6 +221,9 @@ func (c *Controller) updateCluster(ctx context.Context, req *adminv1.UpdateClust
 		if req.GetCluster().GetWeight() != 0 {
 			paths = append(paths, "weight")
 		}
+		if req.GetCluster().GetSecurityProfile() != "" {
+			paths = append(paths, "security_profile")
+		}
 	}
 	changed := *old
 	for _, path := range paths {
@@ -206,25 +232,17 @@ func (c *Controller) updateCluster(ctx context.Context, req *adminv1.UpdateClust
 			changed.Seeds = req.GetCluster().GetBootstrap()
 		case "weight":
 			changed.Weight = req.GetCluster().GetWeight()
+		case "security_profile":
+			changed.SecurityProfile = req.GetCluster().GetSecurityProfile()
 		default:
-			return nil, federation.Errorf(federation.InvalidArgument, "update mask %q: only bootstrap and weight of a cluster can be updated", path)
+			return nil, federation.Errorf(federation.InvalidArgument, "update mask %q: only bootstrap, weight and security_profile of a cluster can be updated", path)
 		}
 	}
 	if changed.Weight < 0 {
 		return nil, federation.Errorf(federation.InvalidArgument, "physical cluster %q: weight %d is negative", old.Name, changed.Weight)
 	}
-	if !slices.Equal(changed.Seeds, old.Seeds) {
-		if err := checkSeeds(old.Name, changed.Seeds); err != nil {
-			return nil, err
-		}
-		info, err := c.probe(ctx, old.Name, changed.Seeds)
-		if err != nil {
-			return nil, err
-		}
-		if old.PhysicalID != "" && info.ClusterID != old.PhysicalID {
-			return nil, federation.Errorf(federation.InvalidArgument, "physical cluster %q: the new bootstrap addresses lead to another Kafka cluster", old.Name)
-		}
-		changed.PhysicalID = info.ClusterID
+	if err := c.checkReach(ctx, old, &changed); err != nil {
+		return nil, err
 	}
 	m, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
 		have := m.Clusters[old.Name]
@@ -232,13 +250,36 @@ func (c *Controller) updateCluster(ctx context.Context, req *adminv1.UpdateClust
 			return nil, errUnknownCluster(old.Name)
 		}
 		next := *have
-		next.Seeds, next.Weight, next.PhysicalID = changed.Seeds, changed.Weight, changed.PhysicalID
+		next.Seeds, next.Weight, next.PhysicalID, next.SecurityProfile = changed.Seeds, changed.Weight, changed.PhysicalID, changed.SecurityProfile
 		return planner.WithCluster(m, &next), nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return t.clusterProto(m, m.Clusters[old.Name]), nil
+}
+
+// checkReach looks at a cluster whose addresses or profile are to change: it must be the
+// same one.
+func (c *Controller) checkReach(ctx context.Context, old, changed *federation.Cluster) error {
+	if slices.Equal(changed.Seeds, old.Seeds) && changed.SecurityProfile == old.SecurityProfile {
+		return nil
+	}
+	if err := checkSeeds(old.Name, changed.Seeds); err != nil {
+		return err
+	}
+	if err := checkProfile(old.Name, changed.SecurityProfile); err != nil {
+		return err
+	}
+	info, err := c.probe(ctx, changed)
+	if err != nil {
+		return err
+	}
+	if old.PhysicalID != "" && info.ClusterID != old.PhysicalID {
+		return federation.Errorf(federation.InvalidArgument, "physical cluster %q: the new bootstrap addresses lead to another Kafka cluster", old.Name)
+	}
+	changed.PhysicalID = info.ClusterID
+	return nil
 }
 
 // DeleteCluster takes a cluster that holds no extent out of the map.
@@ -284,6 +325,9 @@ func (t *term) clusterProtos(m *federation.Map, clusters []*federation.Cluster) 
 		out[i] = &adminv1.Cluster{
 			Name:      collectionPhysical + string(c.Name),
 			Bootstrap: c.Seeds,
+
+			SecurityProfile: c.SecurityProfile,
+
 			State:     clusterStates[c.State],
 			Extents:   extents[c.Name],
 			Weight:    c.Weight,

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -253,11 +254,17 @@ func (t *term) judge(m *federation.Map, s sighting) bool {
 		return false // removed since it was looked at
 	}
 	key := "cluster/" + string(s.cluster)
-	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers)), silent: s.err != nil}
+	refused, isRefused := errors.AsType[*upstream.RefusedError](s.err)
+	// One that lets nobody in is there: to fail it over would not be what it needs.
+	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers)), silent: s.err != nil && !isRefused}
 	if s.err != nil {
 		c.detail = s.err.Error()
 		t.health.clear(key + "/missing") // not known
-		t.health.alarm(key+"/away", "physical cluster %q does not answer", s.cluster)
+		if isRefused {
+			t.health.alarm(key+"/away", "physical cluster %q cannot be used: %s", s.cluster, refused.Why)
+		} else {
+			t.health.alarm(key+"/away", "physical cluster %q does not answer", s.cluster)
+		}
 		if t.health.set(s.cluster, c) {
 			t.log.Warn("physical cluster does not answer", "cluster", s.cluster, "err", s.err)
 		}

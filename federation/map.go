@@ -53,6 +53,9 @@ type Cluster struct {
 	State      ClusterState
 	Weight     int32
 	PhysicalID string // the cluster id that its brokers report; empty until the first contact
+	// SecurityProfile names what each process has in its own files of TLS and SASL towards
+	// the cluster; empty = neither.
+	SecurityProfile string
 }
 
 // A Topic is a logical topic.

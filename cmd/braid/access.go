@@ -1,12 +1,14 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/braidmq/braid/internal/embedded"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -17,6 +19,40 @@ func (s *serving) access(cmd *cobra.Command) {
 	tlsFlags(f, "", "the Connect API", &a.Connect)
 	f.StringVar(&a.CA, "tls-ca", "", "PEM file of who signs the certificates of the other processes; whom the system trusts by default")
 	f.StringVar(&a.FleetTokenFile, "fleet-token-file", "", "file with the secret by which processes of the fleet know each other, of 32 characters or more; further lines are taken, too, so that it can be replaced")
+}
+
+const (
+	clusterSecurityFlag = "cluster-security-dir"
+	clusterSecurityHelp = "directory of the security profiles that physical clusters name: NAME.yaml each, with TLS and SASL; read again when they change"
+)
+
+// clusterSecurity adds the flag for processes that reach physical clusters.
+func (s *serving) clusterSecurity(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.config.Access.ClusterSecurityDir, clusterSecurityFlag, "", clusterSecurityHelp)
+}
+
+// profilesFlag says which security profile clusters that are named in flags have.
+func profilesFlag(cmd *cobra.Command) *[]string {
+	return cmd.Flags().StringArray("cluster-profile", nil, "security profile of a cluster of --cluster, as NAME=PROFILE; can be repeated")
+}
+
+// withProfiles gives clusters the profiles that flags name.
+func withProfiles(clusters []embedded.Cluster, flags []string) error {
+	for _, f := range flags {
+		name, profile, ok := strings.Cut(f, "=")
+		i := slices.IndexFunc(clusters, func(c embedded.Cluster) bool { return c.Name == name })
+		switch {
+		case !ok || name == "" || profile == "":
+			return usagef("--cluster-profile %q: want NAME=PROFILE", f)
+		case i < 0:
+			return usagef("--cluster-profile %q: no --cluster is named %q", f, name)
+		}
+		if err := security.CheckProfileName(profile); err != nil {
+			return usageError{err}
+		}
+		clusters[i].SecurityProfile = profile
+	}
+	return nil
 }
 
 // opsAccess adds the flags of the ops port.

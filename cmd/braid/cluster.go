@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 )
@@ -14,7 +15,7 @@ const clusterPrefix = "physicalClusters/"
 
 func clusterCommand() *cobra.Command {
 	return parent("cluster", "Physical Kafka clusters",
-		clusterAddCommand(), clusterListCommand(), clusterDescribeCommand(), clusterDrainCommand(), clusterFailCommand(), clusterRestoreCommand(), clusterRemoveCommand())
+		clusterAddCommand(), clusterUpdateCommand(), clusterListCommand(), clusterDescribeCommand(), clusterDrainCommand(), clusterFailCommand(), clusterRestoreCommand(), clusterRemoveCommand())
 }
 
 func clusterAddCommand() *cobra.Command {
@@ -26,15 +27,52 @@ func clusterAddCommand() *cobra.Command {
 	}
 	seeds := cmd.Flags().StringSlice("seeds", nil, "addresses of some of its brokers")
 	weight := cmd.Flags().Int32("weight", 0, "its share of new partitions relative to other clusters; 0 = as the others")
+	profile := cmd.Flags().String("security-profile", "", "name of the profile of TLS and SASL that each gateway and controller has in its --cluster-security-dir; neither by default")
 	_ = cmd.MarkFlagRequired("seeds")
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
 		resp, err := call(cmd.Context(), a, a.clusters.CreateCluster, &adminv1.CreateClusterRequest{
-			Cluster: &adminv1.Cluster{Name: clusterPrefix + args[0], Bootstrap: *seeds, Weight: *weight},
+			Cluster: &adminv1.Cluster{Name: clusterPrefix + args[0], Bootstrap: *seeds, Weight: *weight, SecurityProfile: *profile},
 		})
 		if err != nil {
 			return err
 		}
 		cmd.PrintErrf("cluster %s added: %s\n", args[0], plural(int64(resp.GetCluster().GetBrokers()), "broker"))
+		return nil
+	})
+	return cmd
+}
+
+func clusterUpdateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "update NAME",
+		Short: "Change a cluster's addresses, weight or security profile; it is contacted first",
+		Long: "Change a cluster's addresses, weight or security profile; it is contacted first. All gateways and controllers connect anew when\n" +
+			"addresses or profile change: give each of them the files of a profile before you name it.",
+		Example: "  braid cluster update east --security-profile east-2",
+		Args:    cobra.ExactArgs(1),
+	}
+	f := cmd.Flags()
+	seeds := f.StringSlice("seeds", nil, "addresses of some of its brokers")
+	weight := f.Int32("weight", 0, "its share of new partitions relative to other clusters")
+	profile := f.String("security-profile", "", "name of the profile of TLS and SASL; an empty one is neither")
+	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
+		mask := &fieldmaskpb.FieldMask{}
+		for flag, path := range map[string]string{"seeds": "bootstrap", "weight": "weight", "security-profile": "security_profile"} {
+			if f.Changed(flag) {
+				mask.Paths = append(mask.Paths, path)
+			}
+		}
+		if len(mask.GetPaths()) == 0 {
+			return usagef("what is to change? Set --seeds, --weight or --security-profile")
+		}
+		_, err := call(cmd.Context(), a, a.clusters.UpdateCluster, &adminv1.UpdateClusterRequest{
+			Cluster:    &adminv1.Cluster{Name: clusterPrefix + args[0], Bootstrap: *seeds, Weight: *weight, SecurityProfile: *profile},
+			UpdateMask: mask,
+		})
+		if err != nil {
+			return err
+		}
+		cmd.PrintErrf("cluster %s updated\n", args[0])
 		return nil
 	})
 	return cmd
@@ -90,6 +128,9 @@ func clusterDescribeCommand() *cobra.Command {
 			r.row("State:", clusterState(c))
 			r.row("Health:", health(c))
 			r.row("Seeds:", strings.Join(c.GetBootstrap(), ","))
+			if c.GetSecurityProfile() != "" {
+				r.row("Security profile:", c.GetSecurityProfile())
+			}
 			r.row("Brokers:", c.GetBrokers())
 			r.row("Extents:", c.GetExtents())
 			r.row("Weight:", c.GetWeight())

@@ -51,7 +51,9 @@ the last seconds; remove the directory to begin anew.`,
 	d.memory(cmd, "none")
 	d.controller(cmd)
 	d.access(cmd)
+	d.clusterSecurity(cmd)
 	d.serving.clients(cmd)
+	d.profiles = profilesFlag(cmd)
 	cmd.Flags().StringArrayVar(&d.clusters, "cluster", nil, "a real Kafka cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
 	cmd.Flags().IntVar(&d.gateways, "gateways", 1, "how many gateways to run; further ones take the next free ports")
 	cmd.Flags().IntVar(&d.brokers, "brokers", 3, "brokers of each embedded Kafka cluster")
@@ -64,6 +66,7 @@ the last seconds; remove the directory to begin anew.`,
 type dev struct {
 	serving
 	clusters          []string
+	profiles          *[]string
 	gateways, brokers int
 	dataDir           string
 	quiet             bool
@@ -110,6 +113,9 @@ func (d *dev) options() (embedded.Options, net.Listener, error) {
 	var none embedded.Options
 	clusters, err := parseClusters(d.clusters)
 	if err != nil {
+		return none, nil, err
+	}
+	if err := withProfiles(clusters, *d.profiles); err != nil {
 		return none, nil, err
 	}
 	if d.gateways < 1 {
@@ -169,7 +175,7 @@ func (d *dev) fleetToken() error {
 // configure gives the processes of a federation the settings of the command line.
 func (d *dev) configure(c *process.Config, index int) {
 	c.LogicalCluster, c.StopTimeout, c.Authorization = d.config.LogicalCluster, d.config.StopTimeout, d.config.Authorization
-	c.Access, c.Kafka = d.config.Access, d.config.Kafka
+	c.Access, c.Kafka, c.RedisFiles = d.config.Access, d.config.Kafka, d.config.RedisFiles
 	switch c.Role {
 	case process.Gateway:
 		c.Quotas, c.Connections = d.config.Quotas, d.config.Connections

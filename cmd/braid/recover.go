@@ -12,6 +12,7 @@ import (
 func recoverCommand() *cobra.Command {
 	var config process.RecoverConfig
 	var clusters []string
+	var profiles *[]string
 	cmd := &cobra.Command{
 		Use: "recover", GroupID: groupAdmin,
 		Short: "Bring the map and the offsets of groups back into a Redis that has lost them",
@@ -28,6 +29,9 @@ may run meanwhile.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			named, err := parseClusters(clusters)
+			if err == nil {
+				err = withProfiles(named, *profiles)
+			}
 			switch {
 			case err != nil:
 				return err
@@ -37,7 +41,10 @@ may run meanwhile.`,
 				return usagef("which clusters? Set --cluster NAME=HOST:PORT[,HOST:PORT] for one or more of the physical clusters")
 			}
 			for _, c := range named {
-				config.Clusters = append(config.Clusters, &federation.Cluster{Name: federation.ClusterName(c.Name), Seeds: c.Seeds})
+				config.Clusters = append(config.Clusters, &federation.Cluster{Name: federation.ClusterName(c.Name), Seeds: c.Seeds, SecurityProfile: c.SecurityProfile})
+			}
+			if config.Logger, err = newLogger(cmd.ErrOrStderr(), "warn", "text"); err != nil {
+				return err
 			}
 			config.Out = cmd.OutOrStdout()
 			err = process.Recover(cmd.Context(), config)
@@ -48,10 +55,11 @@ may run meanwhile.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&config.Redis.URL, "redis", "", "Redis, as redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// for TLS")
-	f.StringVar(&config.Redis.Prefix, "redis-prefix", "braid", "begins every key in Redis")
+	redisFlags(cmd, &config.Redis.URL, &config.Redis.Prefix, &config.RedisFiles)
 	f.StringVar(&config.LogicalCluster, "logical-cluster", federation.DefaultLogicalCluster, "logical cluster that is recovered")
 	f.StringArrayVar(&clusters, "cluster", nil, "a physical cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
+	profiles = profilesFlag(cmd)
+	f.StringVar(&config.ClusterSecurityDir, clusterSecurityFlag, "", clusterSecurityHelp)
 	f.BoolVar(&config.Force, "force", false, "go on where a newer map may exist")
 	f.BoolVar(&config.DryRun, "dry-run", false, "say what would be done, and change nothing")
 	return cmd

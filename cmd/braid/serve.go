@@ -52,6 +52,7 @@ func gatewayCommand() *cobra.Command {
 	s.quotas(cmd)
 	s.authorization(cmd)
 	s.access(cmd)
+	s.clusterSecurity(cmd)
 	s.opsAccess(cmd)
 	s.clients(cmd)
 	s.memory(cmd, "auto")
@@ -80,6 +81,7 @@ func controllerCommand() *cobra.Command {
 	s.redis(cmd)
 	s.controller(cmd)
 	s.access(cmd)
+	s.clusterSecurity(cmd)
 	s.opsAccess(cmd)
 	return cmd
 }
@@ -118,9 +120,17 @@ func (s *serving) common(cmd *cobra.Command, level string) {
 }
 
 func (s *serving) redis(cmd *cobra.Command) {
-	f, c := cmd.Flags(), &s.config.Redis
-	f.StringVar(&c.URL, "redis", "", "Redis, as redis://[USER:PASSWORD@]HOST:PORT/DB, or rediss:// for TLS")
-	f.StringVar(&c.Prefix, "redis-prefix", "braid", "begins every key in Redis")
+	redisFlags(cmd, &s.config.Redis.URL, &s.config.Redis.Prefix, &s.config.RedisFiles)
+}
+
+func redisFlags(cmd *cobra.Command, url, prefix *string, files *process.RedisFiles) {
+	f := cmd.Flags()
+	f.StringVar(url, "redis", "", "Redis, as redis://[USER[:PASSWORD]@]HOST:PORT/DB, or rediss:// for TLS")
+	f.StringVar(prefix, "redis-prefix", "braid", "begins every key in Redis")
+	f.StringVar(&files.Password, "redis-password-file", "", "file with the password of Redis, in place of the URL's; read again when it changes")
+	f.StringVar(&files.CA, "redis-tls-ca", "", "PEM file of who signs the certificate of Redis; whom the system trusts by default")
+	f.StringVar(&files.Cert, "redis-tls-cert", "", "PEM file of the certificate to show to Redis; read again when it changes")
+	f.StringVar(&files.Key, "redis-tls-key", "", "PEM file of its private key")
 }
 
 func (s *serving) controllers(cmd *cobra.Command) {

@@ -73,6 +73,8 @@ func decodeCluster(c *controlv1.ClusterEntry) (*federation.Cluster, error) {
 		State:      state,
 		Weight:     c.GetWeight(),
 		PhysicalID: c.GetPhysicalClusterId(),
+
+		SecurityProfile: c.GetSecurityProfile(),
 	}, nil
 }
 

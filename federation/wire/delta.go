@@ -116,7 +116,7 @@ func (d *Delta) deletePartitions(t *federation.Topic, from int) {
 }
 
 func equalCluster(a, b *federation.Cluster) bool {
-	return a.Name == b.Name && a.State == b.State && a.Weight == b.Weight && a.PhysicalID == b.PhysicalID && slices.Equal(a.Seeds, b.Seeds)
+	return a.Name == b.Name && a.State == b.State && a.Weight == b.Weight && a.PhysicalID == b.PhysicalID && a.SecurityProfile == b.SecurityProfile && slices.Equal(a.Seeds, b.Seeds)
 }
 
 // equalTopic compares all but the partitions themselves.

@@ -113,6 +113,7 @@ func clusterEntry(c *federation.Cluster, version int64) *controlv1.MapEntry {
 		State:             controlv1.ClusterEntry_State(c.State), // the enums have the same numbers; a test holds them together
 		Weight:            c.Weight,
 		PhysicalClusterId: c.PhysicalID,
+		SecurityProfile:   c.SecurityProfile,
 	}}}
 }
 

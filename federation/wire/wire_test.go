@@ -27,7 +27,7 @@ func newMap() *federation.Map {
 	}
 	for i, n := range []federation.ClusterName{"a", "b", "c"} {
 		m.Clusters[n] = &federation.Cluster{
-			Name: n, Seeds: []string{fmt.Sprintf("127.0.0.1:%d", 9000+i)}, State: federation.ClusterActive, Weight: 100, PhysicalID: "id-" + string(n),
+			Name: n, Seeds: []string{fmt.Sprintf("127.0.0.1:%d", 9000+i)}, State: federation.ClusterActive, Weight: 100, PhysicalID: "id-" + string(n), SecurityProfile: "profile-" + string(n),
 		}
 	}
 	return m.Seal()

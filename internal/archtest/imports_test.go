@@ -32,7 +32,7 @@ var edges = map[string]struct {
 	"internal/archtest":         {nil, "reads source files only"},
 
 	// Adapters: each the sole owner of a library.
-	"internal/upstream":   {[]string{"federation", "internal/memory", "internal/recordbatch"}, "physical clusters know no map but names, numbers and headers of batches"},
+	"internal/upstream":   {[]string{"federation", "internal/memory", "internal/recordbatch", "internal/security"}, "physical clusters know no map but names, numbers and headers of batches; what proves us to them is in files"},
 	"internal/journal":    {[]string{"federation", "federation/wire", "gen/braid/control/v1", "internal/recordbatch", "internal/upstream"}, "maps and offsets as records of topics on the physical clusters"},
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 

@@ -31,6 +31,8 @@ type Cluster struct {
 	Name string
 	// Seeds are the brokers of a real cluster; without them an embedded one is started.
 	Seeds []string
+	// SecurityProfile names TLS and SASL of a real cluster; empty = neither.
+	SecurityProfile string
 }
 
 // Options say what a federation is made of. The zero value is one controller and
@@ -254,7 +256,7 @@ func registerCluster(ctx context.Context, client adminv1connect.ClusterServiceCl
 	have, err := client.GetCluster(ctx, &adminv1.GetClusterRequest{Name: name})
 	switch {
 	case connect.CodeOf(err) == connect.CodeNotFound:
-		_, err = client.CreateCluster(ctx, &adminv1.CreateClusterRequest{Cluster: &adminv1.Cluster{Name: name, Bootstrap: c.Seeds}})
+		_, err = client.CreateCluster(ctx, &adminv1.CreateClusterRequest{Cluster: &adminv1.Cluster{Name: name, Bootstrap: c.Seeds, SecurityProfile: c.SecurityProfile}})
 	case err != nil:
 	case !slices.Equal(have.GetCluster().GetBootstrap(), c.Seeds):
 		update := &adminv1.UpdateClusterRequest{Cluster: &adminv1.Cluster{Name: name, Bootstrap: c.Seeds, Weight: have.GetCluster().GetWeight()}}

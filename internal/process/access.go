@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -37,6 +38,20 @@ type Access struct {
 	FleetTokenFile string
 	// FleetToken is the same for processes that are started together; it wins.
 	FleetToken string
+	// ClusterSecurityDir holds the security profiles of physical clusters, NAME.yaml each.
+	ClusterSecurityDir string
+}
+
+// openProfiles opens the directory of security profiles; nil if there is none.
+func openProfiles(dir string, log *slog.Logger) (*security.Profiles, error) {
+	if dir == "" {
+		return nil, nil //nolint:nilnil // profiles are not known then
+	}
+	profiles, err := security.OpenProfiles(dir, log)
+	if err != nil {
+		return nil, configErrorf("--cluster-security-dir: %v", err)
+	}
+	return profiles, nil
 }
 
 func (a Access) validate(role Role) error {
@@ -93,6 +108,9 @@ func (p *Process) openAccess() (*access, error) {
 		if a.token, err = security.ReadSharedToken(a.cfg.FleetTokenFile, p.log); err != nil {
 			return nil, configErrorf("--fleet-token-file: %v", err)
 		}
+	}
+	if p.cfg.Upstream.Profiles, err = openProfiles(a.cfg.ClusterSecurityDir, p.log); err != nil {
+		return nil, err
 	}
 	if a.clients, err = a.cfg.Connect.Client(p.log, a.cfg.CA); err != nil {
 		return nil, configErrorf("--tls-ca, --tls-cert or --tls-key: %v", err)

@@ -58,6 +58,8 @@ type Config struct {
 
 	// Redis is the store.
 	Redis redisstore.Config
+	// RedisFiles are what it is reached with.
+	RedisFiles RedisFiles
 	// Controllers are base URLs of controllers; without them they are found in Redis.
 	Controllers []string
 

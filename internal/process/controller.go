@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"connectrpc.com/connect"
@@ -82,9 +81,9 @@ const readBytesMax = 16 << 20
 
 // store opens Redis; it does not connect yet.
 func (w *wiring) store() (*redisstore.Store, error) {
-	store, err := redisstore.Open(w.cfg.Redis)
+	store, err := openRedis(w.cfg.Redis, w.cfg.RedisFiles, w.log)
 	if err != nil {
-		return nil, ConfigError{fmt.Sprintf("--redis: %v", err)}
+		return nil, err
 	}
 	w.onEnd(func() { _ = store.Close() })
 	return store, nil

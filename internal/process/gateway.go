@@ -279,6 +279,7 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(g.watch.Current().Version) }},
 		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
 		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},
+		gauge{"braid.clusters.refused", "{cluster}", "Physical clusters that are there and cannot be used: security profile, TLS or SASL.", false, func() int64 { return int64(g.pool.Refused()) }},
 		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
 		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.limiter.Counted},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},

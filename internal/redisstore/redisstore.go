@@ -8,9 +8,11 @@ package redisstore
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -36,6 +38,10 @@ type Config struct {
 	// answered well within OperationTimeout; 128 and 256 KiB by default, but a larger
 	// write goes alone.
 	GroupPipelines, GroupPipelineWrites, GroupPipelineBytes int
+	// TLS is how a rediss:// URL is reached; nil = the system's authorities.
+	TLS *tls.Config
+	// Password returns the password for a new connection, in place of the URL's; nil = that.
+	Password func() string
 	// Dialer replaces the network, for tests; nil = TCP.
 	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -49,9 +55,9 @@ type Store struct {
 
 // Open makes a Store; it does not connect yet.
 func Open(cfg Config) (*Store, error) {
-	opt, err := redis.ParseURL(cfg.URL)
+	opt, err := options(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("redis url: %w (want redis://HOST:PORT/DB)", err)
+		return nil, err
 	}
 	opt.DialTimeout = or(cfg.DialTimeout, 2*time.Second)
 	opt.ReadTimeout = or(cfg.OperationTimeout, 3*time.Second)
@@ -64,15 +70,66 @@ func Open(cfg Config) (*Store, error) {
 	// The default mode looks the address up in DNS on the first connection, and
 	// serves managed Redis upgrades only.
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	if cfg.Dialer != nil {
-		opt.Dialer = cfg.Dialer
-	}
+	// It tells the server the driver's name, which takes a right and is of use to nobody.
+	opt.DisableIdentity = true
+	opt.Dialer = dialer(cfg.Dialer, opt.TLSConfig, opt.DialTimeout)
 	s := &Store{rdb: redis.NewClient(opt), prefix: or(cfg.Prefix, "braid")}
 	s.groups.s, s.groups.timeout = s, opt.DialTimeout+opt.ReadTimeout
 	s.groups.limits = groupWriteLimits{
 		pipelines: or(cfg.GroupPipelines, 2), writes: or(cfg.GroupPipelineWrites, 128), bytes: or(cfg.GroupPipelineBytes, 256<<10),
 	}
 	return s, nil
+}
+
+// options reads the URL. Errors do not repeat it: it may hold a password.
+func options(cfg Config) (*redis.Options, error) {
+	opt, err := redis.ParseURL(cfg.URL)
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return nil, errors.New("redis url: it cannot be read (want redis://HOST:PORT/DB); a password in it must be percent-encoded, or in a file")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redis url: %w (want redis://HOST:PORT/DB)", err)
+	}
+	switch {
+	case cfg.TLS != nil && opt.TLSConfig == nil:
+		return nil, errors.New("redis url: settings of TLS need rediss://")
+	case cfg.TLS != nil:
+		name, skip := opt.TLSConfig.ServerName, opt.TLSConfig.InsecureSkipVerify
+		opt.TLSConfig = cfg.TLS.Clone()
+		opt.TLSConfig.ServerName, opt.TLSConfig.InsecureSkipVerify = name, skip
+	}
+	if cfg.Password != nil {
+		user := opt.Username
+		opt.Password = ""
+		opt.CredentialsProviderContext = func(context.Context) (string, string, error) { return user, cfg.Password(), nil }
+	}
+	return opt, nil
+}
+
+// dialer connects, with TLS if there is a configuration for it: the driver leaves that to
+// a dialer that it did not make itself.
+func dialer(dial func(ctx context.Context, network, addr string) (net.Conn, error), secure *tls.Config, timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if dial == nil {
+		d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
+		dial = d.DialContext
+	}
+	if secure == nil {
+		return dial
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		nc, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(nc, secure)
+		if err := c.HandshakeContext(ctx); err != nil {
+			_ = nc.Close()
+			return nil, fmt.Errorf("TLS: %w", err)
+		}
+		return c, nil
+	}
 }
 
 // Close closes all connections.
@@ -90,6 +147,14 @@ func (s *Store) key(logicalCluster, rest string) string {
 func unavailable(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	for _, refusal := range []string{"NOAUTH", "WRONGPASS", "NOPERM"} {
+		if redis.HasErrorPrefix(err, refusal) {
+			return federation.Errorf(federation.StoreUnavailable, "the store of groups and maps (Redis) refuses braid's user (%s); check the user of --redis, --redis-password-file, and its rights in Redis; try again", refusal).WithCause(err)
+		}
+	}
+	if cert, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return federation.Errorf(federation.StoreUnavailable, "the store of groups and maps (Redis) shows a certificate that is not trusted (%v); check --redis-tls-ca; try again", cert.Err).WithCause(err)
 	}
 	return federation.Errorf(federation.StoreUnavailable, "the store of groups and maps (Redis) does not answer; try again").WithCause(err)
 }

@@ -45,10 +45,12 @@ func newReloaded[T any](log *slog.Logger, load func() (T, error), files ...strin
 	return r, err
 }
 
-// look says how the files are: a file that was written has another time or size.
-func (r *reloaded[T]) look() string {
+func (r *reloaded[T]) look() string { return stampOf(r.files) }
+
+// stampOf says how files are: a file that was written has another time or size.
+func stampOf(files []string) string {
 	var out strings.Builder
-	for _, f := range r.files {
+	for _, f := range files {
 		if info, err := os.Stat(f); err == nil {
 			fmt.Fprintf(&out, "%d %d;", info.ModTime().UnixNano(), info.Size())
 		} else {
@@ -180,6 +182,26 @@ func LoadPool(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
 	}
 	return pool, nil
+}
+
+// ReadPassword reads a password from a file, and again when it changes. A line end behind
+// it does not count.
+func ReadPassword(file string, log *slog.Logger) (func() string, error) {
+	current, err := newReloaded(log, func() (string, error) {
+		b, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+		if err != nil {
+			return "", err
+		}
+		text := strings.TrimRight(string(b), "\r\n")
+		if text == "" {
+			return "", fmt.Errorf("%s is empty", file)
+		}
+		return text, nil
+	}, file)
+	if err != nil {
+		return nil, err
+	}
+	return current.get, nil
 }
 
 // sharedBytesMin is the least length of a shared token: nobody should have thought it up.

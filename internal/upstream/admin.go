@@ -52,14 +52,19 @@ func request[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AdminTimeout)
 	defer cancel()
 	var zero R
-	resp, err := c.kgo.Request(ctx, req)
+	resp, err := c.generalClient().Request(ctx, req)
 	if err != nil {
 		return zero, c.unavailable(err)
 	}
+	c.letIn()
 	return resp.(R), nil
 }
 
 func (c *Cluster) unavailable(err error) error {
+	if why := c.whyRefused(err); why != "" {
+		c.refused(why, err)
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q cannot be used: %s", c.Name, why).WithCause(&RefusedError{Why: why, err: err})
+	}
 	return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer; it is tried again when it is back", c.Name).WithCause(err)
 }
 

@@ -1,12 +1,15 @@
 package upstream
 
 import (
+	"errors"
+	"io"
 	"net"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
 )
@@ -19,6 +22,9 @@ type contact struct {
 	// since is when a broker was asked, or dialled, first of all that had no answer since
 	// one last came; 0 = none has.
 	since atomic.Int64
+	// cut tells that a broker last closed a connection of the general client in place of
+	// an answer to our proof.
+	cut atomic.Bool
 }
 
 // ask notes that a broker is asked, or dialled.
@@ -89,9 +95,12 @@ func (h contactHooks) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duratio
 	h.c.ask(time.Now())
 }
 
-func (h contactHooks) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, n int, _, _ time.Duration, err error) {
+func (h contactHooks) OnBrokerRead(_ kgo.BrokerMetadata, key int16, n int, _, _ time.Duration, err error) {
 	if err == nil && n > 0 {
 		h.c.answered()
+	}
+	if key == kmsg.SASLAuthenticate.Int16() {
+		h.c.cut.Store(err != nil && errors.Is(err, io.EOF))
 	}
 }
 

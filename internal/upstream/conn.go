@@ -147,14 +147,18 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 		return nil, err
 	}
 	c.contact.ask(time.Now())
-	nc, err := c.cfg.Dialer(ctx, "tcp", addr)
+	nc, err := c.dialBroker(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	conn := &Conn{
 		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax, buffers: c.buffers,
-		out: make(chan *call, c.cfg.ConnRequestsMax), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
+		// One more than slots: the call that proves who we are has none.
+		out: make(chan *call, c.cfg.ConnRequestsMax+1), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
 		done: make(chan struct{}), written: make(chan struct{}), read: make(chan struct{}),
+	}
+	if _, secure := nc.(*secureConn); secure {
+		conn.records = bufio.NewWriterSize(nc, recordBufferBytes)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = nc.SetDeadline(deadline)
@@ -167,6 +171,11 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 	c.contact.answered()
 	go conn.writeLoop()
 	go conn.readLoop()
+	if err := c.prove(ctx, conn, addr); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c.letIn()
 	return conn, nil
 }
 
@@ -174,6 +183,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 // in the order of Send and answered in that order.
 type Conn struct {
 	nc       net.Conn
+	records  *bufio.Writer // with TLS, which has no vectored writes; nil without
 	contact  *contact
 	clientID string
 	timeout  time.Duration
@@ -193,11 +203,13 @@ type Conn struct {
 	written  chan struct{} // closed when the write loop has ended
 	read     chan struct{} // closed when the read loop has ended
 	corr     int32
+	session  session
 }
 
 type call struct {
 	corr     int32
 	flexible bool // the response header has tags
+	own      bool // of the connection itself: it has no slot
 	bufs     net.Buffers
 	sent     time.Time
 	done     func(*Buffer, error)
@@ -251,6 +263,47 @@ func (c *Conn) Acquire(ctx context.Context) error {
 //
 // flex says whether this version of the API has the compact encoding (KIP-482).
 func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*Buffer, error)) {
+	cl := c.newCall(key, version, flex, body, done)
+	c.contact.ask(cl.sent)
+
+	c.mu.Lock()
+	if c.err != nil {
+		err, later := c.err, !c.drained
+		if later { // those before it are told first
+			c.inflight = append(c.inflight, cl)
+		}
+		c.mu.Unlock()
+		if !later {
+			<-c.slots
+			done(nil, err)
+		}
+		return
+	}
+	if c.session.holdLocked(c, cl) {
+		c.mu.Unlock()
+		return
+	}
+	c.enqueueLocked(cl)
+	c.mu.Unlock()
+}
+
+// enqueueLocked gives a call to the write loop; the caller holds mu.
+func (c *Conn) enqueueLocked(cl *call) {
+	c.corr++
+	cl.corr = c.corr
+	binary.BigEndian.PutUint32(cl.bufs[0][corrAt:], uint32(cl.corr))
+	c.inflight = append(c.inflight, cl)
+	if len(c.inflight) == 1 {
+		_ = c.nc.SetReadDeadline(cl.sent.Add(c.timeout))
+	}
+	c.out <- cl // has room: there are no more calls than slots
+}
+
+// corrAt is where the correlation id stands in a request: behind size, key and version.
+const corrAt = 8
+
+// newCall makes a call; its header is the first of its buffers.
+func (c *Conn) newCall(key, version int16, flex bool, body net.Buffers, done func(*Buffer, error)) *call {
 	n := 8 + 2 + len(c.clientID)
 	if flex {
 		n++
@@ -267,8 +320,7 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 	head = kbin.AppendInt32(head, int32(total))
 	head = kbin.AppendInt16(head, key)
 	head = kbin.AppendInt16(head, version)
-	corrAt := len(head)
-	head = kbin.AppendInt32(head, 0)
+	head = kbin.AppendInt32(head, 0) // the correlation id
 	head = kbin.AppendInt16(head, int16(len(c.clientID)))
 	head = append(head, c.clientID...)
 	if flex {
@@ -279,30 +331,7 @@ func (c *Conn) Send(key, version int16, flex bool, body net.Buffers, done func(*
 		cl.bufs = make(net.Buffers, 0, 1+len(body))
 	}
 	cl.bufs = append(append(cl.bufs, head), body...)
-	c.contact.ask(cl.sent)
-
-	c.mu.Lock()
-	if c.err != nil {
-		err, later := c.err, !c.drained
-		if later { // those before it are told first
-			c.inflight = append(c.inflight, cl)
-		}
-		c.mu.Unlock()
-		if !later {
-			<-c.slots
-			done(nil, err)
-		}
-		return
-	}
-	c.corr++
-	cl.corr = c.corr
-	binary.BigEndian.PutUint32(head[corrAt:], uint32(cl.corr))
-	c.inflight = append(c.inflight, cl)
-	if len(c.inflight) == 1 {
-		_ = c.nc.SetReadDeadline(cl.sent.Add(c.timeout))
-	}
-	c.out <- cl // has room: there are no more calls than slots
-	c.mu.Unlock()
+	return cl
 }
 
 // Request sends a kmsg request in a version that both sides know and waits for
@@ -351,6 +380,8 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.err = err
+	c.inflight = append(c.inflight, c.session.held...) // in the order of Send
+	c.session.held = nil
 	c.closed.Store(true)
 	close(c.done)
 	c.mu.Unlock()
@@ -371,10 +402,35 @@ func (c *Conn) drain(err error) {
 			return
 		}
 		for _, cl := range calls {
-			<-c.slots
+			c.giveBack(cl)
 			cl.done(nil, err)
 		}
 	}
+}
+
+// giveBack gives a call's slot back.
+func (c *Conn) giveBack(cl *call) {
+	if !cl.own {
+		<-c.slots
+	}
+}
+
+// recordBufferBytes is how much of a request is put together for TLS: headers and small
+// batches share records.
+const recordBufferBytes = 64 << 10
+
+// write writes buffers: with one system call, or as records of TLS.
+func (c *Conn) write(bufs net.Buffers) error {
+	if c.records == nil {
+		_, err := bufs.WriteTo(c.nc)
+		return err
+	}
+	for _, b := range bufs {
+		if _, err := c.records.Write(b); err != nil {
+			return err
+		}
+	}
+	return c.records.Flush()
 }
 
 // writeBuffersMax is from how many buffers on no further request joins a write: the
@@ -397,9 +453,8 @@ func (c *Conn) writeLoop() {
 					more = false
 				}
 			}
-			bufs := batch
 			_ = c.nc.SetWriteDeadline(time.Now().Add(c.timeout))
-			if _, err := bufs.WriteTo(c.nc); err != nil {
+			if err := c.write(batch); err != nil {
 				c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
 				return
 			}
@@ -467,7 +522,7 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	c.mu.Unlock()
-	<-c.slots
+	c.giveBack(cl)
 	cl.done(buf, nil)
 	return nil
 }
@@ -483,6 +538,9 @@ func (c *Conn) handshake() error {
 	var head [8]byte
 	if _, err := io.ReadFull(c.nc, head[:]); err != nil {
 		return err
+	}
+	if head[0] == 0x15 && head[1] == 0x03 { // an alert
+		return errSpeaksTLS
 	}
 	size := int(int32(binary.BigEndian.Uint32(head[:]))) - 4
 	if size < 0 || size > 1<<20 {

@@ -17,7 +17,7 @@ func (c *Cluster) Groups(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AdminTimeout)
 	defer cancel()
 	var groups []string
-	for _, shard := range c.kgo.RequestSharded(ctx, kmsg.NewPtrListGroupsRequest()) {
+	for _, shard := range c.generalClient().RequestSharded(ctx, kmsg.NewPtrListGroupsRequest()) {
 		if shard.Err != nil {
 			return nil, c.unavailable(shard.Err)
 		}
@@ -62,7 +62,7 @@ func (c *Cluster) CommittedOffsets(ctx context.Context, group, topic string, n i
 	if err != nil {
 		return nil, err
 	}
-	raw, err := c.kgo.Broker(int(node)).RetriableRequest(ctx, req)
+	raw, err := c.generalClient().Broker(int(node)).RetriableRequest(ctx, req)
 	if err != nil {
 		return nil, c.unavailable(err)
 	}

@@ -256,7 +256,7 @@ func (a *attempt) answered(topic string, partition int32, code int16) *item {
 // the leaders of that time. Without an answer all partitions that were asked have
 // the error, of kind Unsupported if the broker does not know the API.
 func send[R kmsg.Response](ctx context.Context, a *attempt, req kmsg.Request) (R, bool) {
-	resp, err := a.c.kgo.Broker(int(a.broker)).Request(ctx, req)
+	resp, err := a.c.generalClient().Broker(int(a.broker)).Request(ctx, req)
 	if err == nil {
 		return resp.(R), true
 	}
@@ -280,7 +280,7 @@ func (c *Cluster) knows(ctx context.Context, broker int32, key int16, err error)
 	}
 	req := kmsg.NewPtrApiVersionsRequest()
 	req.ClientSoftwareName, req.ClientSoftwareVersion = "braid", "1" // Kafka refuses empty ones
-	resp, err := c.kgo.Broker(int(broker)).Request(ctx, req)
+	resp, err := c.generalClient().Broker(int(broker)).Request(ctx, req)
 	if err != nil {
 		return true
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // A Dialer opens a connection to a broker.
@@ -60,7 +61,9 @@ type Config struct {
 	// AwayAfter is how long no broker of a cluster has answered, although it was asked,
 	// before the gateway tells the controller that the cluster is away; 5 s by default.
 	AwayAfter time.Duration
-	Logger    *slog.Logger
+	// Profiles are the security profiles that clusters of the map name; nil = none.
+	Profiles *security.Profiles
+	Logger   *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -116,7 +119,8 @@ func NewPool(cfg Config) *Pool {
 }
 
 // Update makes the pool hold these clusters: new ones are added without
-// contacting them, ones whose seeds changed are replaced, others are closed.
+// contacting them, ones whose seeds or security profile changed are replaced, others
+// are closed. What is in flight on one that is replaced fails, as if its brokers had died.
 func (p *Pool) Update(clusters []*federation.Cluster) {
 	want := make(map[federation.ClusterName]*federation.Cluster, len(clusters))
 	for _, c := range clusters {
@@ -129,14 +133,14 @@ func (p *Pool) Update(clusters []*federation.Cluster) {
 		return
 	}
 	for name, have := range p.clusters {
-		if c := want[name]; c == nil || !slices.Equal(c.Seeds, have.seeds) {
+		if c := want[name]; c == nil || !slices.Equal(c.Seeds, have.seeds) || c.SecurityProfile != have.profileName {
 			gone = append(gone, have)
 			delete(p.clusters, name)
 		}
 	}
 	for name, c := range want {
 		if p.clusters[name] == nil {
-			cl, err := newCluster(p.cfg, p.buffers, name, c.Seeds)
+			cl, err := newCluster(p.cfg, p.buffers, c)
 			if err != nil {
 				p.cfg.Logger.Error("cluster cannot be used", "cluster", name, "seeds", c.Seeds, "err", err)
 				continue
@@ -175,13 +179,15 @@ func (p *Pool) Close() {
 
 // A Cluster is one physical cluster. It is safe for concurrent use.
 type Cluster struct {
-	cfg   Config
-	Name  federation.ClusterName
-	seeds []string
-	kgo   *kgo.Client
+	cfg         Config
+	Name        federation.ClusterName
+	seeds       []string
+	profileName string // empty = neither TLS nor SASL
+	general     general
 
 	meta    metadata
 	contact contact
+	refusal refusal
 	buffers *idleBuffers
 
 	ctx    context.Context //nolint:containedctx // ends with the cluster; connections and refreshes hang on it
@@ -191,29 +197,44 @@ type Cluster struct {
 	conns  map[connKey]*connSlot
 }
 
-func newCluster(cfg Config, buffers *idleBuffers, name federation.ClusterName, seeds []string) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, Name: name, seeds: seeds, buffers: buffers, conns: make(map[connKey]*connSlot)}
+func newCluster(cfg Config, buffers *idleBuffers, of *federation.Cluster) (*Cluster, error) {
+	c := &Cluster{cfg: cfg, Name: of.Name, seeds: of.Seeds, profileName: of.SecurityProfile, buffers: buffers, conns: make(map[connKey]*connSlot)}
 	c.contact.began = time.Now()
-	client, err := kgo.NewClient(
-		kgo.WithHooks(contactHooks{&c.contact}),
-		kgo.SeedBrokers(seeds...),
-		kgo.ClientID(cfg.ClientID),
-		kgo.Dialer(cfg.Dialer),
-		// Whoever needs a leader waits for one metadata request, which a broker that hangs must not keep.
-		kgo.RequestTimeoutOverhead(max(min(cfg.RequestTimeout, cfg.AdminTimeout/4), 100*time.Millisecond)),
-		kgo.RetryTimeout(cfg.AdminTimeout),
-		kgo.RequestRetries(math.MaxInt32), // AdminTimeout bounds them
-		kgo.RetryBackoffFn(retryBackoff),
-		kgo.MetadataMinAge(cfg.MetadataMinAge),
-	)
+	profile, _ := c.profile() // one that cannot be used yet is tried again with each connection
+	c.general.sasl = profile != nil && profile.Mechanism != nil
+	client, err := c.newGeneral(c.general.sasl)
 	if err != nil {
-		return nil, federation.Errorf(federation.InvalidArgument, "cluster %q: %w", name, err)
+		return nil, err
 	}
-	c.kgo = client
+	c.general.client = client
 	//nolint:contextcheck // lives as long as the cluster
-	c.ctx, c.cancel = context.WithCancel(client.Context())
+	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(client.Context()))
 	c.meta.init(c)
 	return c, nil
+}
+
+// newGeneral makes a general client.
+func (c *Cluster) newGeneral(withSASL bool) (*kgo.Client, error) {
+	opts := []kgo.Opt{
+		kgo.WithHooks(contactHooks{&c.contact}),
+		kgo.SeedBrokers(c.seeds...),
+		kgo.ClientID(c.cfg.ClientID),
+		kgo.Dialer(c.dialBroker),
+		// Whoever needs a leader waits for one metadata request, which a broker that hangs must not keep.
+		kgo.RequestTimeoutOverhead(max(min(c.cfg.RequestTimeout, c.cfg.AdminTimeout/4), 100*time.Millisecond)),
+		kgo.RetryTimeout(c.cfg.AdminTimeout),
+		kgo.RequestRetries(math.MaxInt32), // AdminTimeout bounds them
+		kgo.RetryBackoffFn(retryBackoff),
+		kgo.MetadataMinAge(c.cfg.MetadataMinAge),
+	}
+	if withSASL {
+		opts = append(opts, kgo.SASL(currentMechanism{c}))
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, federation.Errorf(federation.InvalidArgument, "cluster %q: %w", c.Name, err)
+	}
+	return client, nil
 }
 
 // The general client rests for retryPause after a failure, and twice as long each further
@@ -238,12 +259,12 @@ func (c *Cluster) close() {
 	for _, s := range conns {
 		s.close()
 	}
-	c.kgo.Close()
+	c.general.close()
 }
 
 // Probe contacts a cluster that is not in any pool.
-func Probe(ctx context.Context, cfg Config, seeds []string) (ClusterInfo, error) {
-	c, err := newCluster(cfg.withDefaults(), &idleBuffers{}, "probe", seeds)
+func Probe(ctx context.Context, cfg Config, cluster *federation.Cluster) (ClusterInfo, error) {
+	c, err := newCluster(cfg.withDefaults(), &idleBuffers{}, cluster)
 	if err != nil {
 		return ClusterInfo{}, err
 	}

@@ -97,7 +97,7 @@ func TestUnreachableClusterIsAnErrorOfItsKind(t *testing.T) {
 	_, err = c.Info(t.Context())
 	require.Equal(t, federation.ClusterUnavailable, federation.KindOf(err))
 	require.NotContains(t, err.Error(), addr, "addresses are for the log")
-	_, err = upstream.Probe(t.Context(), upstream.Config{AdminTimeout: 300 * time.Millisecond}, []string{addr})
+	_, err = upstream.Probe(t.Context(), upstream.Config{AdminTimeout: 300 * time.Millisecond}, &federation.Cluster{Name: "a", Seeds: []string{addr}})
 	require.Equal(t, federation.ClusterUnavailable, federation.KindOf(err))
 }
 

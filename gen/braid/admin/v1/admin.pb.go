@@ -1759,9 +1759,12 @@ type Cluster struct {
 	Etag      string                 `protobuf:"bytes,8,opt,name=etag,proto3" json:"etag,omitempty"`
 	Weight    int32                  `protobuf:"varint,9,opt,name=weight,proto3" json:"weight,omitempty"`
 	// The controller's last contact succeeded.
-	Healthy       bool `protobuf:"varint,10,opt,name=healthy,proto3" json:"healthy,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Healthy bool `protobuf:"varint,10,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	// Names the settings of TLS and SASL that each gateway and controller has in files of its
+	// own (--cluster-security-dir); empty = neither.
+	SecurityProfile string `protobuf:"bytes,11,opt,name=security_profile,json=securityProfile,proto3" json:"security_profile,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
@@ -1855,6 +1858,13 @@ func (x *Cluster) GetHealthy() bool {
 		return x.Healthy
 	}
 	return false
+}
+
+func (x *Cluster) GetSecurityProfile() string {
+	if x != nil {
+		return x.SecurityProfile
+	}
+	return ""
 }
 
 type CreateClusterRequest struct {
@@ -4934,7 +4944,7 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x13ListExtentsResponse\x129\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x19.braid.admin.v1.PartitionR\n" +
-	"partitions\"\xef\x02\n" +
+	"partitions\"\x9a\x03\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tbootstrap\x18\x02 \x03(\tR\tbootstrap\x123\n" +
@@ -4945,7 +4955,8 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x04etag\x18\b \x01(\tR\x04etag\x12\x16\n" +
 	"\x06weight\x18\t \x01(\x05R\x06weight\x12\x18\n" +
 	"\ahealthy\x18\n" +
-	" \x01(\bR\ahealthy\"k\n" +
+	" \x01(\bR\ahealthy\x12)\n" +
+	"\x10security_profile\x18\v \x01(\tR\x0fsecurityProfile\"k\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x13\n" +

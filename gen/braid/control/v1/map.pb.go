@@ -450,8 +450,10 @@ type ClusterEntry struct {
 	Weight int32                  `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"`
 	// The cluster id that its brokers report; set at the first contact, a change is an alarm.
 	PhysicalClusterId string `protobuf:"bytes,5,opt,name=physical_cluster_id,json=physicalClusterId,proto3" json:"physical_cluster_id,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Names the settings of TLS and SASL that each process has in files of its own.
+	SecurityProfile string `protobuf:"bytes,6,opt,name=security_profile,json=securityProfile,proto3" json:"security_profile,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ClusterEntry) Reset() {
@@ -515,6 +517,13 @@ func (x *ClusterEntry) GetWeight() int32 {
 func (x *ClusterEntry) GetPhysicalClusterId() string {
 	if x != nil {
 		return x.PhysicalClusterId
+	}
+	return ""
+}
+
+func (x *ClusterEntry) GetSecurityProfile() string {
+	if x != nil {
+		return x.SecurityProfile
 	}
 	return ""
 }
@@ -1346,13 +1355,14 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12)\n" +
-	"\x10fleet_generation\x18\x03 \x01(\x05R\x0ffleetGeneration\"\x94\x02\n" +
+	"\x10fleet_generation\x18\x03 \x01(\x05R\x0ffleetGeneration\"\xbf\x02\n" +
 	"\fClusterEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05seeds\x18\x02 \x03(\tR\x05seeds\x12:\n" +
 	"\x05state\x18\x03 \x01(\x0e2$.braid.control.v1.ClusterEntry.StateR\x05state\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\x05R\x06weight\x12.\n" +
-	"\x13physical_cluster_id\x18\x05 \x01(\tR\x11physicalClusterId\"V\n" +
+	"\x13physical_cluster_id\x18\x05 \x01(\tR\x11physicalClusterId\x12)\n" +
+	"\x10security_profile\x18\x06 \x01(\tR\x0fsecurityProfile\"V\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x12\n" +
