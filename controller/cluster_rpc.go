@@ -328,11 +328,11 @@ func (t *term) clusterProtos(m *federation.Map, clusters []*federation.Cluster) 
 
 			SecurityProfile: c.SecurityProfile,
 
-			State:     clusterStates[c.State],
-			Extents:   extents[c.Name],
-			Weight:    c.Weight,
-			Etag:      clusterEtag(c),
-			Detail:    "not looked at yet",
+			State:   clusterStates[c.State],
+			Extents: extents[c.Name],
+			Weight:  c.Weight,
+			Etag:    clusterEtag(c),
+			Detail:  "not looked at yet",
 		}
 		if h, ok := t.health.cluster(c.Name); ok {
 			out[i].Healthy, out[i].Brokers, out[i].Detail = h.healthy, h.brokers, h.detail

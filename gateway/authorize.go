@@ -18,7 +18,8 @@ import (
 
 // Each call asks for the operations that its Kafka counterpart asks for. What has no
 // counterpart, because it is about the physical clusters or the fleet, is an operation on
-// the cluster: DESCRIBE to look, ALTER to change. Streams ask again whenever the ACLs
+// the cluster: DESCRIBE to look, CLUSTER_ACTION or ALTER to change; ACLs and credentials
+// take ALTER. Streams ask again whenever the ACLs
 // have changed; one that has lost a right ends with PERMISSION_DENIED.
 
 // access is what a call may do now.
@@ -203,7 +204,21 @@ func adminRights(procedure string, msg any) (rights []right, changes bool) {
 			return []right{onCluster(acl.Describe)}, false
 		}
 	}
-	return []right{onCluster(acl.Alter)}, true
+	if keepsAccess(procedure) {
+		return []right{onCluster(acl.Alter)}, true
+	}
+	return []right{onCluster(acl.ClusterAction), onCluster(acl.Alter)}, true
+}
+
+// keepsAccess reports whether a call changes who may do what. For that, as in Kafka, it
+// takes ALTER; the right to run clusters, moves and the fleet is not enough.
+func keepsAccess(procedure string) bool {
+	for _, service := range []string{adminv1connect.AclServiceName, adminv1connect.CredentialServiceName} {
+		if strings.HasPrefix(procedure, "/"+service+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // authorizeAdmin decides about the calls of the admin services, and records changes.
@@ -215,13 +230,10 @@ func (g *Gateway) authorizeAdmin(next connect.UnaryFunc) connect.UnaryFunc {
 		if err != nil {
 			return nil, rpcerror.Error(err)
 		}
-		res, err := next(ctx, r)
+		res, err := g.listed(ctx, r, &may, next)
 		if changes {
 			about := rights[len(rights)-1]
 			may.Changed(ctx, about.op, about.res, about.name, err)
-		}
-		if err == nil {
-			leaveOut(&may, res.Any())
 		}
 		return res, err
 	}

@@ -89,7 +89,8 @@ type access struct {
 	token   *security.SharedToken // nil = other processes prove nothing
 	rules   security.PrincipalRules
 	tokens  *security.TokenVerifier // nil = none are taken
-	auth    *security.Authenticator // of users; set by users
+	auth    *security.Authenticator // of users of Kafka; set by users
+	connect *security.Authenticator // of users of the Connect API; set by users
 	known   func() bool             // whether users are known: there is a map; set by users
 	clients *tls.Config             // of connections to other processes
 }
@@ -148,6 +149,7 @@ func (a *access) scheme() string {
 func (w *wiring) users(current func() *federation.Map) {
 	w.access.auth = security.NewAuthenticator(w.access.cfg.SaslMechanisms,
 		func(id federation.CredentialID) *federation.Credential { return current().Credential(id) }, w.access.tokens)
+	w.access.connect = w.access.auth.Door()
 	w.access.known = func() bool { return current().Version > 0 }
 	if w.access.tokens != nil {
 		w.task(lifecycle.Task{Name: "token keys", Run: w.access.tokens.Run})

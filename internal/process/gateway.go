@@ -221,7 +221,10 @@ func (w *wiring) doors(g *gatewayParts) error {
 	g.door.Mount(mux)
 	mux.Handle(controlv1connect.NewRelayServiceHandler(&relayService{g.groups, w.cfg.LogicalCluster},
 		connect.WithInterceptors(g.observe), connect.WithReadMaxBytes(readBytesMax)))
-	guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
+	guard, err := w.counted(w.access.guard(mux, w.access.cfg.ConnectRequired, false))
+	if err != nil {
+		return err
+	}
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
 	g.http = gateway.NewServer(g.requests)

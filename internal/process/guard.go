@@ -11,6 +11,8 @@ import (
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
@@ -26,9 +28,18 @@ type guard struct {
 	internal bool // only processes of the fleet may call
 	next     http.Handler
 	refusal  *connect.ErrorWriter
+	auths    metric.Int64Counter // by method and outcome; nil = not counted
 
 	mu    sync.Mutex // guards the following
 	calls map[*guarded]struct{}
+}
+
+// counted has a guard count authentications.
+func (w *wiring) counted(g *guard) (*guard, error) {
+	var err error
+	g.auths, err = w.telemetry.meter().Int64Counter("braid.connect.authentications",
+		metric.WithUnit("{authentication}"), metric.WithDescription("Calls of the Connect API that said who they are, by method and outcome."))
+	return g, err
 }
 
 // A guarded is a call that a user makes.
@@ -73,8 +84,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := g.identify(r, scheme, strings.TrimSpace(value))
+	g.count(r, scheme, id, err)
 	switch {
 	case err != nil:
+		if federation.KindOf(err) == federation.Unauthenticated {
+			pause(r.Context(), failedAuthenticationDelay) // so that guesses take their time
+		}
 		g.refuse(w, r, err)
 	case id == nil && g.required:
 		w.Header().Set("WWW-Authenticate", `Bearer, Basic realm="braid"`)
@@ -84,6 +99,40 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		g.serveUser(w, r, *id)
 	}
+}
+
+// failedAuthenticationDelay is how late a failed authentication is answered, as by the
+// Kafka facade.
+const failedAuthenticationDelay = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// count counts calls that said who they are.
+func (g *guard) count(r *http.Request, scheme string, id *security.Identity, err error) {
+	if g.auths == nil || id == nil && err == nil {
+		return
+	}
+	method := "SSL"
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		method = "Bearer"
+	case strings.EqualFold(scheme, "Basic"):
+		method = "Basic"
+	case scheme != "":
+		method = "other"
+	}
+	outcome := "ok"
+	if err != nil {
+		outcome = "failed"
+	}
+	g.auths.Add(r.Context(), 1, metric.WithAttributes(attribute.String("method", method), attribute.String("outcome", outcome)))
 }
 
 func (g *guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
@@ -110,16 +159,16 @@ func (g *guard) serveFleet(w http.ResponseWriter, r *http.Request) {
 // identify finds out who calls; nil if the call does not say.
 func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Identity, err error) {
 	switch {
-	case g.auth == nil:
+	case g.connect == nil:
 		return nil, nil //nolint:nilnil // nobody is known here
 	case strings.EqualFold(scheme, "Bearer"):
-		id, err = g.auth.CheckToken(r.Context(), value)
+		id, err = g.connect.CheckToken(r.Context(), value)
 	case strings.EqualFold(scheme, "Basic"):
 		user, password, ok := r.BasicAuth()
 		if !ok {
 			return nil, errUnauthenticated("the header authorization is no base64 of USER:PASSWORD")
 		}
-		id, err = g.auth.CheckPassword(r.Context(), user, password)
+		id, err = g.connect.CheckPassword(r.Context(), user, password)
 	case scheme != "":
 		return nil, errUnauthenticated("the header authorization is of a scheme that is not known: want Bearer or Basic")
 	case r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
@@ -134,7 +183,7 @@ func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Id
 	if err != nil && !g.known() {
 		return nil, federation.Errorf(federation.NoLeader, "this process has no map yet, so it knows no users; try again")
 	}
-	if err != nil && r.Context().Err() == nil {
+	if err != nil && r.Context().Err() == nil && federation.KindOf(err) != federation.Throttled {
 		// Not why: a guess must not learn which part was right.
 		err = federation.Errorf(federation.Unauthenticated, "the credential in the header authorization does not hold").WithCause(err)
 	}
@@ -154,7 +203,7 @@ func (g *guard) serveUser(w http.ResponseWriter, r *http.Request, id security.Id
 		defer g.mu.Unlock()
 		delete(g.calls, call)
 	}()
-	if !g.auth.Holds(id, time.Now()) { // revoked since it was looked up, before watch could see the call
+	if !g.connect.Holds(id, time.Now()) { // revoked since it was looked up, before watch could see the call
 		g.refuse(w, r, errUnauthenticated(identityEndedText))
 		return
 	}
@@ -177,7 +226,7 @@ func (g *guard) watch(ctx context.Context, changed func() <-chan struct{}) error
 		g.mu.Lock()
 		now := time.Now()
 		for call := range g.calls {
-			if !g.auth.Holds(call.identity, now) {
+			if !g.connect.Holds(call.identity, now) {
 				call.cancel(errIdentityEnded)
 			}
 		}

@@ -79,6 +79,14 @@ func NewAuthenticator(mechanisms []string, users func(federation.CredentialID) *
 	return a
 }
 
+// Door returns an Authenticator of the same users for another door, with a queue of its
+// own: guesses at one do not hold up logins at the other.
+func (a *Authenticator) Door() *Authenticator {
+	other := *a
+	other.passwords = newPasswords()
+	return &other
+}
+
 // Mechanisms are the mechanisms that are offered.
 func (a *Authenticator) Mechanisms() []string { return a.mechanisms }
 

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/braidmq/braid/federation"
 )
@@ -21,7 +22,13 @@ const (
 	provenMax = 10_000
 	// passwordBytesMax bounds a password: a longer one is refused before it costs anything.
 	passwordBytesMax = 1024
+	// waitingMax bounds the passwords of a door that wait to be derived: what comes above
+	// is told to come again, so that a flood of guesses holds nobody up for longer.
+	waitingMax = 256
 )
+
+// errBusy is the answer to a password that comes while too many wait.
+var errBusy = federation.Errorf(federation.Throttled, "too many passwords are being checked; try again")
 
 // passwords remembers which passwords were proven, so that a client that sends its
 // password with each call costs the iterations once. It holds no password, only a MAC
@@ -30,6 +37,8 @@ const (
 type passwords struct {
 	key   []byte
 	slots chan struct{} // bounds how many processors derivations take
+	// waiting counts those that derive, and those that wait to.
+	waiting atomic.Int64
 
 	mu     sync.Mutex // guards the following
 	proven map[[sha256.Size]byte]struct{}
@@ -60,6 +69,11 @@ func (p *passwords) check(ctx context.Context, c *federation.Credential, passwor
 	if ok {
 		return true, nil
 	}
+	if p.waiting.Add(1) > waitingMax {
+		p.waiting.Add(-1)
+		return false, errBusy
+	}
+	defer p.waiting.Add(-1)
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()

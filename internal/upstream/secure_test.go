@@ -308,4 +308,3 @@ func TestSessionsAreRenewed(t *testing.T) {
 	require.False(t, conn.Closed())
 	require.GreaterOrEqual(t, proofs.Load()-begun, int32(2))
 }
-

@@ -71,6 +71,7 @@ type Kafka struct {
 	heap           int
 	controllerPort int
 	proc           *Process
+	secure         *secureKafka // nil = plain text only
 }
 
 // StartKafka starts one cluster for each name, all at once, and waits until they
@@ -122,11 +123,16 @@ func (k *Kafka) create(t TB) error {
 		NodeID               int32
 		Port, ControllerPort int
 		Dir                  string
-	}{k.NodeID, port, k.controllerPort, k.dir}
+		Listeners, Settings  string // of a secure one
+	}{NodeID: k.NodeID, Port: port, ControllerPort: k.controllerPort, Dir: k.dir}
+	var formatArgs []string
+	if k.secure != nil {
+		settings.Listeners, settings.Settings, formatArgs = k.secure.listeners(), k.secure.settings(), k.secure.users()
+	}
 	if err := template.Must(template.New("").Parse(serverProperties)).Execute(properties, settings); err != nil {
 		return err
 	}
-	format := JavaCommand(t, 128, nil, "kafka.tools.StorageTool", "format", "-t", k.ClusterID, "-c", k.properties())
+	format := JavaCommand(t, 128, nil, "kafka.tools.StorageTool", append([]string{"format", "-t", k.ClusterID, "-c", k.properties()}, formatArgs...)...)
 	if err := Output(k.dir, format[0], format[1:]...); err != nil {
 		return fmt.Errorf("format cluster %q: %w", k.Name, err)
 	}
