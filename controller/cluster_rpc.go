@@ -126,8 +126,11 @@ func (c *Controller) probe(ctx context.Context, cluster *federation.Cluster) (up
 	defer cancel()
 	info, err := upstream.Probe(ctx, c.cfg.Upstream, cluster)
 	if refused, ok := errors.AsType[*upstream.RefusedError](err); ok {
-		// To try again as it is brings nothing.
-		return info, federation.Errorf(federation.InvalidArgument, "physical cluster %q at %v: %s", name, seeds, refused.Why).WithCause(err)
+		kind := federation.ClusterUnavailable
+		if refused.Certain {
+			kind = federation.InvalidArgument // to try again as it is brings nothing
+		}
+		return info, federation.Errorf(kind, "physical cluster %q at %v: %s", name, seeds, refused.Why).WithCause(err)
 	}
 	if err != nil {
 		return info, federation.Errorf(federation.ClusterUnavailable,

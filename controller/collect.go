@@ -255,6 +255,7 @@ func (t *term) judge(m *federation.Map, s sighting) bool {
 	}
 	key := "cluster/" + string(s.cluster)
 	refused, isRefused := errors.AsType[*upstream.RefusedError](s.err)
+	isRefused = isRefused && refused.Certain
 	// One that lets nobody in is there: to fail it over would not be what it needs.
 	c := clusterHealth{healthy: s.err == nil, brokers: int32(len(s.info.Brokers)), silent: s.err != nil && !isRefused}
 	if s.err != nil {

@@ -61,9 +61,13 @@ func request[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request)
 }
 
 func (c *Cluster) unavailable(err error) error {
-	if why := c.whyRefused(err); why != "" {
-		c.refused(why, err)
-		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q cannot be used: %s", c.Name, why).WithCause(&RefusedError{Why: why, err: err})
+	switch refused := c.whyRefused(err); {
+	case refused == nil:
+	case refused.Certain:
+		c.refused(refused.Why, err)
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q cannot be used: %s", c.Name, refused.Why).WithCause(refused)
+	default:
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer: %s", c.Name, refused.Why).WithCause(refused)
 	}
 	return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer; it is tried again when it is back", c.Name).WithCause(err)
 }

@@ -58,9 +58,10 @@ func (c *Cluster) dialBroker(ctx context.Context, network, addr string) (net.Con
 		switch {
 		case ctx.Err() != nil:
 			return nil, err
+		case cutOff(err): // by a listener without TLS, or by what stands before one that is dead
 		case !network || isAlert(err):
 			c.contact.answered() // whoever refuses is there
-		case !errors.Is(err, syscall.ECONNRESET): // which is what a listener without TLS may do
+		default:
 			return nil, err
 		}
 		return nil, &tlsError{err}
@@ -80,6 +81,9 @@ func isAlert(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error"
 }
+
+// cutOff reports whether a connection was closed by the other side.
+func cutOff(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
 
 // A secureConn is a connection with TLS. It is closed without a goodbye, which could wait
 // for seconds for a broker that takes nothing; all messages have lengths, so nothing that
@@ -147,10 +151,13 @@ func (c *Cluster) generalClient() *kgo.Client {
 	return g.client
 }
 
-// A RefusedError is the cause of errors about a cluster that is there, and cannot be used.
+// A RefusedError is the cause of errors about a cluster that cannot be used because of TLS,
+// SASL or its security profile.
 type RefusedError struct {
 	Why string // in words for people, without addresses
-	err error
+	// Certain is set if it is there; else it may also be away.
+	Certain bool
+	err     error
 }
 
 func (e *RefusedError) Error() string { return e.err.Error() }
@@ -215,40 +222,44 @@ func (p *Pool) Refused() (n int) {
 }
 
 // whyRefused says in words for people what an error has to do with the cluster's
-// security: what happened, what the broker said, what to do. Empty if it has nothing.
-// It names no address, and holds no secret.
-func (c *Cluster) whyRefused(err error) string {
+// security: what happened, what the broker said, what to do; and whether that is certain.
+// Nil if it has nothing. The words name no address, and hold no secret.
+func (c *Cluster) whyRefused(err error) *RefusedError {
 	with := "without TLS and SASL: it has no security profile"
 	if c.profileName != "" {
 		with = fmt.Sprintf("with security profile %q", c.profileName)
 	}
+	refused := func(certain bool, format string, args ...any) *RefusedError {
+		return &RefusedError{Why: fmt.Sprintf(format, args...), Certain: certain, err: err}
+	}
+	const saslAdvice = "check mechanism, user and secret there, and on the cluster"
 	if e, ok := errors.AsType[*security.ProfileError](err); ok {
-		return e.Error()
+		return refused(true, "%v", e)
 	}
 	if e, ok := errors.AsType[*tlsError](err); ok {
-		return fmt.Sprintf("TLS failed %s: %v; %s", with, withoutAddress(e.err), tlsAdvice(e.err))
+		return refused(!cutOff(e.err), "TLS failed %s: %v; %s", with, withoutAddress(e.err), tlsAdvice(e.err))
 	}
 	if isAlert(err) {
-		return fmt.Sprintf("TLS failed %s: the broker says: %v; %s", with, withoutAddress(err), tlsAdvice(err))
+		return refused(true, "TLS failed %s: the broker says: %v; %s", with, withoutAddress(err), tlsAdvice(err))
 	}
 	if e, ok := errors.AsType[*saslError](err); ok {
-		return fmt.Sprintf("SASL failed %s: %v; check mechanism, user and secret there, and on the cluster", c.withUser(), e.err)
+		return refused(true, "SASL failed %s: %v; %s", c.withUser(), e.err, saslAdvice)
 	}
 	for _, code := range []error{kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState} {
 		if errors.Is(err, code) {
-			return fmt.Sprintf("SASL failed %s: %v; check mechanism, user and secret there, and on the cluster", c.withUser(), err)
+			return refused(true, "SASL failed %s: %v; %s", c.withUser(), err, saslAdvice)
 		}
 	}
 	if c.contact.cut.Load() && c.profileName != "" {
-		return fmt.Sprintf("SASL failed %s: the broker closed the connection in place of an answer; check mechanism, user and secret there, and on the cluster", c.withUser())
-	}
-	if _, ok := errors.AsType[*kgo.ErrFirstReadEOF](err); ok {
-		return fmt.Sprintf("a broker closed the connection at the first request, %s; its listener may want TLS or SASL, or another kind of it", with)
+		return refused(true, "SASL failed %s: the broker closed the connection in place of an answer; %s", c.withUser(), saslAdvice)
 	}
 	if errors.Is(err, errSpeaksTLS) {
-		return fmt.Sprintf("the listener speaks TLS, and is reached %s; name a profile that has tls", with)
+		return refused(true, "the listener speaks TLS, and is reached %s; name a profile that has tls", with)
 	}
-	return ""
+	if _, ok := errors.AsType[*kgo.ErrFirstReadEOF](err); ok {
+		return refused(false, "a broker closed the connection at the first request, %s; its listener may want TLS or SASL, or another kind of it", with)
+	}
+	return nil
 }
 
 // withUser names the profile, and whom it shows the broker.
@@ -285,7 +296,7 @@ func tlsAdvice(err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "the listener does not speak TLS; use another port, or a profile without tls"
 	}
-	if errors.Is(err, io.EOF) {
+	if cutOff(err) {
 		return "the broker closed the connection; its listener may speak no TLS, or want a certificate (tls: cert and key)"
 	}
 	return "check ca, cert and key of the profile, and the certificates of the brokers"

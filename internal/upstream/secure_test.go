@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -122,6 +123,10 @@ func (g *guarded) fails(c *upstream.Cluster, texts ...string) {
 	}
 	require.NotContains(g.t, err.Error(), "127.0.0.1:", "addresses are for the log")
 	require.NotContains(g.t, connErr.Error(), "127.0.0.1:")
+	if refused, ok := errors.AsType[*upstream.RefusedError](err); ok && !refused.Certain {
+		require.Empty(g.t, c.Refused(), "it may also be away")
+		return
+	}
 	require.NotEmpty(g.t, c.Refused())
 	require.Contains(g.t, g.logs.String(), "physical cluster cannot be used")
 	require.NotContains(g.t, g.logs.String(), password)
@@ -282,10 +287,10 @@ func TestSessionsAreRenewed(t *testing.T) {
 	conn, err := c.Conn(t.Context(), 0, upstream.UseQuery, 0)
 	require.NoError(t, err)
 	begun := proofs.Load()
-	end := time.Now().Add(4 * time.Second)
-	answered := make(chan int, 1<<20)
+	const most = 1 << 22
+	answered := make(chan int, most)
 	sent := 0
-	for ; time.Now().Before(end); sent++ {
+	for ; proofs.Load()-begun < 2 && sent < most; sent++ {
 		require.NoError(t, conn.Acquire(t.Context()))
 		req := kmsg.NewPtrMetadataRequest()
 		req.SetVersion(4)
@@ -298,9 +303,6 @@ func TestSessionsAreRenewed(t *testing.T) {
 			}
 			answered <- -1
 		})
-		if sent%16 == 0 {
-			time.Sleep(time.Millisecond) //nolint:forbidigo // some load, not all there can be
-		}
 	}
 	for n := range sent {
 		require.Equal(t, n, <-answered)
