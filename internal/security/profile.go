@@ -33,7 +33,7 @@ type Profiles struct {
 }
 
 // OpenProfiles opens a directory of profiles. They are read when they are needed.
-func OpenProfiles(dir string, log *slog.Logger) (*Profiles, error) {
+func OpenProfiles(dir string, logger *slog.Logger) (*Profiles, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
@@ -41,7 +41,7 @@ func OpenProfiles(dir string, log *slog.Logger) (*Profiles, error) {
 	case !info.IsDir():
 		return nil, fmt.Errorf("%s is no directory", dir)
 	}
-	return &Profiles{dir: dir, log: log, files: make(map[string]*profileFile)}, nil
+	return &Profiles{dir: dir, log: logger, files: make(map[string]*profileFile)}, nil
 }
 
 // A ProfileError says why a profile cannot be used. Its text holds no secret.
@@ -96,7 +96,7 @@ type profileFile struct {
 	files   []string // that the profile was made of
 }
 
-func (f *profileFile) get(log *slog.Logger) (*Profile, error) {
+func (f *profileFile) get(logger *slog.Logger) (*Profile, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -116,11 +116,11 @@ func (f *profileFile) get(log *slog.Logger) (*Profile, error) {
 	switch {
 	case err == nil:
 		if f.profile != nil {
-			log.Info("a changed security profile is used", "profile", f.name)
+			logger.Info("a changed security profile is used", "profile", f.name)
 		}
 		f.profile = fresh
 	case f.profile != nil:
-		log.Error("a changed security profile cannot be used; what was read before stays", "profile", f.name, "err", err)
+		logger.Error("a changed security profile cannot be used; what was read before stays", "profile", f.name, "err", err)
 	}
 	return f.current()
 }

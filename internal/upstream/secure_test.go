@@ -156,21 +156,21 @@ func TestSASLOverTLS(t *testing.T) {
 			require.NoError(t, appended[0].Err)
 		})
 	}
-	t.Run("refused", func(t *testing.T) {
+	t.Run("refused", func(_ *testing.T) {
 		g.write("refused.yaml", tlsPart+"sasl:\n  mechanism: SCRAM-SHA-256\n  username: braid\n  password-file: wrong\n")
 		g.fails(g.open("refused"), `security profile "refused"`)
 	})
-	t.Run("no profile", func(t *testing.T) { g.fails(g.open(""), "security profile") })
-	t.Run("a profile that is not there", func(t *testing.T) { g.fails(g.open("none"), `security profile "none"`, "none.yaml") })
-	t.Run("TLS without SASL", func(t *testing.T) {
+	t.Run("no profile", func(_ *testing.T) { g.fails(g.open(""), "security profile") })
+	t.Run("a profile that is not there", func(_ *testing.T) { g.fails(g.open("none"), `security profile "none"`, "none.yaml") })
+	t.Run("TLS without SASL", func(_ *testing.T) {
 		g.write("tls.yaml", tlsPart)
 		g.fails(g.open("tls"), `security profile "tls"`)
 	})
-	t.Run("an authority that nobody knows", func(t *testing.T) {
+	t.Run("an authority that nobody knows", func(_ *testing.T) {
 		g.write("system.yaml", "tls: {}\nsasl:\n  mechanism: PLAIN\n  username: braid\n  password-file: password\n")
 		g.fails(g.open("system"), "TLS failed", "unknown authority", "tls: ca")
 	})
-	t.Run("another host", func(t *testing.T) {
+	t.Run("another host", func(_ *testing.T) {
 		g.write("host.yaml", tlsPart+"  server-name: kafka.example\nsasl:\n  mechanism: PLAIN\n  username: braid\n  password-file: password\n")
 		g.fails(g.open("host"), "TLS failed", "kafka.example", "server-name")
 	})

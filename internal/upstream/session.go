@@ -30,8 +30,8 @@ const (
 	// up to a tenth of the life more is left to chance, so that not all renew at one time.
 	// The Java client does the same.
 	sessionUse = 0.85
-	// renewPauseMin is the least time between two renewals: brokers refuse more.
-	renewPauseMin = 1100 * time.Millisecond
+	// renewPauseLeast is the least time between two renewals: brokers refuse more.
+	renewPauseLeast = 1100 * time.Millisecond
 )
 
 // holdLocked keeps a call back if the session has to be renewed first; the caller holds
@@ -77,7 +77,7 @@ func (s *session) proven(lifetime time.Duration) {
 	s.renewAt = time.Time{}
 	if lifetime > 0 {
 		use := sessionUse + rand.Float64()/10
-		s.renewAt = time.Now().Add(max(time.Duration(float64(lifetime)*use), renewPauseMin))
+		s.renewAt = time.Now().Add(max(time.Duration(float64(lifetime)*use), renewPauseLeast))
 	}
 }
 
