@@ -171,7 +171,8 @@ func (t *producedTopic) readName(rd *reader, version int16, m *federation.Map) {
 		}
 		return
 	}
-	name, _ := rd.str(version >= 9)
+	name, null := rd.str(version >= 9)
+	rd.bad = rd.bad || null // as at a broker: only transactional ids can be null
 	if m != nil {
 		t.found = m.Topics[federation.TopicName(name)]
 	}

@@ -2,9 +2,11 @@ package kafkacompat
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/acl"
 )
@@ -30,6 +32,10 @@ func handleLeaveGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Lea
 	}
 	errs, err := c.s.deps.Groups.Leave(ctx, kreq.Group, leaving)
 	c.memberAt.Store(0)
+	if federation.KindOf(err) == federation.UnknownMember && req.version >= 3 {
+		// A group that is not there has none of them, as a broker sees it.
+		errs, err = slices.Repeat([]error{err}, len(kreq.Members)), nil
+	}
 	if err != nil {
 		resp.ErrorCode = req.fail(err)
 		return resp

@@ -31,9 +31,6 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 			resp.Groups = append(resp.Groups, rg)
 			continue
 		}
-		if kreq.IncludeAuthorizedOperations {
-			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
-		}
 		d, err := c.s.deps.Groups.Describe(ctx, group)
 		if err == nil && d.Type == groups.TypeConsumer {
 			err = federation.Errorf(federation.GroupNotFound, "group %q is not a classic group; ConsumerGroupDescribe describes it", group)
@@ -41,6 +38,9 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 		if err != nil {
 			if federation.KindOf(err) == federation.GroupNotFound {
 				rg.State = "Dead"
+				if kreq.IncludeAuthorizedOperations && req.version < 6 {
+					rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
+				}
 			}
 			if rg.State == "" || req.version >= 6 {
 				rg.ErrorCode = req.fail(err)
@@ -48,6 +48,9 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 			}
 			resp.Groups = append(resp.Groups, rg)
 			continue
+		}
+		if kreq.IncludeAuthorizedOperations {
+			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
 		}
 		rg.State, rg.ProtocolType, rg.Protocol = d.State, d.ProtocolType, d.ProtocolName
 		for _, m := range d.Members {

@@ -13,13 +13,19 @@ import (
 // * v1: endpoint type (KIP-919); there are no controllers to connect to
 // * v2: fenced brokers (KIP-1073); there are none
 
-const endpointBrokers = 1
+const (
+	endpointBrokers     = 1
+	endpointControllers = 2
+)
 
 func handleDescribeCluster(_ context.Context, c *conn, req *request, kreq *kmsg.DescribeClusterRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeClusterResponse)
 	resp.ControllerID = -1
 	if req.version >= 1 && kreq.EndpointType != endpointBrokers {
 		resp.ErrorCode = req.refuse(kerr.UnsupportedEndpointType)
+		if kreq.EndpointType == endpointControllers {
+			resp.ErrorCode = req.refuse(kerr.MismatchedEndpointType)
+		}
 		resp.ErrorMessage = new("gateways have broker endpoints only")
 		return resp
 	}

@@ -35,9 +35,6 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 			resp.Groups = append(resp.Groups, rg)
 			continue
 		}
-		if kreq.IncludeAuthorizedOperations {
-			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
-		}
 		d, err := c.s.deps.Groups.Describe(ctx, group)
 		switch {
 		case err == nil && d.Type != groups.TypeConsumer:
@@ -49,6 +46,9 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 			rg.ErrorCode, rg.ErrorMessage = req.fail(err), message(err)
 			resp.Groups = append(resp.Groups, rg)
 			continue
+		}
+		if kreq.IncludeAuthorizedOperations {
+			rg.AuthorizedOperations = req.may.Operations(acl.Group, group)
 		}
 		rg.State, rg.Epoch, rg.AssignmentEpoch, rg.AssignorName = d.State, int32(d.Epoch), int32(d.Epoch), d.Assignor
 		for i := range d.Members {

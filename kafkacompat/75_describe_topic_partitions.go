@@ -21,9 +21,7 @@ func handleDescribeTopicPartitions(ctx context.Context, c *conn, req *request, k
 	m := c.s.mapOrNil()
 	names := topicsToDescribe(req, m, kreq)
 	left := c.s.cfg.DescribePartitionsMax
-	if kreq.ResponsePartitionLimit > 0 {
-		left = min(left, kreq.ResponsePartitionLimit)
-	}
+	left = min(left, max(kreq.ResponsePartitionLimit, 1)) // as a broker takes it
 	for _, name := range names {
 		rt := kmsg.NewDescribeTopicPartitionsResponseTopic()
 		rt.Topic = new(name)

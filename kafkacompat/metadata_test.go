@@ -233,5 +233,5 @@ func TestDescribeClusterAgreesWithMetadata(t *testing.T) {
 	}
 	req := kmsg.NewPtrDescribeClusterRequest()
 	req.EndpointType = 2
-	require.Equal(t, kerr.UnsupportedEndpointType.Code, exchange[*kmsg.DescribeClusterResponse](w.dial(), req, 1).ErrorCode)
+	require.Equal(t, kerr.MismatchedEndpointType.Code, exchange[*kmsg.DescribeClusterResponse](w.dial(), req, 1).ErrorCode)
 }

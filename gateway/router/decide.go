@@ -2,6 +2,7 @@ package router
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -55,6 +56,7 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 	case errors.Is(err, kerr.OutOfOrderSequenceNumber) && l.followsGivenUp(p, op, time.Now()):
 		op.resolve(failedAppend(federation.Errorf(federation.NoLeader, "%s: a record batch before this one could not be appended in time; send both again, in their order", op.tp).WithCause(err)))
 	default:
+		a.inLogicalWords(p.address, op.tp)
 		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, RecordErrors: a.recordErrors, Err: refusal(op.tp, err, a)})
 	}
 }
@@ -140,6 +142,15 @@ var refusals = []struct {
 	{kerr.InvalidRequiredAcks, federation.InvalidArgument, "acks must be -1, 0 or 1"},
 }
 
+// inLogicalWords has a broker's texts name the logical partition where they name the physical one.
+func (a *produceAnswer) inLogicalWords(physical federation.PhysicalAddress, tp federation.TopicPartition) {
+	words := strings.NewReplacer(fmt.Sprintf("%s-%d", physical.Topic, physical.Partition), tp.String(), string(physical.Topic), string(tp.Topic))
+	a.message = words.Replace(a.message)
+	for i := range a.recordErrors {
+		a.recordErrors[i].Message = words.Replace(a.recordErrors[i].Message)
+	}
+}
+
 func refusal(tp federation.TopicPartition, err error, a *produceAnswer) error {
 	i := slices.IndexFunc(refusals, func(r struct {
 		code error
@@ -153,7 +164,7 @@ func refusal(tp federation.TopicPartition, err error, a *produceAnswer) error {
 		return federation.Errorf(federation.ClusterUnavailable, "the cluster that holds %s refuses the append; see this gateway's log", tp).WithCause(err)
 	}
 	text := refusals[i].text
-	// A broker says what is wrong with a record in words that name nothing but it.
+	// A broker says best what is wrong with a record.
 	if refusals[i].kind == federation.InvalidRecord && a.message != "" && !strings.Contains(a.message, "/") {
 		text = a.message
 	}

@@ -215,6 +215,10 @@ func (f *fetching) step(m *federation.Map, it *fetchItem) (pending bool) {
 		f.fail(it, federation.Errorf(federation.UnknownEpoch, "%s: leader epoch %d is newer than this gateway's %d; try again", it.pos.TopicPartition, it.pos.CurrentEpoch, e))
 		return false
 	}
+	if it.pos.Offset < 0 {
+		f.fail(it, errOutOfRange(it))
+		return false
+	}
 	// Each turn crosses to the next extent or ends.
 	for range len(part.Extents) + 1 {
 		i := part.Locate(it.at)
@@ -539,8 +543,12 @@ func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again 
 		it.at, _ = extent.EndOffset()
 		return true
 	}
-	f.fail(it, federation.Errorf(federation.OffsetOutOfRange, "%s: offset %d is outside of the log", it.pos.TopicPartition, it.pos.Offset))
+	f.fail(it, errOutOfRange(it))
 	return false
+}
+
+func errOutOfRange(it *fetchItem) error {
+	return federation.Errorf(federation.OffsetOutOfRange, "%s: offset %d is outside of the log", it.pos.TopicPartition, it.pos.Offset)
 }
 
 // answer completes the slices.

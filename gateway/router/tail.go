@@ -97,6 +97,10 @@ func (t *tail) watch(tp federation.TopicPartition, extent *federation.Extent, at
 		p.take(at, maxBytes, got)
 		return p, len(got.data) == 0
 	}
+	// Behind what the tail has seen there may be no log at all: a broker must tell first.
+	if extent.Logical(p.next) < at && !join {
+		return p, true
+	}
 	p.waiters[wake] = struct{}{}
 	return p, false
 }

@@ -115,6 +115,8 @@ func (s *suite) testOutOfRange(t *testing.T) {
 	require.Zero(t, conn.produce(topic, 0, -1, plainBatch("a", "b", "c").encode()).ErrorCode)
 	require.Equal(t, kerr.OffsetOutOfRange.Code, conn.fetch(topic, 0, 4, 1<<20).ErrorCode)
 	require.Zero(t, conn.fetch(topic, 0, 3, 1<<20).ErrorCode, "the end is in range")
+	require.Equal(t, kerr.OffsetOutOfRange.Code, conn.fetch(topic, 0, 4, 1<<20).ErrorCode, "also when others wait at the end")
+	require.Equal(t, kerr.OffsetOutOfRange.Code, conn.fetch(topic, 0, -1, 1<<20).ErrorCode)
 	_, err := s.admin(t).DeleteRecords(call(t), offsetsOf(topic, 0, 2))
 	require.NoError(t, err)
 	below := conn.fetch(topic, 0, 1, 1<<20)
