@@ -74,6 +74,7 @@ var edges = map[string]struct {
 	"test/realparts":                 {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},
 	"test/check":                     {nil, "checkers of histories are pure"},
 	"test/suite":                     {[]string{"test/...", "internal/embedded", "internal/process", "federation", "gen/..."}, "behaviour through public doors, on embedded or real parts"},
+	"test/differential":              {[]string{"test/..."}, "requests to a broker and to the binary, and their answers"},
 	"test/sdk":                       {[]string{"test/...", "gen/..."}, "unmodified clients against the binary"},
 	"test/world":                     {[]string{"test/...", "gen/...", "internal/embedded", "internal/process"}, "the two worlds of the suite: everything in the test's process, or processes of the built binary"},
 	"test/continuity":                {[]string{"test/...", "gen/..."}, "clients under faults, against the binary"},

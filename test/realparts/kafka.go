@@ -69,6 +69,7 @@ type Kafka struct {
 
 	dir            string
 	heap           int
+	controllerID   int32
 	controllerPort int
 	proc           *Process
 	secure         *secureKafka // nil = plain text only
@@ -77,6 +78,13 @@ type Kafka struct {
 // StartKafka starts one cluster for each name, all at once, and waits until they
 // serve. heapMB is each broker's heap.
 func StartKafka(t TB, heapMB int, names ...string) []*Kafka {
+	t.Helper()
+	return StartKafkaAs(t, heapMB, 1, names...)
+}
+
+// StartKafkaAs is StartKafka with another node id than 1, for tests that look for it where it
+// must not be.
+func StartKafkaAs(t TB, heapMB int, nodeID int32, names ...string) []*Kafka {
 	t.Helper()
 	Jars(t) // once, before they all want it
 	all := make([]*Kafka, len(names))
@@ -87,7 +95,7 @@ func StartKafka(t TB, heapMB int, names ...string) []*Kafka {
 		_, _ = rand.Read(id)
 		id[0] &= 0x3f // Kafka refuses ids that begin with a dash
 		all[i] = &Kafka{
-			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t),
+			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: nodeID, dir: t.TempDir(), heap: heapMB, controllerID: nodeID, controllerPort: FreePort(t),
 		}
 		wg.Go(func() { errs[i] = all[i].create(t) })
 	}
@@ -103,7 +111,7 @@ func StartKafka(t TB, heapMB int, names ...string) []*Kafka {
 func (k *Kafka) AddBroker(t TB, nodeID int32) *Kafka {
 	t.Helper()
 	b := &Kafka{
-		Name: fmt.Sprintf("%s-%d", k.Name, nodeID), ClusterID: k.ClusterID, NodeID: nodeID, dir: t.TempDir(), heap: k.heap, controllerPort: k.controllerPort,
+		Name: fmt.Sprintf("%s-%d", k.Name, nodeID), ClusterID: k.ClusterID, NodeID: nodeID, dir: t.TempDir(), heap: k.heap, controllerID: k.controllerID, controllerPort: k.controllerPort,
 	}
 	if err := b.create(t); err != nil {
 		t.Fatalf("kafka: %v", err)
@@ -120,11 +128,11 @@ func (k *Kafka) create(t TB) error {
 	}
 	defer func() { _ = properties.Close() }()
 	settings := struct {
-		NodeID               int32
+		NodeID, ControllerID int32
 		Port, ControllerPort int
 		Dir                  string
 		Listeners, Settings  string // of a secure one
-	}{NodeID: k.NodeID, Port: port, ControllerPort: k.controllerPort, Dir: k.dir}
+	}{NodeID: k.NodeID, ControllerID: k.controllerID, Port: port, ControllerPort: k.controllerPort, Dir: k.dir}
 	var formatArgs []string
 	if k.secure != nil {
 		settings.Listeners, settings.Settings, formatArgs = k.secure.listeners(), k.secure.settings(), k.secure.users()
