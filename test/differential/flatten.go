@@ -115,6 +115,14 @@ func identity(v reflect.Value) string {
 		}
 		return fmt.Sprint(f.Interface())
 	}
+	if parts := v.FieldByName("Entity"); parts.IsValid() { // of a quota
+		texts := make([]string, parts.Len())
+		for i := range texts {
+			texts[i] = fmt.Sprintf("%v %s", parts.Index(i).FieldByName("Type"), identity(parts.Index(i)))
+		}
+		sort.Strings(texts)
+		return strings.Join(texts, ", ")
+	}
 	// What has no name: by its error, or it is named by an empty text.
 	if code := v.FieldByName("ErrorCode"); code.IsValid() && !code.IsZero() && v.FieldByName("TopicID").IsValid() {
 		return fmt.Sprintf("error %d", code.Int())

@@ -27,6 +27,7 @@ func Scripts() []Script {
 		{"cluster", clusterScript},
 		{"placement", placementScript},
 		{"security", securityScript},
+		{"quotas", quotasScript},
 		{"deletion", deletionScript},
 	}
 }
