@@ -144,7 +144,7 @@ var refusals = []struct {
 
 // inLogicalWords has a broker's texts name the logical partition where they name the physical one.
 func (a *produceAnswer) inLogicalWords(physical federation.PhysicalAddress, tp federation.TopicPartition) {
-	words := strings.NewReplacer(fmt.Sprintf("%s-%d", physical.Topic, physical.Partition), tp.String(), string(physical.Topic), string(tp.Topic))
+	words := strings.NewReplacer(fmt.Sprintf("%s-%d", physical.Topic, physical.Partition), tp.String(), physical.Topic, string(tp.Topic))
 	a.message = words.Replace(a.message)
 	for i := range a.recordErrors {
 		a.recordErrors[i].Message = words.Replace(a.recordErrors[i].Message)

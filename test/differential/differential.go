@@ -86,10 +86,10 @@ func (s *Side) span(key kmsg.Key) (lowest, highest int16) {
 }
 
 // each asks a request in every version that is served, from the given one on.
-func (s *Side) each(label string, from int16, make func(version int16) kmsg.Request) {
-	lowest, highest := s.span(kmsg.Key(make(from).Key()))
+func (s *Side) each(label string, from int16, request func(version int16) kmsg.Request) {
+	lowest, highest := s.span(kmsg.Key(request(from).Key()))
 	for v := max(lowest, from); v <= highest; v++ {
-		s.ask(label, v, make(v))
+		s.ask(label, v, request(v))
 	}
 }
 

@@ -2,6 +2,7 @@ package differential
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"reflect"
 	"sort"
@@ -37,7 +38,7 @@ func walkValue(path, name string, v reflect.Value, visit func(Field)) {
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[kmsg.Tags]() {
 			tags := v.Addr().Interface().(*kmsg.Tags)
-			tags.Each(func(tag uint32, b []byte) { visit(Field{fmt.Sprintf("%s.%d", path, tag), name, fmt.Sprintf("%x", b)}) })
+			tags.Each(func(tag uint32, b []byte) { visit(Field{fmt.Sprintf("%s.%d", path, tag), name, hex.EncodeToString(b)}) })
 			return
 		}
 		for i := range v.NumField() {
@@ -68,7 +69,7 @@ func walkSlice(path, name string, v reflect.Value, visit func(Field)) {
 	case name == "RecordBatches" && !v.IsNil():
 		walkBatches(path, v.Bytes(), visit)
 	case elem.Kind() == reflect.Uint8 && !v.IsNil():
-		visit(Field{path, name, fmt.Sprintf("%x", v.Bytes())})
+		visit(Field{path, name, hex.EncodeToString(v.Bytes())})
 	case v.IsNil():
 		visit(Field{path, name, "null"}) // or empty, where an array cannot be null
 	case elem.Kind() != reflect.Struct:

@@ -1,7 +1,9 @@
 package differential
 
 import (
+	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -24,7 +26,7 @@ func (p Physical) Leaks(a Answer) (leaks []string, seen int) {
 	if a.Response == nil {
 		return nil, 0
 	}
-	node, port := fmt.Sprint(p.NodeID), fmt.Sprint(p.Port)
+	node, port := strconv.Itoa(int(p.NodeID)), strconv.Itoa(int(p.Port))
 	found := func(f Field, what string) {
 		leaks = append(leaks, fmt.Sprintf("%s: %s shows %s: %q", a, f.Path, what, shorten(f.Value)))
 	}
@@ -54,7 +56,7 @@ func (p Physical) Leaks(a Answer) (leaks []string, seen int) {
 func (p Physical) texts() []string {
 	all := append([]string{p.ClusterID, fmt.Sprintf("127.0.0.1:%d", p.Port)}, p.Texts...)
 	for _, id := range p.TopicIDs {
-		all = append(all, fmt.Sprintf("%x", id))
+		all = append(all, hex.EncodeToString(id[:]))
 	}
 	return all
 }

@@ -126,7 +126,7 @@ func topicsScript(s *Side) {
 	s.each("only look", 0, func(int16) kmsg.Request {
 		return createTopics(true, newTopic("looked-at", 4, 1), newTopic(topic, 1, 1))
 	})
-	s.each("defaults", 4, func(v int16) kmsg.Request { return createTopics(true, newTopic("defaults", -1, -1)) })
+	s.each("defaults", 4, func(int16) kmsg.Request { return createTopics(true, newTopic("defaults", -1, -1)) })
 	s.each("an assignment", 0, func(int16) kmsg.Request {
 		t := newTopic("assigned", 3, 1)
 		t.ReplicaAssignment = []kmsg.CreateTopicsRequestTopicReplicaAssignment{{Partition: 0, Replicas: []int32{1}}}

@@ -141,8 +141,14 @@ func (s *Side) idempotence(id [16]byte) {
 		epoch    int16
 		sequence int32
 	}{
-		{"the first batch", 0, 0}, {"the same again", 0, 0}, {"the next", 0, 2}, {"a gap", 0, 9}, {"an old one", 0, 1},
-		{"another epoch", 1, 0}, {"the old epoch", 0, 4}, {"another epoch in the middle", 2, 7},
+		{"the first batch", 0, 0},
+		{"the same again", 0, 0},
+		{"the next", 0, 2},
+		{"a gap", 0, 9},
+		{"an old one", 0, 1},
+		{"another epoch", 1, 0},
+		{"the old epoch", 0, 4},
+		{"another epoch in the middle", 2, 7},
 	} {
 		b := batch{producer: producer.ProducerID, epoch: c.epoch, sequence: c.sequence, time: written, values: []string{"a", "b"}}
 		s.ask("idempotent: "+c.what, 9, produce("written", id, 1, -1, b.encode()))
@@ -230,8 +236,17 @@ func positionsScript(s *Side) {
 		what string
 		time int64
 	}{
-		{"the last", -1}, {"the first", -2}, {"of the largest time", -3}, {"the first that is local", -4}, {"the last that is tiered", -5}, {"the first that is not uploaded", -6}, {"of a time that is none", -9},
-		{"of the first time", written}, {"of a time between", written + 1500}, {"of the time 0", 0}, {"of a time to come", written + 1_000_000},
+		{"the last", -1},
+		{"the first", -2},
+		{"of the largest time", -3},
+		{"the first that is local", -4},
+		{"the last that is tiered", -5},
+		{"the first that is not uploaded", -6},
+		{"of a time that is none", -9},
+		{"of the first time", written},
+		{"of a time between", written + 1500},
+		{"of the time 0", 0},
+		{"of a time to come", written + 1_000_000},
 	} {
 		s.each("the offset "+c.what, 0, func(int16) kmsg.Request { return list("places", 0, c.time, -1) })
 	}
