@@ -29,7 +29,7 @@ const LimitMin = 64 << 20
 
 // outsideMax is what a process takes that the Go runtime knows nothing of: mostly the
 // pages of the program itself. It is left out of what the runtime may use.
-const outsideMax = 32 << 20
+const outsideMax = 40 << 20
 
 // shareOf is the part of the limit that each purpose has. Two of five are for what
 // clients can make the process hold; the rest is for what it needs for itself (maps,
@@ -45,7 +45,7 @@ func LimitsOf(limit int64) Limits {
 // the limit, and returns what it set. Idle slabs get a sixteenth of it at most.
 func SetRuntime(limit int64) int64 {
 	KeepSlabs(min(slabIdleDefault, limit/16))
-	n := limit - min(limit/4, outsideMax)
+	n := limit - min(limit*3/10, outsideMax)
 	debug.SetMemoryLimit(n)
 	return n
 }

@@ -26,6 +26,8 @@ const (
 	slabIdleDefault = 32 << 20
 	// slabIdleAge is for how long some slabs of a class must have been idle until those go.
 	slabIdleAge = 30 * time.Second
+	// slabFullAge is the same while there is no room for others.
+	slabFullAge = time.Second
 	slabClasses = 128
 )
 
@@ -35,6 +37,9 @@ type slabs struct {
 	kept  [slabClasses]slabList
 	idle  atomic.Int64 // bytes in kept
 	limit atomic.Int64 // of idle
+
+	trimming atomic.Bool
+	trimmed  atomic.Int64 // when, in Unix nanoseconds
 }
 
 // A slabList has slabs of one class.
@@ -49,7 +54,8 @@ var processSlabs = newSlabs()
 func newSlabs() *slabs {
 	s := &slabs{}
 	s.limit.Store(slabIdleDefault)
-	s.trimByCollections(time.Now())
+	s.trimmed.Store(time.Now().UnixNano())
+	s.trimByCollections()
 	return s
 }
 
@@ -108,6 +114,7 @@ func (s *slabs) put(b *[]byte) {
 	}
 	if s.idle.Add(int64(size)) > s.limit.Load() {
 		s.idle.Add(-int64(size))
+		s.trimAfter(slabFullAge) // what another load left behind is in the way
 		return
 	}
 	s.kept[class].push(b)
@@ -146,11 +153,22 @@ func (l *slabList) trim() int {
 }
 
 func (s *slabs) trim() {
+	s.trimmed.Store(time.Now().UnixNano())
 	for class := range s.kept {
 		if n := s.kept[class].trim(); n > 0 {
 			s.idle.Add(-int64(n) * int64(slabSize(class)))
 		}
 	}
+}
+
+// trimAfter trims if the last time was so long ago.
+func (s *slabs) trimAfter(d time.Duration) {
+	since := time.Now().UnixNano() - s.trimmed.Load()
+	if since >= 0 && since < int64(d) || !s.trimming.CompareAndSwap(false, true) {
+		return
+	}
+	s.trim()
+	s.trimming.Store(false)
 }
 
 // slabSize returns the size of a class.
@@ -159,14 +177,11 @@ func slabSize(class int) int { return (class%4 + 5) << (class / 4) }
 // trimByCollections trims at garbage collections, if the last trim is long enough ago:
 // they come every two minutes at least, and no timer or goroutine has to be owned by
 // anybody.
-func (s *slabs) trimByCollections(last time.Time) {
-	runtime.AddCleanup(new(collected), func(last time.Time) {
-		if now := time.Now(); now.Sub(last) >= slabIdleAge {
-			s.trim()
-			last = now
-		}
-		s.trimByCollections(last)
-	}, last)
+func (s *slabs) trimByCollections() {
+	runtime.AddCleanup(new(collected), func(s *slabs) {
+		s.trimAfter(slabIdleAge)
+		s.trimByCollections()
+	}, s)
 }
 
 // collected is something that the next garbage collection finds unused. It has a pointer,

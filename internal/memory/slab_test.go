@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -70,6 +71,21 @@ func TestTrimLeavesWhatIsNeeded(t *testing.T) {
 	require.EqualValues(t, 2*size, s.idle.Load(), "three were not needed")
 	s.trim()
 	require.Zero(t, s.idle.Load())
+}
+
+// What one load left behind goes soon if another one needs the room.
+func TestSlabsOfAnotherLoadMakeRoom(t *testing.T) {
+	s := &slabs{}
+	s.limit.Store(1 << 20)
+	large := make([]byte, 1<<20)
+	s.put(&large)
+	for range 3 {
+		s.trimmed.Store(time.Now().Add(-slabFullAge).UnixNano()) // a while later
+		b := make([]byte, 128<<10)
+		s.put(&b)
+	}
+	require.NotNil(t, s.get(128<<10))
+	require.Nil(t, s.get(1<<20))
 }
 
 func TestSlabsSideBySide(t *testing.T) {
