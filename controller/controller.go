@@ -90,7 +90,7 @@ func New(cfg Config, parts Parts) (*Controller, error) {
 func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
 	opts = append(slices.Clone(opts), connect.WithInterceptors(rpcerror.Subjects()))
 	mux.Handle(controlv1connect.NewControlServiceHandler(&controlService{c}, opts...))
-	opts = append(opts, connect.WithInterceptors(unsure{c}))
+	opts = append(opts, connect.WithInterceptors(connect.UnaryInterceptorFunc(c.again), unsure{c}))
 	admin := func(path string, h http.Handler) { mux.Handle(path, c.forwarding(h)) }
 	admin(adminv1connect.NewTopicServiceHandler(&topicService{c}, opts...))
 	admin(adminv1connect.NewClusterServiceHandler(&clusterService{c}, opts...))
@@ -167,7 +167,7 @@ func (c *Controller) farewell(ctx context.Context, do func(context.Context) erro
 func (c *Controller) lead(ctx context.Context, leader redisstore.Leader, confirmed time.Time) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	t := newTerm(c, leader, confirmed)
+	t := newTerm(ctx, cancel, c, leader, confirmed)
 	t.log.Info("this controller leads")
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -9,11 +9,13 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/mapwatch"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	"github.com/braidmq/braid/internal/redisstore"
 )
 
 // leads waits until a controller leads.
@@ -217,6 +219,43 @@ func TestOldLeaderCutOffFromRedis(t *testing.T) {
 	m, err := w.store(t, nil).LoadMap(t.Context(), "default")
 	require.NoError(t, err)
 	require.Nil(t, m.Topic("by-the-old-leader"))
+}
+
+// A leader that does not know yet that another one has led makes the change as the
+// next leader, or has it made; the caller sees no error.
+func TestChangeAtAnOldLeader(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1", func(c *controller.Config) {
+		c.LeaseTTL, c.RenewInterval, c.GatewayLease = 2*time.Minute, time.Minute, 5*time.Minute // it does not find out by itself
+	})
+	a := adminOf(t, c1.url)
+	w.addClusters(t, a)
+	store := w.store(t, nil)
+	other := func() {
+		l, ok, err := store.Leader(t.Context(), "default")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.NoError(t, store.ReleaseLeadership(t.Context(), "default", l.Fencing))
+		l, ok, err = store.AcquireLeadership(t.Context(), "default", redisstore.Candidate{ID: "x", URL: "http://127.0.0.1:1"}, time.Minute)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.NoError(t, store.ReleaseLeadership(t.Context(), "default", l.Fencing))
+	}
+	other()
+	_, err := a.clusters.UpdateCluster(t.Context(), &adminv1.UpdateClusterRequest{
+		Cluster:    &adminv1.Cluster{Name: "physicalClusters/a", Weight: 7},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"weight"}},
+	})
+	require.NoError(t, err, "an edit of the map")
+	other()
+	_, err = a.create(t.Context(), "orders", 2)
+	require.NoError(t, err, "an operation")
+	_, err = a.create(t.Context(), "orders", 2)
+	requireKind(t, federation.TopicExists, err)
+	m, err := store.LoadMap(t.Context(), "default")
+	require.NoError(t, err)
+	require.NotNil(t, m.Topic("orders"))
+	require.EqualValues(t, 7, m.Clusters["a"].Weight)
 }
 
 func TestLeaseRunsOutWithoutRedis(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -33,6 +34,75 @@ type forwarder struct {
 	serve   http.Handler
 	proxy   *httputil.ReverseProxy
 	refusal *connect.ErrorWriter
+}
+
+// An attempt is a call that this controller serves as the leader. Its answer is dropped,
+// and the call made again, if it turns out that another controller leads by now: then
+// nothing of it was done, or the request id tells.
+type attempt struct {
+	http.ResponseWriter
+	header http.Header // of the answer; the writer's own once it has begun
+	begun  bool
+	vain   *term // the term that was over
+}
+
+type attemptKey struct{}
+
+// Header implements http.ResponseWriter.
+func (a *attempt) Header() http.Header { return a.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (a *attempt) WriteHeader(status int) {
+	if a.vain == nil {
+		a.begin()
+		a.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Write implements io.Writer.
+func (a *attempt) Write(b []byte) (int, error) {
+	if a.vain != nil {
+		return len(b), nil
+	}
+	a.begin()
+	return a.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher, which Connect asks streams for.
+func (a *attempt) Flush() {
+	if a.vain == nil {
+		a.begin()
+		_ = http.NewResponseController(a.ResponseWriter).Flush() // fails only if the caller is gone
+	}
+}
+
+// Unwrap lets http.ResponseController find the writer.
+func (a *attempt) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *attempt) begin() {
+	if a.begun {
+		return
+	}
+	to := a.ResponseWriter.Header()
+	maps.Copy(to, a.header)
+	a.header, a.begun = to, true // trailers are set later
+}
+
+// again is the interceptor that finds the attempts that are in vain.
+func (c *Controller) again(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		r, _ := c.currentRole()
+		res, err := next(ctx, req)
+		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && err != nil && r.term != nil &&
+			federation.KindOf(rpcerror.FromError(err)) == federation.NotLeader {
+			select {
+			case <-r.term.ended:
+				a.vain = r.term
+			default:
+			}
+		}
+		return res, err
+	}
 }
 
 // A hop is one attempt to pass a call on.
@@ -73,37 +143,53 @@ func (f *forwarder) refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // ServeHTTP implements http.Handler.
 func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if role, _ := f.currentRole(); role.term != nil {
-		f.serve.ServeHTTP(w, r)
-		return
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, forwardBytesMax))
 	if err != nil {
 		f.refuse(w, r, federation.Errorf(federation.InvalidArgument, "the request could not be read, or is above %d bytes", forwardBytesMax))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), f.cfg.ForwardWait)
-	defer cancel()
+	until := time.Now().Add(f.cfg.ForwardWait)
 	for {
-		target, err := f.awaitLeader(ctx, r.Header.Get(headerForwarded) != "")
-		if err != nil {
-			f.refuse(w, r, err)
+		ctx, cancel := context.WithDeadline(r.Context(), until)
+		served, vain := f.try(ctx, w, r, body)
+		cancel()
+		if served {
 			return
 		}
-		again := r.WithContext(r.Context())
-		again.Body = io.NopCloser(bytes.NewReader(body))
-		if target == nil {
-			f.serve.ServeHTTP(w, again)
-			return
+		if vain {
+			until = time.Now().Add(f.cfg.ForwardWait) // that call may have taken long
 		}
-		p := &hop{target: target}
-		f.proxy.ServeHTTP(w, again.WithContext(context.WithValue(r.Context(), hopKey{}, p)))
-		if p.err == nil {
-			return
-		}
-		f.log.Info("the leader cannot be reached; waiting for the next one", "leader", target, "err", p.err)
-		sleep(ctx, f.cfg.RenewInterval)
 	}
+}
+
+// try serves a call, or passes it on, once there is a leader. It reports whether the
+// call is answered, and else whether it was served in vain. Only the wait ends with ctx.
+func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) (answered, vain bool) {
+	target, err := f.awaitLeader(ctx, r.Header.Get(headerForwarded) != "")
+	if err != nil {
+		f.refuse(w, r, err)
+		return true, false
+	}
+	again := r.WithContext(r.Context())
+	again.Body = io.NopCloser(bytes.NewReader(body))
+	if target == nil {
+		a := &attempt{ResponseWriter: w, header: http.Header{}}
+		f.serve.ServeHTTP(a, again.WithContext(context.WithValue(r.Context(), attemptKey{}, a)))
+		if a.vain == nil {
+			a.begin()
+			return true, false
+		}
+		<-a.vain.done // soon, as it has ended
+		return false, true
+	}
+	p := &hop{target: target}
+	f.proxy.ServeHTTP(w, again.WithContext(context.WithValue(r.Context(), hopKey{}, p)))
+	if p.err == nil {
+		return true, false
+	}
+	f.log.Info("the leader cannot be reached; waiting for the next one", "leader", target, "err", p.err)
+	sleep(ctx, f.cfg.RenewInterval)
+	return false, false
 }
 
 // awaitLeader returns where to pass a call on; nil if this controller leads. It

@@ -180,7 +180,7 @@ func (o *operations) startFrom(ctx context.Context, kind, target, requestID stri
 	})
 	if err != nil {
 		release(nil)
-		return nil, err
+		return nil, o.t.heed(err)
 	}
 	if !fresh { // by an earlier leader, between its write and our load
 		release(nil)
@@ -432,7 +432,7 @@ func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 	end(&rec)
 	// Persist first: what was answered as done must not run again.
 	for attempt := 0; ; attempt++ {
-		err := o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, rec, o.t.cfg.OperationsKeep)
+		err := o.t.heed(o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, rec, o.t.cfg.OperationsKeep))
 		if err == nil {
 			break
 		}
@@ -462,7 +462,7 @@ func (o *operations) save(ctx context.Context, op *operation, state any) error {
 	}
 	op.update(func(rec *redisstore.Operation) { rec.State = b })
 	return retry(ctx, o.t.cfg.StepTimeout, func(ctx context.Context) error {
-		return o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, op.toSave(), o.t.cfg.OperationsKeep)
+		return o.t.heed(o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, op.toSave(), o.t.cfg.OperationsKeep))
 	})
 }
 
@@ -483,7 +483,7 @@ func (o *operations) requestCancel(ctx context.Context, op *operation) error {
 	if rec.Done {
 		return nil
 	}
-	return o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, rec, o.t.cfg.OperationsKeep)
+	return o.t.heed(o.t.parts.Store.SaveOperation(ctx, o.t.cfg.LogicalCluster, o.t.fencing, rec, o.t.cfg.OperationsKeep))
 }
 
 // record returns a copy of the record, and a channel that is closed when it changes.

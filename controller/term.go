@@ -30,7 +30,9 @@ type term struct {
 	*Controller
 	fencing int64
 	log     *slog.Logger
-	done    chan struct{} // closed when the term is over
+	done    chan struct{}      // closed when the term is over
+	end     context.CancelFunc // ends the term
+	ended   <-chan struct{}    // closed when the term is over, or about to be
 
 	confirmed atomic.Pointer[time.Time] // the last moment at which the lead was known to hold
 	published atomic.Pointer[published]
@@ -84,12 +86,15 @@ type edited struct {
 	err error
 }
 
-func newTerm(c *Controller, leader redisstore.Leader, confirmed time.Time) *term {
+// newTerm returns a term whose work is done in ctx, which end ends.
+func newTerm(ctx context.Context, end context.CancelFunc, c *Controller, leader redisstore.Leader, confirmed time.Time) *term {
 	t := &term{
 		Controller: c,
 		fencing:    leader.Fencing,
 		log:        c.log.With("epoch", leader.Fencing),
 		done:       make(chan struct{}),
+		end:        end,
+		ended:      ctx.Done(),
 		edits:      make(chan edit, editsMax),
 		hints:      make(chan struct{}, 1),
 	}
@@ -225,8 +230,23 @@ func (t *term) edit(ctx context.Context, apply func(*federation.Map) (*federatio
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-t.done:
-		return nil, errNotLeader()
 	}
+	select {
+	case r := <-e.done: // the writer's last
+		return r.m, r.err
+	default:
+		return nil, errNotLeader() // nobody has taken it
+	}
+}
+
+// heed ends the term where the store has refused a write since another controller has
+// taken the lead: the next confirmation would find out only some time later. It returns
+// err.
+func (t *term) heed(err error) error {
+	if federation.KindOf(err) == federation.NotLeader {
+		t.end()
+	}
+	return err
 }
 
 // write is the one writer of the map. Edits that arrive while a version is being
@@ -287,7 +307,7 @@ func (t *term) commit(ctx context.Context, batch []edit, unsure bool) bool {
 		answer(nil, federation.Errorf(federation.Internal, "the change would break a rule of the map").WithCause(err))
 		return false
 	}
-	err = t.parts.Store.WriteMap(ctx, t.cfg.LogicalCluster, t.fencing, d)
+	err = t.heed(t.parts.Store.WriteMap(ctx, t.cfg.LogicalCluster, t.fencing, d))
 	if err != nil {
 		if ctx.Err() == nil {
 			t.log.Warn("the map could not be written", "version", version.Version, "err", err)
