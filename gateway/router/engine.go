@@ -26,6 +26,7 @@ type Router struct {
 	turn      atomic.Uint32
 	lanesUsed atomic.Int32 // by sessions, of lanes
 	states    partStates
+	lists     lists
 
 	openings openings
 	refused  earlyRefusals

@@ -3,6 +3,8 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,7 +30,7 @@ const (
 // answer leaves when all partitions together have enough, or time is up,
 // whatever the slowest cluster does.
 func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) (*Fetched, error) {
-	f := s.newFetching()
+	f := s.newFetching(len(from))
 	defer s.keep(f)
 	f.ctx, f.limit, f.started = ctx, limit, time.Now()
 	f.asks.most = max(int(min(s.r.cfg.FetchBytesMax, limit.MaxBytes)), 1)
@@ -47,27 +49,36 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 }
 
 // keptItemsMax is how many partitions a Fetch may have whose memory the next one
-// of its session uses again.
+// of its session uses again. That of larger ones is for all sessions together.
 const keptItemsMax = 64
 
-// newFetching returns memory for a Fetch: that of the one before, if nobody else has it.
-func (s *session) newFetching() *fetching {
+var manyItems = sync.Pool{New: func() any { return new([]fetchItem) }}
+
+// newFetching returns memory for a Fetch of n partitions: that of the one before, if
+// nobody else has it.
+func (s *session) newFetching(n int) *fetching {
 	f := s.idle.Swap(nil)
 	if f == nil {
 		f = &fetching{s: s, wake: make(chan struct{}, 1)}
 	}
 	f.out = &Fetched{}
 	f.out.bufs = f.out.few[:0]
+	if n > keptItemsMax {
+		f.many, _ = manyItems.Get().(*[]fetchItem)
+		f.items = slices.Grow((*f.many)[:0], n)
+	}
 	return f
 }
 
 // keep has the session's next Fetch use f again. A wake that comes late, of a read
 // that goes on, has that one look once too often.
 func (s *session) keep(f *fetching) {
-	if cap(f.items) > keptItemsMax {
-		return
-	}
 	clear(f.items)
+	if f.many != nil {
+		*f.many = f.items[:0]
+		manyItems.Put(f.many)
+		f.items = nil
+	}
 	clear(f.asks.groups)
 	*f = fetching{s: s, wake: f.wake, timer: f.timer, items: f.items[:0], got: f.got, asks: asks{groups: f.asks.groups}}
 	select {
@@ -85,7 +96,8 @@ type fetching struct {
 	wake    chan struct{}
 	timer   *time.Timer
 	items   []fetchItem
-	first   int // of items: the one to begin with
+	many    *[]fetchItem // what items is in if they are many
+	first   int          // of items: the one to begin with
 	asks    asks
 	got     taken // from a tail
 	out     *Fetched

@@ -16,7 +16,7 @@ import (
 )
 
 // queriesMax bounds the questions that one call asks the clusters at a time.
-const queriesMax = 64
+const queriesMax = 256
 
 // eachQuery runs f for 0 to n-1, a bounded number at a time, and waits.
 func eachQuery(n int, f func(i int)) {
@@ -36,6 +36,27 @@ func eachQuery(n int, f func(i int)) {
 // the next leader while code, which reads the partition's error from the answer,
 // says that it moved.
 func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, req kmsg.Request, code func(R) (int16, bool)) (R, error) {
+	return askLeader(ctx, r, e, func(ctx context.Context, cluster *upstream.Cluster, broker int32) (resp R, c int16, err error) {
+		conn, err := cluster.Conn(ctx, broker, upstream.UseQuery, 0)
+		if err != nil {
+			return resp, 0, err
+		}
+		answer, err := conn.Request(ctx, req)
+		if err != nil {
+			return resp, 0, err
+		}
+		resp = answer.(R)
+		c, present := code(resp)
+		if !present {
+			err = errLeftOut
+		}
+		return resp, c, err
+	})
+}
+
+// askLeader has once ask the leader of one physical partition, and the next leader again
+// while the error code of its answer says that it moved, or none comes.
+func askLeader[R any](ctx context.Context, r *Router, e *federation.Extent, once func(context.Context, *upstream.Cluster, int32) (R, int16, error)) (R, error) {
 	var zero R
 	patience := r.cfg.QueryTimeout
 	if failed(r.deps.Maps.Current(), e.Cluster) { // it may answer, but is not expected to
@@ -51,12 +72,13 @@ func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, 
 	defer stop()
 	topic, partition := e.PhysicalAddress.Topic, e.PhysicalAddress.Partition
 	for {
-		resp, err := askOnce[R](ctx, cluster, topic, partition, req)
+		broker, err := awaitLeader(ctx, cluster, topic, partition)
 		if err == nil {
-			c, present := code(resp)
+			var resp R
+			var c int16
+			resp, c, err = once(ctx, cluster, broker)
 			switch {
-			case !present:
-				err = errLeftOut
+			case err != nil:
 			case c == 0:
 				return resp, nil
 			case !kerr.IsRetriable(kerr.ErrorForCode(c)):
@@ -79,70 +101,20 @@ func ask[R kmsg.Response](ctx context.Context, r *Router, e *federation.Extent, 
 	}
 }
 
-func askOnce[R kmsg.Response](ctx context.Context, cluster *upstream.Cluster, topic string, partition federation.PhysicalPartition, req kmsg.Request) (R, error) {
-	var zero R
+// awaitLeader returns the broker that leads a physical partition, once that is known.
+func awaitLeader(ctx context.Context, cluster *upstream.Cluster, topic string, partition federation.PhysicalPartition) (int32, error) {
 	leader, refreshed := cluster.Leader(topic, partition)
 	for leader.Broker < 0 {
 		select {
 		case <-refreshed:
 		case <-ctx.Done():
-			return zero, ctx.Err()
+			return -1, ctx.Err()
 		}
 		if leader, refreshed = cluster.Leader(topic, partition); leader.Broker < 0 {
-			return zero, kerr.LeaderNotAvailable
+			return -1, kerr.LeaderNotAvailable
 		}
 	}
-	conn, err := cluster.Conn(ctx, leader.Broker, upstream.UseQuery, 0)
-	if err != nil {
-		return zero, err
-	}
-	resp, err := conn.Request(ctx, req)
-	if err != nil {
-		return zero, err
-	}
-	return resp.(R), nil
-}
-
-// A listed is a physical answer to ListOffsets.
-type listed struct {
-	offset    federation.PhysicalOffset
-	timestamp int64
-	epoch     federation.PhysicalEpoch
-}
-
-func (r *Router) listPhysical(ctx context.Context, e *federation.Extent, timestamp int64, committed bool) (listed, error) {
-	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = int32(e.PhysicalAddress.Partition), timestamp, -1
-	t := kmsg.NewListOffsetsRequestTopic()
-	t.Topic, t.Partitions = e.PhysicalAddress.Topic, append(t.Partitions, p)
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID, req.Topics = -1, append(req.Topics, t)
-	if committed {
-		req.IsolationLevel = 1
-	}
-	first := func(resp *kmsg.ListOffsetsResponse) *kmsg.ListOffsetsResponseTopicPartition {
-		if len(resp.Topics) == 0 || len(resp.Topics[0].Partitions) == 0 {
-			return nil
-		}
-		return &resp.Topics[0].Partitions[0]
-	}
-	resp, err := ask(ctx, r, e, req, func(resp *kmsg.ListOffsetsResponse) (int16, bool) {
-		if p := first(resp); p != nil {
-			return p.ErrorCode, true
-		}
-		return 0, false
-	})
-	if err != nil {
-		return listed{}, err
-	}
-	a := first(resp)
-	return listed{federation.PhysicalOffset(a.Offset), a.Timestamp, federation.PhysicalEpoch(a.LeaderEpoch)}, nil
-}
-
-// physicalOffset asks for an offset of an extent's physical partition.
-func (r *Router) physicalOffset(ctx context.Context, e *federation.Extent, timestamp int64) (federation.PhysicalOffset, error) {
-	l, err := r.listPhysical(ctx, e, timestamp, false)
-	return l.offset, err
+	return leader.Broker, nil
 }
 
 // ends returns the ends of a partition as seen last, and asks if nothing was.

@@ -1,0 +1,87 @@
+package router_test
+
+import (
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/federationtest"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/recordbatch"
+)
+
+// A client that asks for the offsets of many partitions costs a broker few requests, and
+// each partition has its own answer: also one whose leader is not the one that was
+// asked, and one that is asked for twice.
+func TestOffsetsOfManyPartitions(t *testing.T) {
+	const partitions = 200
+	w := newWorldWith(t, partitions, router.Config{}, nil)
+	var heads [][]*federation.Extent
+	for p := range partitions {
+		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+	}
+	w.SetTopic("orders", nil, heads...)
+	s := w.r.NewSession()
+	defer s.Close()
+	for p := range partitions {
+		for range p % 3 {
+			require.NoError(t, produce(t, s, router.Append{TopicPartition: at("orders", p), Batch: batch(recordbatch.NoProducer, strconv.Itoa(p))})[0].Err)
+		}
+	}
+	var requests, asked, refused atomic.Int64
+	c := w.clusters["a"]
+	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		list := req.(*kmsg.ListOffsetsRequest)
+		requests.Add(1)
+		seen := map[int32]bool{}
+		resp := list.ResponseKind().(*kmsg.ListOffsetsResponse)
+		moved := false
+		for _, topic := range list.Topics {
+			rt := kmsg.NewListOffsetsResponseTopic()
+			rt.Topic = topic.Topic
+			for _, p := range topic.Partitions {
+				if seen[p.Partition] {
+					t.Errorf("partition %d twice in a request, which brokers refuse", p.Partition)
+				}
+				seen[p.Partition] = true
+				asked.Add(1)
+				moved = moved || p.Partition == 7 && p.Timestamp < 0 && refused.Add(1) <= 2
+				rp := kmsg.NewListOffsetsResponseTopicPartition()
+				rp.Partition, rp.Timestamp = p.Partition, -1
+				rp.Offset = map[bool]int64{true: 0, false: int64(p.Partition) % 3}[p.Timestamp == router.TimestampEarliest]
+				if moved && p.Partition == 7 {
+					rp.ErrorCode = kerr.NotLeaderForPartition.Code
+				}
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, moved // else the broker itself answers
+	})
+	var q []router.OffsetQuery
+	for p := range partitions {
+		for _, at0 := range []int64{router.TimestampLatest, router.TimestampEarliest, router.TimestampLatest, 1, 2} {
+			q = append(q, router.OffsetQuery{TopicPartition: at("orders", p), TimestampMs: at0, CurrentEpoch: -1})
+		}
+	}
+	for i, a := range s.ListOffsets(t.Context(), q) {
+		require.NoError(t, a.Err, "%+v", q[i])
+		want := int64(q[i].Partition) % 3
+		switch {
+		case q[i].TimestampMs == router.TimestampEarliest, q[i].TimestampMs > 0 && want > 0:
+			want = 0
+		case q[i].TimestampMs > 0:
+			want = -1
+		}
+		require.EqualValues(t, want, a.Offset, "%+v", q[i])
+	}
+	require.GreaterOrEqual(t, asked.Load(), int64(len(q)))
+	require.Less(t, requests.Load(), int64(len(q)/4))
+	t.Logf("%d questions in %d requests", asked.Load(), requests.Load())
+}
