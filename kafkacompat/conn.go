@@ -72,7 +72,10 @@ type conn struct {
 
 	// deadlineMu guards the following.
 	deadlineMu sync.Mutex
-	stopped    bool // no more requests are read
+	stopped    bool      // no more requests are read
+	readBy     time.Time // the deadline that is set
+
+	writeBy time.Time // likewise, of the goroutine that answers
 }
 
 // A slot is a request in line for its answer.
@@ -227,7 +230,7 @@ func (c *conn) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.s.deps.Metrics.bytesIn(ctx, len(f.b)+4)
+		c.s.deps.Metrics.bytesIn(len(f.b) + 4)
 		sl, err := c.dispatch(ctx, f)
 		if err != nil {
 			f.release()
@@ -288,7 +291,7 @@ func (c *conn) write(ctx, waitCtx context.Context) {
 				next = c.nextReady(&out)
 			}
 			if ok && next == nil {
-				ok = c.flush(ctx, &out)
+				ok = c.flush(&out)
 			}
 			if !ok || resp.close {
 				out.drop(c)
@@ -325,7 +328,7 @@ func (c *conn) answer(ctx, waitCtx context.Context, sl *slot, out *outgoing) (re
 	select {
 	case resp = <-sl.ready:
 	default:
-		if !c.flush(ctx, out) {
+		if !c.flush(out) {
 			c.drop(sl)
 			return response{}, false
 		}
@@ -423,19 +426,22 @@ func (o *outgoing) drop(c *conn) {
 }
 
 // flush writes what was gathered; each MiB must be taken within StallTimeout.
-func (c *conn) flush(ctx context.Context, out *outgoing) bool {
+func (c *conn) flush(out *outgoing) bool {
 	if out.requests == 0 {
 		return true
 	}
 	defer out.drop(c)
-	c.s.deps.Metrics.bytesOut(ctx, out.bytes)
+	c.s.deps.Metrics.bytesOut(out.bytes)
 	for rest := out.vecs; len(rest) > 0; {
 		n, size := 0, 0
 		for n < len(rest) && (n == 0 || size+len(rest[n]) <= frameUnitBytes) {
 			size += len(rest[n])
 			n++
 		}
-		_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.StallTimeout))
+		if by, ok := newDeadline(c.writeBy, c.s.cfg.StallTimeout); ok {
+			c.writeBy = by
+			_ = c.nc.SetWriteDeadline(by)
+		}
 		if err := c.writeAll(rest[:n]); err != nil {
 			c.log.Debug("write failed", "error", err)
 			return false

@@ -55,7 +55,9 @@ func (c *conn) readFrame(ctx context.Context) (*frame, error) {
 	if err := c.awaitTurn(ctx); err != nil {
 		return nil, err
 	}
-	c.setReadDeadline(c.s.cfg.StallTimeout)
+	if c.r.Buffered() < frameHeadBytes {
+		c.setReadDeadline(c.s.cfg.StallTimeout)
+	}
 	head, err := c.r.Peek(frameHeadBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read the head of a request: %w", err)
@@ -94,9 +96,18 @@ func (c *conn) awaitFrame() error {
 func (c *conn) setReadDeadline(d time.Duration) {
 	c.deadlineMu.Lock()
 	defer c.deadlineMu.Unlock()
-	if !c.stopped {
-		_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	if by, ok := newDeadline(c.readBy, d); ok && !c.stopped {
+		c.readBy = by
+		_ = c.nc.SetReadDeadline(by)
 	}
+}
+
+// newDeadline returns a deadline in d or up to an eighth later, and whether it must be
+// set: to set one for each request costs more than the rest of what a small one does.
+func newDeadline(have time.Time, d time.Duration) (time.Time, bool) {
+	now := time.Now()
+	latest := now.Add(d + d/8)
+	return latest, have.Before(now.Add(d)) || have.After(latest)
 }
 
 // smallRequestBytes is how large a request is that waits for no budget, unless it is Produce.
@@ -165,8 +176,10 @@ func (f *frame) grow(have, n, size int, pooled bool) {
 // readInto fills b; each MiB must come within StallTimeout.
 func (c *conn) readInto(b []byte) error {
 	for len(b) > 0 {
-		c.setReadDeadline(c.s.cfg.StallTimeout)
 		n := min(len(b), frameUnitBytes)
+		if c.r.Buffered() < n {
+			c.setReadDeadline(c.s.cfg.StallTimeout)
+		}
 		if _, err := io.ReadFull(c.r, b[:n]); err != nil {
 			return fmt.Errorf("read the rest of a request: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,9 +14,8 @@ import (
 
 // Metrics are the measurements of a Server. A nil *Metrics measures nothing.
 type Metrics struct {
-	requests     metric.Int64Counter
 	duration     metric.Float64Histogram
-	in, out      metric.Int64Counter
+	in, out      atomic.Int64 // what is counted often is asked for only when somebody looks
 	conns        metric.Int64UpDownCounter
 	connsRefused metric.Int64Counter
 	badRequests  metric.Int64Counter
@@ -36,7 +36,8 @@ type answer struct {
 }
 
 type answerOptions struct {
-	count    []metric.AddOption
+	count    atomic.Int64
+	observed []metric.ObserveOption
 	duration []metric.RecordOption
 }
 
@@ -52,16 +53,30 @@ type answerOptions struct {
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	var m Metrics
 	var errs [10]error
-	m.requests, errs[0] = meter.Int64Counter("braid.kafka.requests",
-		metric.WithDescription("Requests of Kafka clients that were answered."))
+	_, errs[0] = meter.Int64ObservableCounter("braid.kafka.requests",
+		metric.WithDescription("Requests of Kafka clients that were answered."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			m.options.Range(func(_, v any) bool {
+				options := v.(*answerOptions)
+				o.Observe(options.count.Load(), options.observed...)
+				return true
+			})
+			return nil
+		}))
 	m.duration, errs[1] = meter.Float64Histogram("braid.kafka.request.duration", metric.WithUnit("s"),
 		// The SDK's own boundaries are meant for milliseconds.
 		metric.WithExplicitBucketBoundaries(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 		metric.WithDescription("Time from a request's last byte to its answer, waits included."))
-	m.in, errs[2] = meter.Int64Counter("braid.kafka.bytes.in", metric.WithUnit("By"),
-		metric.WithDescription("Bytes of requests."))
-	m.out, errs[3] = meter.Int64Counter("braid.kafka.bytes.out", metric.WithUnit("By"),
-		metric.WithDescription("Bytes of responses."))
+	sum := func(n *atomic.Int64) metric.Int64Callback {
+		return func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(n.Load())
+			return nil
+		}
+	}
+	_, errs[2] = meter.Int64ObservableCounter("braid.kafka.bytes.in", metric.WithUnit("By"),
+		metric.WithDescription("Bytes of requests."), metric.WithInt64Callback(sum(&m.in)))
+	_, errs[3] = meter.Int64ObservableCounter("braid.kafka.bytes.out", metric.WithUnit("By"),
+		metric.WithDescription("Bytes of responses."), metric.WithInt64Callback(sum(&m.out)))
 	m.conns, errs[4] = meter.Int64UpDownCounter("braid.kafka.connections",
 		metric.WithDescription("Open connections of Kafka clients."))
 	m.connsRefused, errs[5] = meter.Int64Counter("braid.kafka.connections.refused",
@@ -91,33 +106,33 @@ func (m *Metrics) request(ctx context.Context, api string, version, code int16, 
 	if !ok {
 		o, _ = m.options.LoadOrStore(key, newAnswerOptions(key))
 	}
-	options := o.(answerOptions)
-	m.requests.Add(ctx, 1, options.count...)
+	options := o.(*answerOptions)
+	options.count.Add(1)
 	m.duration.Record(ctx, d.Seconds(), options.duration...)
 }
 
-func newAnswerOptions(k answer) answerOptions {
+func newAnswerOptions(k answer) *answerOptions {
 	name := "NONE"
 	if err := kerr.TypedErrorForCode(k.code); err != nil {
 		name = err.Message
 	}
 	a := attribute.String("api", k.api)
 	all := attribute.NewSet(a, attribute.Int("version", int(k.version)), attribute.String("error", name))
-	return answerOptions{
-		count:    []metric.AddOption{metric.WithAttributeSet(all)},
+	return &answerOptions{
+		observed: []metric.ObserveOption{metric.WithAttributeSet(all)},
 		duration: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(a))},
 	}
 }
 
-func (m *Metrics) bytesIn(ctx context.Context, n int) {
+func (m *Metrics) bytesIn(n int) {
 	if m != nil {
-		m.in.Add(ctx, int64(n))
+		m.in.Add(int64(n))
 	}
 }
 
-func (m *Metrics) bytesOut(ctx context.Context, n int) {
+func (m *Metrics) bytesOut(n int) {
 	if m != nil {
-		m.out.Add(ctx, int64(n))
+		m.out.Add(int64(n))
 	}
 }
 

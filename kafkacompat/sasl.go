@@ -98,7 +98,7 @@ func (c *conn) authenticateStep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.s.deps.Metrics.bytesIn(ctx, len(b)+4)
+	c.s.deps.Metrics.bytesIn(len(b) + 4)
 	if c.sasl.raw {
 		return c.rawMessage(ctx, b)
 	}
@@ -111,7 +111,7 @@ func (c *conn) authenticateStep(ctx context.Context) error {
 	}
 	resp := c.run(ctx, ctx, sl)
 	sl.req.observe(ctx, c.s.deps.Metrics)
-	if err := c.writeNow(ctx, resp.vecs...); err != nil {
+	if err := c.writeNow(resp.vecs...); err != nil {
 		return err
 	}
 	if resp.close {
@@ -140,9 +140,9 @@ func (c *conn) readSmall() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (c *conn) writeNow(ctx context.Context, vecs ...[]byte) error {
+func (c *conn) writeNow(vecs ...[]byte) error {
 	for _, v := range vecs {
-		c.s.deps.Metrics.bytesOut(ctx, len(v))
+		c.s.deps.Metrics.bytesOut(len(v))
 		if _, err := c.nc.Write(v); err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (c *conn) rawMessage(ctx context.Context, message []byte) error {
 	if err != nil {
 		return errNotAuthenticated
 	}
-	return c.writeNow(ctx, append(binary.BigEndian.AppendUint32(nil, uint32(len(reply))), reply...))
+	return c.writeNow(append(binary.BigEndian.AppendUint32(nil, uint32(len(reply))), reply...))
 }
 
 // saslMessage takes a client's message to the authentication that is under way. At its

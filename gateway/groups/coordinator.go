@@ -14,27 +14,27 @@ import (
 
 // Join is JoinGroup; it blocks until the rebalance is over.
 func (e *Engine) Join(ctx context.Context, r JoinRequest) (JoinResponse, error) {
-	value, err := e.ask(ctx, r.Group, r.MemberID == "", errUnknownMember(r.Group, r.MemberID), func(c *call) any { return evJoin{c, r} })
+	value, err := e.ask(ctx, r.Group, r.MemberID == "", func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evJoin{c, r} })
 	res, _ := value.(JoinResponse)
 	return res, err
 }
 
 // Sync is SyncGroup; it blocks until the assignment is known.
 func (e *Engine) Sync(ctx context.Context, r SyncRequest) (SyncResponse, error) {
-	value, err := e.ask(ctx, r.Group, false, errUnknownMember(r.Group, r.MemberID), func(c *call) any { return evSync{c, r} })
+	value, err := e.ask(ctx, r.Group, false, func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evSync{c, r} })
 	res, _ := value.(SyncResponse)
 	return res, err
 }
 
 // Heartbeat keeps a classic member alive.
 func (e *Engine) Heartbeat(ctx context.Context, r HeartbeatRequest) error {
-	_, err := e.ask(ctx, r.Group, false, errUnknownMember(r.Group, r.MemberID), func(c *call) any { return evHeartbeat{c, r} })
+	_, err := e.ask(ctx, r.Group, false, func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evHeartbeat{c, r} })
 	return err
 }
 
 // ConsumerHeartbeat is ConsumerGroupHeartbeat.
 func (e *Engine) ConsumerHeartbeat(ctx context.Context, r ConsumerHeartbeatRequest) (ConsumerHeartbeatResponse, error) {
-	value, err := e.ask(ctx, r.Group, r.Epoch == epochJoin, errUnknownMember(r.Group, r.MemberID), func(c *call) any { return evConsumerHeartbeat{c, r} })
+	value, err := e.ask(ctx, r.Group, r.Epoch == epochJoin, func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evConsumerHeartbeat{c, r} })
 	res, _ := value.(ConsumerHeartbeatResponse)
 	return res, err
 }
@@ -66,7 +66,7 @@ func errStaleEpoch(group, memberID string, got, want int32) error {
 
 // Leave removes members; one error for each.
 func (e *Engine) Leave(ctx context.Context, group string, members []LeavingMember) ([]error, error) {
-	value, err := e.ask(ctx, group, false, federation.Errorf(federation.UnknownMember, "group %q has no members", group),
+	value, err := e.ask(ctx, group, false, func() error { return federation.Errorf(federation.UnknownMember, "group %q has no members", group) },
 		func(c *call) any { return evLeave{c, members} })
 	errs, _ := value.([]error)
 	return errs, err
@@ -75,7 +75,7 @@ func (e *Engine) Leave(ctx context.Context, group string, members []LeavingMembe
 // Commit stores offsets.
 func (e *Engine) Commit(ctx context.Context, r CommitRequest) ([]error, error) {
 	outside := r.Generation < 0
-	value, err := e.ask(ctx, r.Group, outside, errGeneration(r.Group, int64(r.Generation), 0), func(c *call) any { return evCommit{to: c, r: r} })
+	value, err := e.ask(ctx, r.Group, outside, func() error { return errGeneration(r.Group, int64(r.Generation), 0) }, func(c *call) any { return evCommit{to: c, r: r} })
 	errs, _ := value.([]error)
 	return errs, err
 }
@@ -146,21 +146,21 @@ func errGroupNotFound(group string) error {
 
 // DeleteOffsets is OffsetDelete.
 func (e *Engine) DeleteOffsets(ctx context.Context, group string, tps []federation.TopicPartition) ([]error, error) {
-	value, err := e.ask(ctx, group, false, errGroupNotFound(group), func(c *call) any { return evDeleteOffsets{c, tps} })
+	value, err := e.ask(ctx, group, false, func() error { return errGroupNotFound(group) }, func(c *call) any { return evDeleteOffsets{c, tps} })
 	errs, _ := value.([]error)
 	return errs, err
 }
 
 // Describe returns a group with its members; GroupNotFound if there is none.
 func (e *Engine) Describe(ctx context.Context, group string) (Description, error) {
-	value, err := e.ask(ctx, group, false, errGroupNotFound(group), func(c *call) any { return evDescribe{c} })
+	value, err := e.ask(ctx, group, false, func() error { return errGroupNotFound(group) }, func(c *call) any { return evDescribe{c} })
 	d, _ := value.(Description)
 	return d, err
 }
 
 // Delete removes a group without members, with its offsets.
 func (e *Engine) Delete(ctx context.Context, group string) error {
-	_, err := e.ask(ctx, group, false, errGroupNotFound(group), func(c *call) any { return evDelete{c} })
+	_, err := e.ask(ctx, group, false, func() error { return errGroupNotFound(group) }, func(c *call) any { return evDelete{c} })
 	return err
 }
 

@@ -309,14 +309,14 @@ func (e *Engine) fail(group string, en *entry, err error, keep time.Duration) {
 
 // ask sends an event to a group and waits for the answer; absent is the answer if
 // nothing of the group is stored and create is not set.
-func (e *Engine) ask(ctx context.Context, group string, create bool, absent error, event func(*call) any) (any, error) {
+func (e *Engine) ask(ctx context.Context, group string, create bool, absent func() error, event func(*call) any) (any, error) {
 	for {
 		o, err := e.owner(ctx, group, create)
 		if err != nil {
 			return nil, err
 		}
 		if o == nil {
-			return nil, absent
+			return nil, absent()
 		}
 		value, err := o.ask(ctx, event)
 		if !errors.Is(err, errIdle) {

@@ -197,7 +197,9 @@ type Conn struct {
 	mu       sync.Mutex // guards the following
 	inflight []*call    // written or about to be, oldest first
 	err      error
-	drained  bool // err is set, and all that was in flight has been told
+	drained  bool        // err is set, and all that was in flight has been told
+	watch    *time.Timer // ends in look; nil before the first request
+	watching bool        // watch runs
 	closed   atomic.Bool
 	done     chan struct{} // closed by fail
 	written  chan struct{} // closed when the write loop has ended
@@ -293,10 +295,38 @@ func (c *Conn) enqueueLocked(cl *call) {
 	cl.corr = c.corr
 	binary.BigEndian.PutUint32(cl.bufs[0][corrAt:], uint32(cl.corr))
 	c.inflight = append(c.inflight, cl)
-	if len(c.inflight) == 1 {
-		_ = c.nc.SetReadDeadline(cl.sent.Add(c.timeout))
+	if !c.watching {
+		c.watchLocked(time.Until(cl.sent.Add(c.timeout)))
 	}
 	c.out <- cl // has room: there are no more calls than slots
+}
+
+// watchLocked has the connection looked at after d; the caller holds mu. A deadline for
+// each request would cost more than the rest of what a small one does.
+func (c *Conn) watchLocked(d time.Duration) {
+	c.watching = true
+	if c.watch == nil {
+		c.watch = time.AfterFunc(d, c.look)
+		return
+	}
+	c.watch.Reset(d)
+}
+
+// look fails the connection if the oldest request has waited for too long.
+func (c *Conn) look() {
+	c.mu.Lock()
+	c.watching = false
+	if c.err != nil || len(c.inflight) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	if left := time.Until(c.inflight[0].sent.Add(c.timeout)); left > 0 {
+		c.watchLocked(left)
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	c.fail(fmt.Errorf("%w: the broker did not answer for %s", ErrConnClosed, c.timeout))
 }
 
 // corrAt is where the correlation id stands in a request: behind size, key and version.
@@ -380,6 +410,9 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.err = err
+	if c.watch != nil {
+		c.watch.Stop()
+	}
 	c.inflight = append(c.inflight, c.session.held...) // in the order of Send
 	c.session.held = nil
 	c.closed.Store(true)
@@ -440,6 +473,7 @@ const writeBuffersMax = 512
 func (c *Conn) writeLoop() {
 	defer close(c.written)
 	var batch net.Buffers
+	var deadline time.Time
 	for {
 		select {
 		case cl := <-c.out:
@@ -453,7 +487,10 @@ func (c *Conn) writeLoop() {
 					more = false
 				}
 			}
-			_ = c.nc.SetWriteDeadline(time.Now().Add(c.timeout))
+			if now := time.Now(); deadline.Before(now.Add(c.timeout)) {
+				deadline = now.Add(c.timeout + c.timeout/8) // and good for some time
+				_ = c.nc.SetWriteDeadline(deadline)
+			}
 			if err := c.write(batch); err != nil {
 				c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
 				return
@@ -515,11 +552,8 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 	}
 	c.contact.answered()
 	c.inflight = c.inflight[1:]
-	if len(c.inflight) > 0 {
-		_ = c.nc.SetReadDeadline(c.inflight[0].sent.Add(c.timeout))
-	} else {
+	if len(c.inflight) == 0 {
 		c.inflight = nil
-		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	c.mu.Unlock()
 	c.giveBack(cl)
