@@ -10,7 +10,7 @@ import (
 
 // Slabs are byte slices that are used again and again: requests, frames, answers of
 // brokers. They come in classes of a quarter of a power of two, so that at most a fifth of
-// one is unused.
+// one is unused; of one that was idle in another class at most a third.
 //
 // A sync.Pool is emptied by every second garbage collection. A gateway that passes on
 // hundreds of megabytes a second allocates little else, so its heap is small and it
@@ -29,6 +29,9 @@ const (
 	// slabFullAge is the same while there is no room for others.
 	slabFullAge = time.Second
 	slabClasses = 128
+	// slabWider is how many classes larger a slab may be than what is asked for, if it is
+	// idle: at most half of that again.
+	slabWider = 2
 )
 
 // slabs are those of the process. Its zero value is ready, but keeps nothing.
@@ -95,11 +98,13 @@ func (s *slabs) get(n int) *[]byte {
 		b, _ := s.small[class].Get().(*[]byte)
 		return b
 	}
-	b := s.kept[class].pop()
-	if b != nil {
-		s.idle.Add(-int64(size))
+	for c := class; c <= class+slabWider && c < slabClasses; c++ {
+		if b := s.kept[c].pop(); b != nil {
+			s.idle.Add(-int64(cap(*b)))
+			return b
+		}
 	}
-	return b
+	return nil
 }
 
 func (s *slabs) put(b *[]byte) {

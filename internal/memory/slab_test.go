@@ -30,10 +30,16 @@ func TestSlabsOutliveCollections(t *testing.T) {
 	for range 4 {
 		runtime.GC()
 	}
-	require.Nil(t, s.get(97<<10), "another class")
-	again := s.get(128<<10 - 5)
-	require.Same(t, &b, again)
-	require.Empty(t, *again)
+	require.Nil(t, s.get(129<<10), "too small")
+	require.Nil(t, s.get(80<<10), "more than half of it again would be unused")
+	for _, n := range []int{128<<10 - 5, 80<<10 + 1} {
+		again := s.get(n)
+		require.Same(t, &b, again)
+		require.Empty(t, *again)
+		require.Zero(t, s.idle.Load())
+		s.put(again)
+	}
+	require.NotNil(t, s.get(128<<10))
 	require.Nil(t, s.get(128<<10))
 	require.Zero(t, s.idle.Load())
 }
