@@ -113,8 +113,9 @@ func (l *lists) ask(ctx context.Context, r *Router, kind listKind, c *listCall) 
 func (l *lists) run(r *Router, kind listKind, q *listQueue) {
 	for {
 		l.mu.Lock()
-		calls := q.next()
-		if len(calls) == 0 {
+		waiting := q.waiting
+		q.waiting = nil
+		if len(waiting) == 0 {
 			if q.senders--; q.senders == 0 {
 				delete(l.queues, kind)
 			}
@@ -122,7 +123,11 @@ func (l *lists) run(r *Router, kind listKind, q *listQueue) {
 			return
 		}
 		l.mu.Unlock()
-		listOnce(r, kind, calls)
+		for len(waiting) > 0 {
+			var calls map[listAddress]*listCall
+			calls, waiting = nextCalls(waiting)
+			listOnce(r, kind, calls)
+		}
 	}
 }
 
@@ -132,20 +137,18 @@ type listAddress struct {
 	partition int32
 }
 
-// next takes the questions of the next request: of those for one partition the first.
-func (q *listQueue) next() map[listAddress]*listCall {
-	calls := make(map[listAddress]*listCall, min(len(q.waiting), listPartitionsMax))
-	rest := q.waiting[:0]
-	for _, c := range q.waiting {
+// nextCalls returns the questions of the next request, of those for one partition the
+// first, and the rest.
+func nextCalls(waiting []*listCall) (calls map[listAddress]*listCall, rest []*listCall) {
+	calls = make(map[listAddress]*listCall, min(len(waiting), listPartitionsMax))
+	for _, c := range waiting {
 		if calls[c.listAddress] != nil || len(calls) == listPartitionsMax {
 			rest = append(rest, c)
 			continue
 		}
 		calls[c.listAddress] = c
 	}
-	clear(q.waiting[len(rest):])
-	q.waiting = rest
-	return calls
+	return calls, rest
 }
 
 // listOnce sends one request and hands its answers out.

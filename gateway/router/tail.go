@@ -2,6 +2,7 @@ package router
 
 import (
 	"net"
+	"sort"
 	"sync"
 	"time"
 
@@ -29,7 +30,8 @@ type tail struct {
 	r   *Router
 	key tailKey
 
-	kick chan struct{} // capacity 1: a partition joined an idle tail
+	kick  chan struct{}              // capacity 1: a partition joined an idle tail
+	woken map[chan struct{}]struct{} // of run's goroutine: the readers to wake
 
 	mu      sync.Mutex // guards the following
 	parts   map[physicalKey]*tailPart
@@ -67,7 +69,7 @@ func (r *Router) tailOf(cluster *upstream.Cluster, broker int32) *tail {
 	defer r.tailMu.Unlock()
 	t := r.tails[key]
 	if t == nil {
-		t = &tail{r: r, key: key, kick: make(chan struct{}, 1), parts: make(map[physicalKey]*tailPart)}
+		t = &tail{r: r, key: key, kick: make(chan struct{}, 1), woken: make(map[chan struct{}]struct{}), parts: make(map[physicalKey]*tailPart)}
 		r.tails[key] = t
 		r.cache.tails.Add(1)
 		r.tasks.Go(t.run)
@@ -131,11 +133,10 @@ func (g *taken) reset() {
 // take takes whole batches from the one that holds at on, at least one, at
 // most maxBytes; the tail's mu is held.
 func (p *tailPart) take(at federation.LogicalOffset, maxBytes int, got *taken) {
-	for i := range p.chunks {
+	// There can be thousands of them, and a reader mostly wants the last.
+	from := sort.Search(len(p.chunks), func(i int) bool { return p.chunks[i].end > at })
+	for i := from; i < len(p.chunks); i++ {
 		c := &p.chunks[i]
-		if c.end <= at {
-			continue
-		}
 		if c.first > at && len(got.data) == 0 {
 			return // evicted
 		}
@@ -322,8 +323,10 @@ func (t *tail) request(s *tailSession) *kmsg.FetchRequest {
 	return req
 }
 
-// take puts what an answer brought into the cache and wakes the readers.
+// take puts what an answer brought into the cache and then wakes the readers: one that
+// waits for several partitions finds all there is, and nobody who is awake waits for mu.
 func (t *tail) take(resp *kmsg.FetchResponse, buf *upstream.Buffer) {
+	defer t.wake()
 	m := t.r.deps.Maps.Current()
 	for i := range resp.Topics {
 		rt := &resp.Topics[i]
@@ -373,7 +376,7 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 	if len(got.data) == 0 {
 		if got.next > p.extent.Logical(p.next) {
 			p.next = p.extent.Physical(got.next) // a mark: its readers go on behind it
-			p.wakeLocked()
+			t.newsLocked(p)
 		} else if len(rp.RecordBatches) > 0 {
 			t.dropLocked(p) // a seal: its readers wait for the map
 		}
@@ -385,7 +388,21 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 	t.order = append(t.order, p)
 	t.bytes += len(got.data)
 	t.r.cache.used.Add(int64(len(got.data)))
-	p.wakeLocked()
+	t.newsLocked(p)
+}
+
+// newsLocked has wake wake the readers of a partition.
+func (t *tail) newsLocked(p *tailPart) {
+	for ch := range p.waiters {
+		t.woken[ch] = struct{}{}
+	}
+}
+
+func (t *tail) wake() {
+	for ch := range t.woken {
+		notify(ch)
+	}
+	clear(t.woken)
 }
 
 // forgetSession has the next request name every partition.
