@@ -1,8 +1,9 @@
 package quota
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"math"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,19 @@ type bucketKey struct {
 	user, id federation.QuotaName
 }
 
+// nameMax is how long the name of a client can be that is kept: no quota is of a longer one.
+const nameMax = 1 << 10
+
+// Name returns the client id by which a client is counted: a digest stands for one that is
+// longer than any that a quota can be of.
+func Name(clientID string) string {
+	if len(clientID) <= nameMax {
+		return clientID
+	}
+	sum := sha256.Sum256([]byte(clientID))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
 // A bucket counts what is taken of one quota: a token bucket, kept as the one moment at
 // which all that was taken is paid for (the generic cell rate algorithm). It lies up to a
 // window in the past while there are tokens, and in the future while there is debt.
@@ -23,6 +37,8 @@ type bucket struct {
 	rate   float64 // units a second
 	window int64   // ns
 	most   int64   // ns of debt
+
+	shared bool // by those that there was no room to count each
 
 	at   atomic.Int64
 	gone atomic.Bool // not the one of its key any more
@@ -65,6 +81,9 @@ func (b *bucket) try(now int64, n float64) (time.Duration, bool) {
 	}
 }
 
+// give takes back what was taken for something that did not come about.
+func (b *bucket) give(n float64) { b.at.Add(-b.cost(n)) }
+
 // full reports whether the bucket is as one that was never used.
 func (b *bucket) full(now int64) bool { return b.at.Load() <= now-b.window }
 
@@ -78,7 +97,8 @@ func (l *Limiter) bucketLocked(key bucketKey, rate float64) *bucket {
 	if b == nil && len(l.buckets) >= l.cfg.ClientsMax && !l.sweepLocked() {
 		return l.sharedLocked(key.kind, rate)
 	}
-	next := l.newBucketLocked(key, rate)
+	next := l.newBucket(key.kind, rate)
+	l.buckets[key] = next
 	if b != nil {
 		b.gone.Store(true)
 		now := l.now()
@@ -89,45 +109,62 @@ func (l *Limiter) bucketLocked(key bucketKey, rate float64) *bucket {
 	return next
 }
 
-// sharedLocked returns what those share that there is no room to count each: one bucket
-// for each rate.
+// A sharedKey is of the bucket that those share that there is no room to count each: one
+// for each rate that a quota has.
+type sharedKey struct {
+	kind Kind
+	rate float64
+}
+
 func (l *Limiter) sharedLocked(kind Kind, rate float64) *bucket {
-	// No name of an entity: it is not set.
-	key := bucketKey{kind: kind, id: federation.QuotaName{Name: "shared " + strconv.FormatFloat(rate, 'g', -1, 64)}}
-	b := l.buckets[key]
+	key := sharedKey{kind, rate}
+	b := l.shared[key]
 	if b == nil {
 		l.log.Warn("there are too many users and client ids with quotas to count each; further ones share one quota", "quota", kind.String(), "quota_clients", l.cfg.ClientsMax)
-		b = l.newBucketLocked(key, rate)
+		b = l.newBucket(kind, rate)
+		b.shared = true
+		l.shared[key] = b
 	}
 	return b
 }
 
-func (l *Limiter) newBucketLocked(key bucketKey, rate float64) *bucket {
+func (l *Limiter) newBucket(kind Kind, rate float64) *bucket {
 	most := l.cfg.ThrottleMax
-	if key.kind == Requests || key.kind == Work {
+	if kind == Requests || kind == Work {
 		most = min(most, requestThrottleMax)
 	}
-	b := newBucket(rate, l.cfg.Window, most)
-	l.buckets[key] = b
-	return b
+	return newBucket(rate, l.cfg.Window, most)
 }
 
-// sweepInterval is the least time between two looks at all buckets.
-const sweepInterval = time.Second
+const (
+	// sweepInterval is the least time between two looks at all buckets for room.
+	sweepInterval = time.Second
+	// idleInterval is how often buckets that nobody needs are dropped while there is room.
+	idleInterval = time.Minute
+	// sharedInterval is how often a client that shares a bucket looks for one of its own.
+	sharedInterval = 10 * time.Second
+)
 
 // sweepLocked drops the buckets that are as new ones would be; it reports whether there is
 // room now.
 func (l *Limiter) sweepLocked() bool {
-	if time.Since(l.swept) < sweepInterval {
+	now := l.now()
+	if now-l.swept < int64(sweepInterval) {
 		return false
 	}
-	l.swept = time.Now()
-	now := l.now()
-	for key, b := range l.buckets {
-		if b.full(now) {
+	l.swept = now
+	full := func(b *bucket) bool { return b.full(now) }
+	drop(l.buckets, full)
+	drop(l.shared, full)
+	return len(l.buckets) < l.cfg.ClientsMax
+}
+
+// drop takes buckets out; who has them looks for others.
+func drop[K comparable](from map[K]*bucket, which func(*bucket) bool) {
+	for key, b := range from {
+		if which(b) {
 			b.gone.Store(true)
-			delete(l.buckets, key)
+			delete(from, key)
 		}
 	}
-	return len(l.buckets) < l.cfg.ClientsMax
 }

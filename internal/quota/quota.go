@@ -11,8 +11,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,8 +52,10 @@ type Config struct {
 	// Window is how much of its quota a client that has rested may take at once, as the time
 	// for which that is the quota; 10 s by default, as quota.window.num of a broker makes it.
 	Window time.Duration
-	// ThrottleMax bounds how long a client is told to wait; 30 s by default. A client whose
-	// one request is more than its quota for that long is let take more than the quota.
+	// ThrottleMax bounds how long a client is told to wait; 10 s by default, so that requests
+	// that it has sent already are read before it gives them up, after 30 s in most SDKs. A
+	// client whose one request is more than its quota for that long is let take more than the
+	// quota.
 	ThrottleMax time.Duration
 	// ClientsMax bounds what is counted for users and client ids each for itself; 10,000 by
 	// default. Those that come when there are more share one quota.
@@ -67,7 +71,7 @@ func (c Config) withDefaults() Config {
 		c.Window = 10 * time.Second
 	}
 	if c.ThrottleMax == 0 {
-		c.ThrottleMax = 30 * time.Second
+		c.ThrottleMax = 10 * time.Second
 	}
 	if c.ClientsMax == 0 {
 		c.ClientsMax = 10_000
@@ -112,7 +116,8 @@ type Limiter struct {
 
 	mu      sync.Mutex // guards the following, and compiling
 	buckets map[bucketKey]*bucket
-	swept   time.Time
+	shared  map[sharedKey]*bucket
+	swept   int64 // when, as now has it
 }
 
 // compiled are the quotas of a map.
@@ -137,7 +142,7 @@ func New(cfg Config, maps Maps, logger *slog.Logger, meter metric.Meter) (*Limit
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	l := &Limiter{cfg: cfg.withDefaults(), maps: maps, log: logger, began: time.Now(), buckets: make(map[bucketKey]*bucket)}
+	l := &Limiter{cfg: cfg.withDefaults(), maps: maps, log: logger, began: time.Now(), buckets: make(map[bucketKey]*bucket), shared: make(map[sharedKey]*bucket), swept: math.MinInt64 / 2}
 	var errs [2]error
 	l.throttled, errs[0] = meter.Int64Counter("braid.quota.throttled",
 		metric.WithDescription("Times that a client was told to wait, or a change or connection was refused, for a quota."))
@@ -158,7 +163,7 @@ func New(cfg Config, maps Maps, logger *slog.Logger, meter metric.Meter) (*Limit
 func (l *Limiter) Counted() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return int64(len(l.buckets))
+	return int64(len(l.buckets) + len(l.shared))
 }
 
 // rules returns those of the newest map; nil if it has no quotas.
@@ -177,7 +182,7 @@ func (l *Limiter) compile(m *federation.Map) *rules {
 	switch {
 	case c != nil && (c.m == m || m != nil && c.m != nil && m.Version < c.m.Version):
 		return c.r
-	case c != nil && same(quotasOf(c.m), quotasOf(m)):
+	case c != nil && (same(quotasOf(c.m), quotasOf(m)) || maps.EqualFunc(quotasOf(c.m), quotasOf(m), (*federation.Quota).Equal)):
 		l.current.Store(&compiled{m, c.r})
 		return c.r
 	}
@@ -188,6 +193,11 @@ func (l *Limiter) compile(m *federation.Map) *rules {
 			r.ips = r.ips || e.IP.Set
 			r.clients = r.clients || !e.IP.Set
 		}
+	}
+	if r == nil {
+		all := func(*bucket) bool { return true }
+		drop(l.buckets, all)
+		drop(l.shared, all)
 	}
 	l.current.Store(&compiled{m, r})
 	return r
@@ -213,7 +223,15 @@ type Client struct {
 	l        *Limiter
 	r        *rules
 	user, id string
-	buckets  [connections]*bucket // nil = no quota
+	held     [connections]held
+	again    int64 // when to look for buckets of its own, as now has it; 0 = it has them
+}
+
+// held is what a client is held to of a kind.
+type held struct {
+	of     bucketKey
+	rate   float64
+	bucket *bucket // nil = no quota
 }
 
 // Client returns what a user with a client id may take. Last is what the call before
@@ -227,28 +245,57 @@ func (l *Limiter) Client(last *Client, user, clientID string) *Client {
 	if r == nil || !r.clients {
 		return nil
 	}
-	if last != nil && last.r == r && last.id == clientID && last.user == user && !last.evicted() {
+	clientID = Name(clientID)
+	if last == nil || last.id != clientID || last.user != user || last.outdated() {
+		return l.resolve(r, user, clientID)
+	}
+	if last.r == r {
 		return last
 	}
-	return l.resolve(r, user, clientID)
+	if !last.under(r) {
+		return l.resolve(r, user, clientID)
+	}
+	next := *last // others' quotas have changed
+	next.r = r
+	return &next
 }
 
-func (c *Client) evicted() bool {
-	for _, b := range c.buckets {
-		if b != nil && b.gone.Load() {
+// outdated reports whether the client may have other buckets now.
+func (c *Client) outdated() bool {
+	for k := range c.held {
+		if b := c.held[k].bucket; b != nil && b.gone.Load() {
 			return true
 		}
 	}
-	return false
+	return c.again != 0 && c.l.now() >= c.again
+}
+
+// under reports whether the client is held to the same by some rules.
+func (c *Client) under(r *rules) bool {
+	if r == nil {
+		return false
+	}
+	for k := range connections {
+		if of, rate := r.find(k, c.user, c.id); rate != c.held[k].rate || of != c.held[k].of {
+			return false
+		}
+	}
+	return true
 }
 
 func (l *Limiter) resolve(r *rules, user, clientID string) *Client {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &Client{l: l, r: r, user: user, id: clientID}
+	if l.now()-l.swept >= int64(idleInterval) {
+		l.sweepLocked()
+	}
+	c := &Client{l: l, r: r, user: strings.Clone(user), id: strings.Clone(clientID)}
 	for k := range connections {
-		if key, rate := r.find(k, user, clientID); rate > 0 {
-			c.buckets[k] = l.bucketLocked(key, rate)
+		h := &c.held[k]
+		if h.of, h.rate = r.find(k, c.user, c.id); h.rate > 0 {
+			if h.bucket = l.bucketLocked(h.of, h.rate); h.bucket.shared {
+				c.again = l.now() + int64(sharedInterval)
+			}
 		}
 	}
 	return c
@@ -256,7 +303,7 @@ func (l *Limiter) resolve(r *rules, user, clientID string) *Client {
 
 // find returns the quota that counts for a client: the most specific one, in the order of
 // ClientQuotaManager.DefaultQuotaCallback. What it is the quota of, all connections of
-// that share.
+// that share. A client without a client id has the quotas of users only, as there.
 func (r *rules) find(k Kind, user, clientID string) (bucketKey, float64) {
 	u, id, def := federation.NamedQuota(user), federation.NamedQuota(clientID), federation.NamedQuota("")
 	none := federation.QuotaName{}
@@ -274,6 +321,9 @@ func (r *rules) find(k Kind, user, clientID string) (bucketKey, float64) {
 		{federation.QuotaEntity{ClientID: id}, byID},
 		{federation.QuotaEntity{ClientID: def}, byID},
 	} {
+		if clientID == "" && try.entity.ClientID.Set {
+			continue
+		}
 		if q := r.quotas[try.entity]; q != nil && q.Values[keys[k]] > 0 {
 			return try.of, q.Values[keys[k]]
 		}
@@ -284,10 +334,10 @@ func (r *rules) find(k Kind, user, clientID string) (bucketKey, float64) {
 // Take counts what a client has taken, and returns how long it has to wait before it
 // takes more.
 func (c *Client) Take(ctx context.Context, k Kind, n float64) time.Duration {
-	if c == nil || c.buckets[k] == nil {
+	if c == nil || c.held[k].bucket == nil {
 		return 0
 	}
-	d := c.buckets[k].take(c.l.now(), n)
+	d := c.held[k].bucket.take(c.l.now(), n)
 	if d > 0 {
 		c.l.observe(ctx, k, d)
 	}
@@ -309,7 +359,7 @@ func (c *Client) Owes(of ...Kind) time.Duration {
 	}
 	var most time.Duration
 	for _, k := range of {
-		if b := c.buckets[k]; b != nil {
+		if b := c.held[k].bucket; b != nil {
 			most = max(most, b.owed(c.l.now()))
 		}
 	}
@@ -319,23 +369,40 @@ func (c *Client) Owes(of ...Kind) time.Duration {
 // Try counts n if nothing is owed; else it says for how long it is. A client that is told
 // to come again is told so by an error.
 func (c *Client) Try(ctx context.Context, k Kind, n float64) (time.Duration, bool) {
-	if c == nil || c.buckets[k] == nil {
+	if c == nil || c.held[k].bucket == nil {
 		return 0, true
 	}
-	d, ok := c.buckets[k].try(c.l.now(), n)
+	d, ok := c.held[k].bucket.try(c.l.now(), n)
 	if !ok {
 		c.l.observe(ctx, k, d)
 	}
 	return d, ok
 }
 
+// Give takes n back that Try has counted, for what did not come about.
+func (c *Client) Give(k Kind, n float64) {
+	if c != nil && c.held[k].bucket != nil {
+		c.held[k].bucket.give(n)
+	}
+}
+
+// Refuse returns how long a client has to wait that asks for more of a kind, as Owes does,
+// and counts that it was told so.
+func (c *Client) Refuse(ctx context.Context, k Kind) time.Duration {
+	d := c.Owes(k)
+	if d > 0 {
+		c.l.observe(ctx, k, d)
+	}
+	return d
+}
+
 // AtOnce returns how many bytes may be given out in one answer: those that a client that
 // has rested may take.
 func (c *Client) AtOnce(k Kind) int64 {
-	if c == nil || c.buckets[k] == nil {
+	if c == nil || c.held[k].bucket == nil {
 		return math.MaxInt64
 	}
-	b := c.buckets[k]
+	b := c.held[k].bucket
 	return max(1, int64(min(b.rate*time.Duration(b.window).Seconds(), math.MaxInt32)))
 }
 
@@ -343,20 +410,26 @@ func (c *Client) AtOnce(k Kind) int64 {
 // should have.
 func (c *Client) PerSecond(k Kind) int64 {
 	const least = 16 << 10
-	if c == nil || c.buckets[k] == nil {
+	if c == nil || c.held[k].bucket == nil {
 		return math.MaxInt64
 	}
-	return max(least, int64(min(c.buckets[k].rate, math.MaxInt32)))
+	return max(least, int64(min(c.held[k].bucket.rate, math.MaxInt32)))
 }
 
-// Valid reports whether the quotas are still those that the Client was made for.
-func (c *Client) Valid() bool { return c == nil || c.l.rules() == c.r }
+// Valid reports whether the client's quotas are still those that the Client was made for.
+func (c *Client) Valid() bool {
+	if c == nil {
+		return true
+	}
+	r := c.l.rules()
+	return r == c.r || c.under(r)
+}
 
 // Counts reports whether a kind is bounded for a client.
-func (c *Client) Counts(k Kind) bool { return c != nil && c.buckets[k] != nil }
+func (c *Client) Counts(k Kind) bool { return c != nil && c.held[k].bucket != nil }
 
 // Wait waits until a moment, and no longer than until ctx ends, stop is closed, or the
-// quotas are others than c's: what is owed then is found again with the next request.
+// client's quotas are others than c's: what is owed then is found again with the next request.
 func (c *Client) Wait(ctx context.Context, until time.Time, stop <-chan struct{}) error {
 	left := time.Until(until)
 	if c == nil || left <= 0 {

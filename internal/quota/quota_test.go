@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/metric/noop"
@@ -92,8 +94,8 @@ func TestTheMostSpecificQuotaCounts(t *testing.T) {
 		}
 		c := newLimiter(t, Config{}, maps).Client(nil, "u", "c")
 		require.NotNil(t, c)
-		require.Equal(t, first+1, int(c.buckets[Produce].rate), "%v", order[first])
-		require.Nil(t, c.buckets[Consume], "each key for itself")
+		require.Equal(t, first+1, int(c.held[Produce].bucket.rate), "%v", order[first])
+		require.Nil(t, c.held[Consume].bucket, "each key for itself")
 	}
 	// One of another client is none.
 	for _, other := range []federation.QuotaEntity{of("x", "c"), of("u", "x"), of("x", "-"), of("-", "x"), of("", "x"), of("x", "")} {
@@ -106,9 +108,9 @@ func TestWhoSharesAQuota(t *testing.T) {
 	shared := func(change federation.QuotaChange, u1, c1, u2, c2 string) bool {
 		l := newLimiter(t, Config{}, newFakeMaps(change))
 		a, b := l.Client(nil, u1, c1), l.Client(nil, u2, c2)
-		require.NotNil(t, a.buckets[Produce])
-		require.NotNil(t, b.buckets[Produce])
-		return a.buckets[Produce] == b.buckets[Produce]
+		require.NotNil(t, a.held[Produce].bucket)
+		require.NotNil(t, b.held[Produce].bucket)
+		return a.held[Produce].bucket == b.held[Produce].bucket
 	}
 	require.True(t, shared(produceRate("u", "-", 1), "u", "c", "u", "d"), "of a user: all its client ids")
 	require.True(t, shared(produceRate("", "-", 1), "u", "c", "u", "d"))
@@ -184,7 +186,7 @@ func TestQuotasOfRequestsMakeNobodyWaitLong(t *testing.T) {
 func TestAChangedQuotaCountsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		maps := newFakeMaps(produceRate("u", "-", 100))
-		l := newLimiter(t, Config{}, maps)
+		l := newLimiter(t, Config{ThrottleMax: 30 * time.Second}, maps)
 		c := l.Client(nil, "u", "c")
 		require.Equal(t, 20*time.Second, c.Take(t.Context(), Produce, 3000))
 		// Who waits hears of it.
@@ -232,20 +234,120 @@ func TestClientIDsThatAreMadeUpTakeNoMemoryForEver(t *testing.T) {
 		var all []*Client
 		for i := range 100 {
 			c := l.Client(nil, "u", strconv.Itoa(i))
-			c.Take(ctx, Produce, 3000)
+			c.Take(ctx, Produce, 2000)
 			all = append(all, c)
 		}
-		require.Len(t, l.buckets, 11)
-		require.Same(t, all[50].buckets[Produce], all[99].buckets[Produce], "the others share")
-		require.Equal(t, 20*time.Second, all[0].Owes(Produce))
-		require.Equal(t, 30*time.Second, all[99].Owes(Produce))
-		<-time.After(41 * time.Second) // all have their tokens again
+		require.Equal(t, int64(11), l.Counted())
+		require.Same(t, all[50].held[Produce].bucket, all[99].held[Produce].bucket, "the others share")
+		require.Equal(t, 10*time.Second, all[0].Owes(Produce))
+		require.Equal(t, 10*time.Second, all[99].Owes(Produce))
+		<-time.After(21 * time.Second) // all have their tokens again
 		fresh := l.Client(nil, "u", "fresh")
-		require.NotSame(t, all[99].buckets[Produce], fresh.buckets[Produce])
-		require.True(t, all[0].evicted())
+		require.NotSame(t, all[99].held[Produce].bucket, fresh.held[Produce].bucket)
+		require.True(t, all[0].outdated())
 		again := l.Client(all[0], "u", "0")
 		require.NotSame(t, all[0], again)
-		require.Same(t, again.buckets[Produce], l.Client(nil, "u", "0").buckets[Produce], "who is still there shares its quota with who comes")
+		require.Same(t, again.held[Produce].bucket, l.Client(nil, "u", "0").held[Produce].bucket, "who is still there shares its quota with who comes")
+	})
+}
+
+// Who got no bucket of its own gets one when there is room, without a new connection.
+func TestAClientSharesAQuotaNoLongerThanItMust(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, Config{ClientsMax: 2}, newFakeMaps(produceRate("-", "", 100)))
+		take := func(c *Client, id string) *Client {
+			c = l.Client(c, "u", id)
+			c.Take(t.Context(), Produce, 500)
+			return c
+		}
+		a, b, c, d := take(nil, "a"), take(nil, "b"), take(nil, "c"), take(nil, "d")
+		require.Same(t, c.held[Produce].bucket, d.held[Produce].bucket)
+		for range 30 { // a goes on, and b does not
+			<-time.After(time.Second)
+			a, c, d = take(a, "a"), take(c, "c"), take(d, "d")
+		}
+		require.NotSame(t, c.held[Produce].bucket, d.held[Produce].bucket)
+		require.False(t, c.held[Produce].bucket.shared && d.held[Produce].bucket.shared)
+		require.False(t, a.held[Produce].bucket.shared)
+		require.True(t, b.outdated())
+	})
+}
+
+// Buckets that nobody uses go, also while there is room for more.
+func TestIdleClientsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		maps := newFakeMaps(produceRate("-", "", 100))
+		l := newLimiter(t, Config{}, maps)
+		for i := range 100 {
+			l.Client(nil, "u", strconv.Itoa(i)).Take(t.Context(), Produce, 500)
+		}
+		require.Equal(t, int64(100), l.Counted())
+		<-time.After(2 * time.Minute)
+		l.Client(nil, "u", "new")
+		require.Equal(t, int64(1), l.Counted())
+		maps.set(federation.QuotaChange{Entity: of("-", ""), Remove: []federation.QuotaKey{federation.QuotaProducerByteRate}})
+		require.Nil(t, l.Client(nil, "u", "new"))
+		require.Zero(t, l.Counted())
+	})
+}
+
+// What a client calls itself is kept as a digest if it is long, and does not keep the
+// request that it came in.
+func TestLongClientIDsAreNotKept(t *testing.T) {
+	l := newLimiter(t, Config{}, newFakeMaps(produceRate("-", "", 100)))
+	long := strings.Repeat("x", 1<<20)
+	c := l.Client(nil, "u", long)
+	require.Less(t, len(c.id), 100)
+	require.Same(t, c, l.Client(c, "u", long))
+	require.NotSame(t, c.held[Produce].bucket, l.Client(nil, "u", long+"y").held[Produce].bucket)
+	for key := range l.buckets {
+		require.Less(t, len(key.id.Name), 100)
+	}
+	short := l.Client(nil, "u", long[:nameMax])
+	require.Equal(t, long[:nameMax], short.id)
+	require.NotSame(t, unsafe.StringData(long), unsafe.StringData(short.id))
+	for key := range l.buckets {
+		require.NotSame(t, unsafe.StringData(long), unsafe.StringData(key.id.Name))
+	}
+}
+
+// As at a broker, where quotas with a client id do not count for who has none.
+func TestClientsWithoutAClientIDHaveTheQuotasOfUsers(t *testing.T) {
+	for _, e := range []federation.QuotaEntity{of("u", ""), of("", ""), of("-", "")} {
+		c := newLimiter(t, Config{}, newFakeMaps(rate(e, federation.QuotaProducerByteRate, 1))).Client(nil, "u", "")
+		require.False(t, c.Counts(Produce), "%v", e)
+	}
+	all := newFakeMaps(produceRate("u", "", 1), produceRate("", "", 2), produceRate("", "-", 3), produceRate("-", "", 4))
+	require.InDelta(t, 3, newLimiter(t, Config{}, all).Client(nil, "u", "").held[Produce].rate, 0)
+	all.set(produceRate("u", "-", 5))
+	require.InDelta(t, 5, newLimiter(t, Config{}, all).Client(nil, "u", "").held[Produce].rate, 0)
+}
+
+// A change of somebody else's quota, or a map that says the same anew, ends nobody's wait.
+func TestOthersQuotasTouchNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		maps := newFakeMaps(produceRate("u", "-", 100))
+		l := newLimiter(t, Config{}, maps)
+		c := l.Client(nil, "u", "c")
+		c.Take(t.Context(), Produce, 1500)
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { maps.set(produceRate("v", "-", 100), produceRate("-", "", 7)) })
+		require.NoError(t, c.Wait(t.Context(), began.Add(5*time.Second), nil))
+		require.Equal(t, 5*time.Second, time.Since(began))
+		next := l.Client(c, "u", "c")
+		require.Same(t, c.held[Produce].bucket, next.held[Produce].bucket)
+		require.True(t, c.Valid())
+		// Another reading of the same map.
+		again := *maps.Current()
+		again.Quotas = make(federation.Quotas)
+		for e, q := range maps.Current().Quotas {
+			again.Quotas[e] = &federation.Quota{Entity: e, Values: q.Values}
+		}
+		again.Version++
+		maps.m.Store(again.Seal())
+		require.Same(t, next, l.Client(next, "u", "c"))
+		maps.set(produceRate("u", "-", 200))
+		require.False(t, next.Valid())
 	})
 }
 
@@ -253,7 +355,10 @@ func TestChangesOfTopicsAreRefusedWhileOneIsOwed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(t, Config{}, newFakeMaps(rate(of("u", "-"), federation.QuotaControllerMutationRate, 2)))
 		c := l.Client(nil, "u", "c")
-		_, ok := c.Try(t.Context(), Mutations, 30)
+		_, ok := c.Try(t.Context(), Mutations, 50)
+		require.True(t, ok)
+		c.Give(Mutations, 50) // it failed
+		_, ok = c.Try(t.Context(), Mutations, 30)
 		require.True(t, ok, "nothing is owed yet, so one that is too large is let in (KIP-599)")
 		d, ok := c.Try(t.Context(), Mutations, 1)
 		require.False(t, ok)
