@@ -64,14 +64,19 @@ func (c *conn) adminContext(ctx context.Context, timeoutMillis int32) (context.C
 func (c *conn) createTopic(ctx context.Context, req *request, t *kmsg.CreateTopicsRequestTopic, validateOnly bool, rt *kmsg.CreateTopicsResponseTopic) {
 	spec, err := c.topicSpec(t)
 	if err == nil {
-		spec.ValidateOnly = validateOnly
-		if !validateOnly && !c.mayMutate(ctx, req, 6, int(spec.Partitions)) {
-			rt.ErrorCode, rt.ErrorMessage = req.refuse(kerr.ThrottlingQuotaExceeded), new(throttledMessage)
-			return
+		check := func() error {
+			only := spec
+			only.ValidateOnly = true
+			return c.s.deps.Admin.CreateTopic(ctx, only)
 		}
-		err = c.s.deps.Admin.CreateTopic(ctx, spec)
-		if !validateOnly {
-			req.changed(ctx, acl.Create, acl.Topic, t.Topic, err)
+		if validateOnly {
+			err = check()
+		} else {
+			err = c.mutate(ctx, req, 6, int(spec.Partitions), check, func() error {
+				err := c.s.deps.Admin.CreateTopic(ctx, spec)
+				req.changed(ctx, acl.Create, acl.Topic, t.Topic, err)
+				return err
+			})
 		}
 	}
 	if err != nil {

@@ -54,14 +54,15 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		case seen[found.Name]:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new("the topic is in the request more than once")
-		case !c.mayMutate(ctx, req, 5, len(found.Partitions)):
-			rt.ErrorCode, rt.ErrorMessage = req.refuse(kerr.ThrottlingQuotaExceeded), new(throttledMessage)
 		default:
 			seen[found.Name] = true
 			name := string(found.Name)
 			rt.Topic, rt.TopicID = &name, found.ID
-			err := c.s.deps.Admin.DeleteTopic(ctx, found.Name)
-			req.changed(ctx, acl.Delete, acl.Topic, name, err)
+			err := c.mutate(ctx, req, 5, len(found.Partitions), func() error { return nil }, func() error {
+				err := c.s.deps.Admin.DeleteTopic(ctx, found.Name)
+				req.changed(ctx, acl.Delete, acl.Topic, name, err)
+				return err
+			})
 			rt.ErrorCode, rt.ErrorMessage = req.fail(err), message(err)
 			if err == nil {
 				c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(m *federation.Map) bool { return m.TopicByID(found.ID) == nil })

@@ -2,6 +2,7 @@ package kafkacompat
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -41,7 +42,7 @@ func handleCreatePartitions(ctx context.Context, c *conn, req *request, kreq *km
 			rt.ErrorMessage = deniedMessage(rt.ErrorCode)
 		} else {
 			err := c.growTopic(ctx, req, t, kreq.ValidateOnly)
-			if !kreq.ValidateOnly {
+			if !kreq.ValidateOnly && !errors.Is(err, errMutations) {
 				req.changed(ctx, acl.Alter, acl.Topic, t.Topic, err)
 			}
 			rt.ErrorCode, rt.ErrorMessage = req.failAdmin(err), message(err)
@@ -67,10 +68,14 @@ func (c *conn) growTopic(ctx context.Context, req *request, t *kmsg.CreatePartit
 	case len(t.Assignment) > 0 && len(t.Assignment) != int(t.Count)-len(found.Partitions):
 		return errAssignment
 	}
-	if !validateOnly && !c.mayMutate(ctx, req, 3, int(t.Count)-len(found.Partitions)) {
-		return errMutations
+	check := func() error { return c.s.deps.Admin.GrowTopic(ctx, name, t.Count, true) }
+	if validateOnly {
+		return check()
 	}
-	if err := c.s.deps.Admin.GrowTopic(ctx, name, t.Count, validateOnly); err != nil || validateOnly {
+	err := c.mutate(ctx, req, 3, int(t.Count)-len(found.Partitions), check, func() error {
+		return c.s.deps.Admin.GrowTopic(ctx, name, t.Count, false)
+	})
+	if err != nil {
 		return err
 	}
 	c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(m *federation.Map) bool {

@@ -184,11 +184,15 @@ func quotaChange(in *kmsg.AlterClientQuotasRequestEntry) (federation.QuotaChange
 	return change, (&federation.Quota{Entity: change.Entity, Values: change.Set}).Validate()
 }
 
+// quotasPerRequestMax bounds the entries of one request, as the controllers do.
+const quotasPerRequestMax = 1000
+
 func handleAlterClientQuotas(ctx context.Context, c *conn, req *request, kreq *kmsg.AlterClientQuotasRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.AlterClientQuotasResponse)
 	denied := req.mayCluster(ctx, acl.AlterConfigs)
 	seen := make(map[federation.QuotaEntity]bool)
-	var version federation.MapVersion
+	var changes []federation.QuotaChange
+	var of []int // the entry of each change
 	for i := range kreq.Entries {
 		in := &kreq.Entries[i]
 		r := kmsg.NewAlterClientQuotasResponseEntry()
@@ -207,17 +211,35 @@ func handleAlterClientQuotas(ctx context.Context, c *conn, req *request, kreq *k
 			err = federation.Errorf(federation.InvalidArgument, "the quota of %s is in the request more than once", change.Entity)
 		}
 		seen[change.Entity] = true
-		if err == nil {
-			// Each for itself, as a broker does: one that is refused does not stop the others.
-			var made federation.MapVersion
-			if made, err = c.s.deps.Admin.AlterQuotas(ctx, []federation.QuotaChange{change}, kreq.ValidateOnly); !kreq.ValidateOnly {
-				version = max(version, made)
-				req.changed(ctx, acl.AlterConfigs, acl.Cluster, "quota of "+change.Entity.String(), err)
-			}
+		if n := len(kreq.Entries); n > quotasPerRequestMax {
+			err = federation.Errorf(federation.InvalidArgument, "%d quotas in one request: want at most %d; split it", n, quotasPerRequestMax)
 		}
-		r.ErrorCode, r.ErrorMessage = req.fail(err), message(err)
+		if r.ErrorCode, r.ErrorMessage = req.fail(err), message(err); err == nil {
+			changes, of = append(changes, change), append(of, i)
+		}
 		resp.Entries = append(resp.Entries, r)
 	}
-	c.awaitACLs(ctx, version, nil)
+	c.alterQuotas(ctx, req, changes, kreq.ValidateOnly, func(i int, err error) {
+		r := &resp.Entries[of[i]]
+		r.ErrorCode, r.ErrorMessage = req.fail(err), message(err)
+	})
 	return resp
+}
+
+// alterQuotas makes the changes that are right by one call, whatever becomes of the others
+// of their request, as a broker does; and waits until this gateway has them.
+func (c *conn) alterQuotas(ctx context.Context, req *request, changes []federation.QuotaChange, validateOnly bool, answer func(int, error)) {
+	if len(changes) == 0 {
+		return
+	}
+	version, err := c.s.deps.Admin.AlterQuotas(ctx, changes, validateOnly)
+	for i := range changes {
+		if !validateOnly {
+			req.changed(ctx, acl.AlterConfigs, acl.Cluster, "quota of "+changes[i].Entity.String(), err)
+		}
+		answer(i, err)
+	}
+	if !validateOnly {
+		c.awaitACLs(ctx, version, err)
+	}
 }

@@ -54,10 +54,9 @@ type conn struct {
 	// Of the reader.
 	limits *quota.Client // what the client of the last request may take; nil if there are no quotas
 	user   string        // whose connection it is, for quotas
+	known  bool          // user is set
 
-	began      time.Time
-	mutedUntil atomic.Int64 // not read until so long after began
-	mutedFor   atomic.Pointer[quota.Client]
+	muted atomic.Pointer[mute] // nil = it never was
 
 	principal security.Principal      // who the client is; set before its first request is read
 	session   atomic.Pointer[session] // what the client has proven by SASL; nil if nothing
@@ -97,7 +96,6 @@ const readBufferBytes = 4 << 10
 func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{
 		s:          s,
-		began:      time.Now(),
 		nc:         nc,
 		principal:  security.Anonymous,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
@@ -133,7 +131,7 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	if c.principal != security.Anonymous { // else who the listener says it is
 		ctx, waitCtx = security.WithPrincipal(ctx, c.principal), security.WithPrincipal(waitCtx, c.principal)
 	}
-	c.user = security.PrincipalOf(ctx).Name
+	c.user, c.known = security.PrincipalOf(ctx).Name, true
 	written := make(chan struct{})
 	go func() {
 		defer close(written)

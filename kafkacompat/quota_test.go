@@ -3,6 +3,7 @@ package kafkacompat_test
 import (
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -68,12 +69,39 @@ func TestProducersAreThrottled(t *testing.T) {
 	// Whose quota is taken away is read again.
 	w.quota(anonymous, federation.QuotaProducerByteRate, 100)
 	resp := exchange[*kmsg.ProduceResponse](c, produceRequest(w, "orders", -1, big), 9)
-	require.Equal(t, int32(30_000), (resp.ThrottleMillis+500)/1000*1000)
+	require.Equal(t, int32(10_000), (resp.ThrottleMillis+500)/1000*1000)
 	began := time.Now()
 	_, err := w.AlterQuotas(t.Context(), []federation.QuotaChange{{Entity: federation.QuotaEntity{User: federation.NamedQuota(anonymous)}, Remove: []federation.QuotaKey{federation.QuotaProducerByteRate}}}, false)
 	require.NoError(t, err)
 	require.Zero(t, exchange[*kmsg.ProduceResponse](c, produceRequest(w, "orders", -1, big), 9).ThrottleMillis)
-	require.Less(t, time.Since(began), 10*time.Second)
+	require.Less(t, time.Since(began), 5*time.Second)
+}
+
+// A quota that changes while a connection is muted ends that, and the new one mutes it anew.
+func TestAConnectionIsMutedByTheNewestQuotas(t *testing.T) {
+	w := quotaWorld(t)
+	c := w.dial()
+	big := batch(recordbatch.NoProducer, strings.Repeat("x", 20_000))
+	produce := func() time.Duration {
+		return time.Duration(exchange[*kmsg.ProduceResponse](c, produceRequest(w, "orders", -1, big), 9).ThrottleMillis) * time.Millisecond
+	}
+	w.quota(anonymous, federation.QuotaProducerByteRate, 100)
+	require.Greater(t, produce(), 9*time.Second)
+	w.quota(anonymous, federation.QuotaProducerByteRate, 50_000)
+	throttle := produce() // read at once
+	answered := time.Now()
+	require.Greater(t, throttle, 200*time.Millisecond)
+	require.Less(t, throttle, 2*time.Second)
+	exchange[*kmsg.ApiVersionsResponse](c, kmsg.NewPtrApiVersionsRequest(), 0)
+	muted(t, answered, throttle)
+	// Others' quotas change nothing.
+	throttle, answered = produce(), time.Now()
+	require.Greater(t, throttle, 200*time.Millisecond)
+	for _, user := range []string{"alice", "bob", "carol"} {
+		w.quota(user, federation.QuotaProducerByteRate, 50_000)
+	}
+	exchange[*kmsg.ApiVersionsResponse](c, kmsg.NewPtrApiVersionsRequest(), 0)
+	muted(t, answered, throttle)
 }
 
 func TestConsumersAreThrottled(t *testing.T) {
@@ -149,6 +177,82 @@ func TestChangesOfTopicsAreHeldToAQuota(t *testing.T) {
 	old := exchange[*kmsg.CreateTopicsResponse](w.dial(), create("three", 1), 4)
 	require.Zero(t, old.Topics[0].ErrorCode)
 	require.NotZero(t, old.ThrottleMillis)
+}
+
+// What fails is not counted, and an error of what is asked for comes before that of the quota.
+func TestChangesOfTopicsThatFailAreFree(t *testing.T) {
+	w := quotaWorld(t)
+	w.quota(anonymous, federation.QuotaControllerMutationRate, 100) // ten at once
+	c := w.dial()
+	create := func(name string, partitions int32, version int16) (int16, int32) {
+		r := kmsg.NewPtrCreateTopicsRequest()
+		rt := kmsg.NewCreateTopicsRequestTopic()
+		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = name, partitions, 1
+		r.Topics = append(r.Topics, rt)
+		resp := exchange[*kmsg.CreateTopicsResponse](c, r, version)
+		return resp.Topics[0].ErrorCode, resp.ThrottleMillis
+	}
+	for _, version := range []int16{4, 7} {
+		code, throttle := create("orders", 1000, version)
+		require.Equal(t, kerr.TopicAlreadyExists.Code, code)
+		require.Zero(t, throttle)
+		code, throttle = create("new"+string(rune('0'+version)), 1, version)
+		require.Zero(t, code, "nothing is owed")
+		require.Zero(t, throttle)
+	}
+	code, _ := create("large", 100, 7)
+	require.Zero(t, code)
+	c = w.dial() // which is not muted
+	code, throttle := create("orders", 1, 7)
+	require.Equal(t, kerr.TopicAlreadyExists.Code, code)
+	require.Zero(t, throttle)
+	code, throttle = create("another", 1, 7)
+	require.Equal(t, kerr.ThrottlingQuotaExceeded.Code, code)
+	require.NotZero(t, throttle)
+}
+
+// Until it is known who a client is, nobody's quota counts.
+func TestRequestsBeforeAuthenticationAreNotHeldToQuotas(t *testing.T) {
+	w := startWorld(t, &world{quotas: &quota.Config{Window: 100 * time.Millisecond}})
+	addr := w.secure()
+	_, err := w.AlterQuotas(t.Context(), []federation.QuotaChange{{
+		Entity: federation.QuotaEntity{User: federation.NamedQuota("")}, Set: map[federation.QuotaKey]float64{federation.QuotaRequestRate: 0.001},
+	}}, false)
+	require.NoError(t, err)
+	c := dial(t, addr)
+	for range 3 {
+		require.Zero(t, exchange[*kmsg.ApiVersionsResponse](c, kmsg.NewPtrApiVersionsRequest(), 3).ThrottleMillis)
+	}
+	require.Zero(t, w.limiter.Counted())
+}
+
+// A request is one change of the map, and has a bound.
+func TestManyQuotasInOneRequest(t *testing.T) {
+	w := newWorld(t)
+	c := w.dial()
+	request := func(n int) *kmsg.AlterClientQuotasRequest {
+		r := kmsg.NewPtrAlterClientQuotasRequest()
+		for i := range n {
+			e := kmsg.NewAlterClientQuotasRequestEntry()
+			e.Entity = []kmsg.AlterClientQuotasRequestEntryEntity{{Type: "user", Name: new(strconv.Itoa(i))}}
+			e.Ops = []kmsg.AlterClientQuotasRequestEntryOp{{Key: "producer_byte_rate", Value: 1000}}
+			r.Entries = append(r.Entries, e)
+		}
+		return r
+	}
+	before := w.Current().Version
+	for _, e := range exchange[*kmsg.AlterClientQuotasResponse](c, request(1000), 1).Entries {
+		require.Zero(t, e.ErrorCode)
+	}
+	require.Equal(t, before+1, w.Current().Version)
+	require.Len(t, w.Current().Quotas, 1000)
+	refused := exchange[*kmsg.AlterClientQuotasResponse](c, request(1001), 1).Entries
+	require.Len(t, refused, 1001)
+	for _, e := range refused {
+		require.Equal(t, kerr.InvalidRequest.Code, e.ErrorCode)
+		require.Contains(t, *e.ErrorMessage, "at most 1000")
+	}
+	require.Equal(t, before+1, w.Current().Version)
 }
 
 func TestQuotasByKafkasTools(t *testing.T) {

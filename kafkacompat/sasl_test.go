@@ -56,9 +56,14 @@ func (w *world) AlterCredentials(_ context.Context, user string, set []*federati
 func secured(t *testing.T, opts ...option) (*world, string) {
 	t.Helper()
 	w := newWorld(t)
+	return w, w.secure(opts...)
+}
+
+func (w *world) secure(opts ...option) string {
+	w.t.Helper()
 	w.user("alice", "secret")
 	w.auth = security.NewAuthenticator(security.Mechanisms(), func(id federation.CredentialID) *federation.Credential { return w.Current().Credential(id) }, nil)
-	return w, w.addGateway("gw-0", 1, "", opts...) // in place of the open one
+	return w.addGateway("gw-0", 1, "", opts...) // in place of the open one
 }
 
 func (w *world) user(name, password string) {

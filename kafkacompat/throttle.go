@@ -17,21 +17,26 @@ import (
 // so for every version of every API, as at brokers since 2.0. Requests that were read
 // before are answered in the meantime.
 
-// mute has the connection not be read for d from now on, and the answer say so.
+// A mute says until when a connection is not read, and for whose quotas.
+type mute struct {
+	until time.Time
+	of    *quota.Client
+}
+
+// mute has the connection not be read for d from now on, and the answer say so. A mute
+// for quotas that have changed since counts no more.
 func (c *conn) mute(req *request, d time.Duration) {
 	if d <= 0 {
 		return
 	}
-	now := time.Now()
-	req.until = now.Add(d)
-	until := int64(req.until.Sub(c.began))
+	req.until = time.Now().Add(d)
+	next := &mute{req.until, req.limits}
 	for {
-		old := c.mutedUntil.Load()
-		if old >= until {
+		old := c.muted.Load()
+		if old != nil && !old.until.Before(next.until) && old.of.Valid() {
 			return
 		}
-		if c.mutedUntil.CompareAndSwap(old, until) {
-			c.mutedFor.Store(req.limits)
+		if c.muted.CompareAndSwap(old, next) {
 			return
 		}
 	}
@@ -39,11 +44,11 @@ func (c *conn) mute(req *request, d time.Duration) {
 
 // awaitTurn waits while the connection is not to be read.
 func (c *conn) awaitTurn(ctx context.Context) error {
-	until := c.mutedUntil.Load()
-	if until == 0 || int64(time.Since(c.began)) >= until {
+	m := c.muted.Load()
+	if m == nil || !time.Now().Before(m.until) {
 		return nil
 	}
-	return c.mutedFor.Load().Wait(ctx, c.began.Add(time.Duration(until)), c.s.draining)
+	return m.of.Wait(ctx, m.until, c.s.draining)
 }
 
 // throttleMillis is what the answer says of how long its client has to wait.
@@ -91,23 +96,23 @@ func (c *conn) throttleFetch(ctx context.Context, req *request, resp *response) 
 	head := resp.vecs[0]
 	bytes := req.limits.Take(ctx, quota.Consume, float64(binary.BigEndian.Uint32(head)+frameLengthBytes))
 	c.mute(req, max(bytes, req.limits.TakeRequest(ctx, req.work)))
-	writeFetchThrottle(head, req)
+	writeFetchThrottle(head, req, req.throttleMillis())
 }
 
 // writeFetchThrottle writes how long the client has to wait behind the head of an answer.
-func writeFetchThrottle(head []byte, req *request) {
+func writeFetchThrottle(head []byte, req *request, millis int32) {
 	at := frameLengthBytes + 4 // the correlation id
 	if req.version >= 12 {
 		at++ // tags
 	}
-	binary.BigEndian.PutUint32(head[at:], uint32(req.throttleMillis()))
+	binary.BigEndian.PutUint32(head[at:], uint32(millis))
 }
 
 // throttledFetch answers a Fetch request without records if its client owes for those
 // that it got before, by this connection or another one (FetchContext.getThrottledResponse).
 // A session that would begin does not: clients take an empty first answer as none.
 func (c *conn) throttledFetch(ctx context.Context, req *request, s *fetchSession, full bool) (response, bool) {
-	owed := req.limits.Owes(quota.Consume)
+	owed := req.limits.Refuse(ctx, quota.Consume)
 	if owed <= 0 {
 		return response{}, false
 	}
@@ -116,23 +121,39 @@ func (c *conn) throttledFetch(ctx context.Context, req *request, s *fetchSession
 	}
 	c.mute(req, max(owed, req.limits.TakeRequest(ctx, req.work)))
 	resp := encodeFetch(req, 0, s.id, nil, nil)
-	writeFetchThrottle(resp.vecs[0], req)
+	// Without a time to wait, Java takes a full answer that is empty for a broken one.
+	writeFetchThrottle(resp.vecs[0], req, max(1, req.throttleMillis()))
 	return resp, true
 }
 
-// mayMutate counts a change of so many partitions of topics. A client that knows the error
-// is refused while it owes for earlier ones (KIP-599); others are made to wait afterwards.
-func (c *conn) mayMutate(ctx context.Context, req *request, knows int16, partitions int) bool {
+// mutate makes a change of so many partitions of topics, and counts it if it was made. A
+// client that knows the error is refused while it owes for earlier ones (KIP-599), unless
+// check finds that the change is wrong anyway; others are made to wait afterwards.
+func (c *conn) mutate(ctx context.Context, req *request, knows int16, partitions int, check, change func() error) error {
+	n := float64(partitions)
 	if !req.limits.Counts(quota.Mutations) {
-		return true
+		return change()
 	}
 	if req.version < knows {
-		c.mute(req, req.limits.Take(ctx, quota.Mutations, float64(partitions)))
-		return true
+		err := change()
+		if err == nil {
+			c.mute(req, req.limits.Take(ctx, quota.Mutations, n))
+		}
+		return err
 	}
-	d, ok := req.limits.Try(ctx, quota.Mutations, float64(partitions))
-	c.mute(req, d)
-	return ok
+	d, ok := req.limits.Try(ctx, quota.Mutations, n)
+	if !ok {
+		if err := check(); err != nil {
+			return err
+		}
+		c.mute(req, d)
+		return errMutations
+	}
+	err := change()
+	if err != nil {
+		req.limits.Give(quota.Mutations, n)
+	}
+	return err
 }
 
 const throttledMessage = "The throttling quota has been exceeded: controller_mutation_rate. Try again after the throttle time."
@@ -140,8 +161,12 @@ const throttledMessage = "The throttling quota has been exceeded: controller_mut
 // errMutations is mapped to THROTTLING_QUOTA_EXCEEDED.
 var errMutations = federation.Errorf(federation.Throttled, "%s", throttledMessage)
 
-// limitsOf finds the quotas of the client of the connection's newest request.
+// limitsOf finds the quotas of the client of the connection's newest request. Until it is
+// known who the client is, it has none.
 func (c *conn) limitsOf() *quota.Client {
+	if !c.known {
+		return nil
+	}
 	c.limits = c.s.deps.Limiter.Client(c.limits, c.user, c.clientID)
 	return c.limits
 }
