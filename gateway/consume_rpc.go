@@ -218,7 +218,11 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 		return stopRule{}, err
 	}
 	m := st.g.deps.Maps.Current()
-	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: sub.GetClientId(), ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
+	id, err := checkClientID("subscribe.client_id", sub.GetClientId())
+	if err != nil {
+		return stopRule{}, err
+	}
+	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: id, ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
 	if st.clientID = r.ClientID; r.ClientID == "" {
 		r.ClientID = "connect" // member ids begin with it
 	}
@@ -228,7 +232,6 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 		}
 		r.Topics = append(r.Topics, federation.TopicName(name))
 	}
-	var err error
 	if r.SessionTimeout, err = timeout("subscribe.session_timeout_ms", sub.GetSessionTimeoutMs(), cfg.SessionTimeoutDefault, cfg.SessionTimeoutMin, cfg.SessionTimeoutMax); err != nil {
 		return stopRule{}, err
 	}

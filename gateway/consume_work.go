@@ -23,6 +23,9 @@ func (st *consumeStream) startFetch(ctx context.Context, now time.Time) {
 	if st.fetching || st.ending != "" || st.left || !st.subscribed || st.fetcher.holds() || !w.open() || st.out.full() {
 		return
 	}
+	if st.owes() {
+		return // what cannot be delivered would be dropped, and fetched again
+	}
 	limit, ok := st.fetcher.prepare(st.s.positions, st.g.cfg.StreamPollWait, st.fetchBytes(), now)
 	if !ok {
 		return // an event, or the tick, looks again

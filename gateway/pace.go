@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -28,21 +29,52 @@ func (g *Gateway) limits(ctx context.Context, last *quota.Client, clientID strin
 	return g.deps.Limiter.Client(last, security.PrincipalOf(ctx).Name, clientID)
 }
 
-// awaitQuota waits until the caller owes nothing of some kinds.
+// clientIDMax bounds the client id of a call or stream, which is kept as long as the
+// stream, and with a group. Quotas have names of at most that.
+const clientIDMax = 1 << 10
+
+// checkClientID returns a client id without the message that it came in.
+func checkClientID(field, id string) (string, error) {
+	if len(id) > clientIDMax {
+		return "", invalid("%s: has %d bytes, want at most %d", field, len(id), clientIDMax)
+	}
+	return strings.Clone(id), nil
+}
+
+// awaitQuota waits until the caller owes nothing of some kinds, and no longer than half of
+// the time that it has: what it asks for takes some, too. A gateway that drains lets nobody
+// wait.
 func (g *Gateway) awaitQuota(ctx context.Context, c *quota.Client, of ...quota.Kind) error {
+	if c == nil {
+		return ctx.Err()
+	}
+	now := time.Now()
+	end := now.Add(g.cfg.UnaryTimeout / 2)
+	if deadline, ok := ctx.Deadline(); ok {
+		end = now.Add(deadline.Sub(now) / 2)
+	}
 	for {
 		owed := c.Owes(of...)
 		if owed <= 0 {
 			return ctx.Err()
 		}
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline)*9/10 < owed {
+		until := time.Now().Add(owed)
+		if until.After(end) {
+			for _, k := range of {
+				c.Refuse(ctx, k)
+			}
 			return overQuota(owed, "the call was not served")
 		}
-		if err := c.Wait(ctx, time.Now().Add(owed), nil); err != nil {
+		if err := c.Wait(ctx, until, g.draining); err != nil {
 			return err
 		}
 		if !c.Valid() {
 			return nil
+		}
+		select {
+		case <-g.draining:
+			return federation.Errorf(federation.NoLeader, "this gateway is draining; the call was not served: use another one")
+		default:
 		}
 	}
 }
@@ -59,7 +91,10 @@ func (g *Gateway) throttleCalls(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		id := ""
 		if named, ok := r.Any().(interface{ GetClientId() string }); ok {
-			id = named.GetClientId()
+			var err error
+			if id, err = checkClientID("client_id", named.GetClientId()); err != nil {
+				return nil, rpcerror.Error(err)
+			}
 		}
 		c := g.limits(ctx, nil, id)
 		if c == nil {
@@ -69,16 +104,22 @@ func (g *Gateway) throttleCalls(next connect.UnaryFunc) connect.UnaryFunc {
 			return nil, rpcerror.Error(err)
 		}
 		c.Take(ctx, quota.Requests, 1)
-		if n := g.mutations(r.Any()); n > 0 {
-			if owed, ok := c.Try(ctx, quota.Mutations, float64(n)); !ok {
-				return nil, rpcerror.Error(overQuota(owed, "the topic was not changed"))
-			}
+		n := float64(g.mutations(r.Any()))
+		if n == 0 {
+			return next(ctx, r)
 		}
-		return next(ctx, r)
+		if owed, ok := c.Try(ctx, quota.Mutations, n); !ok {
+			return nil, rpcerror.Error(overQuota(owed, "the topic was not changed"))
+		}
+		resp, err := next(ctx, r)
+		if err != nil {
+			c.Give(quota.Mutations, n)
+		}
+		return resp, err
 	}
 }
 
-// mutations returns how many partitions a call creates or deletes.
+// mutations returns how many partitions a call creates or deletes; 0 if it is known to fail.
 func (g *Gateway) mutations(msg any) int {
 	partitions := func(name string) int {
 		if t := g.deps.Maps.Current().Topic(federation.TopicName(lastSegment(name, "/topics/"))); t != nil {
@@ -88,7 +129,7 @@ func (g *Gateway) mutations(msg any) int {
 	}
 	switch r := msg.(type) {
 	case *adminv1.CreateTopicRequest:
-		if !r.GetValidateOnly() {
+		if !r.GetValidateOnly() && partitions(r.GetTopicId()) == 0 {
 			return max(1, int(r.GetTopic().GetPartitionCount()))
 		}
 	case *adminv1.GrowTopicRequest:
@@ -137,11 +178,18 @@ func (st *produceStream) pace(ctx context.Context) bool {
 	return true
 }
 
-// tellThrottle has the first of some messages say how long the stream is not read.
-func (st *produceStream) tellThrottleLocked(out []*braidv1.ProduceResponse, now time.Time) {
-	if left := st.throttled.Sub(now); left > 0 && len(out) > 0 {
-		out[0].ThrottleMs = max(1, left.Milliseconds())
+// tellThrottleLocked has the first of some messages say how long the stream is not read. If
+// there is none, a heartbeat says so, once for each wait.
+func (st *produceStream) tellThrottleLocked(out []*braidv1.ProduceResponse, now time.Time) []*braidv1.ProduceResponse {
+	if len(out) == 0 {
+		if st.told.Equal(st.throttled) {
+			return out
+		}
+		out = append(out, heartbeat(now, 0))
 	}
+	st.told = st.throttled
+	out[0].ThrottleMs = max(1, st.throttled.Sub(now).Milliseconds())
+	return out
 }
 
 // within narrows a window to what a client may get at a time under its quota. What is

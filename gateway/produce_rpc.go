@@ -53,6 +53,7 @@ type produceStream struct {
 
 	mu        sync.Mutex // guards the following
 	throttled time.Time  // the stream is not read until then
+	told      time.Time  // the throttled that the client was told of
 	s         *produceSession
 	held      int64   // taken from the gateway's budget
 	gone      bool    // the call has returned
@@ -139,7 +140,10 @@ func (st *produceStream) open(ctx context.Context, open *braidv1.ProduceOpen) (*
 	if err != nil {
 		return nil, err
 	}
-	st.acks, st.clientID = acks, open.GetClientId()
+	st.acks = acks
+	if st.clientID, err = checkClientID("open.client_id", open.GetClientId()); err != nil {
+		return nil, err
+	}
 	if st.timeout, err = g.deliveryTimeout(open.GetDeliveryTimeoutMs()); err != nil {
 		return nil, err
 	}
@@ -584,8 +588,7 @@ func (st *produceStream) collect() (out []*braidv1.ProduceResponse, done bool, e
 		return append(out, &braidv1.ProduceResponse{Frame: &braidv1.ProduceResponse_Closed{Closed: closed}}), true, nil
 	}
 	if now.Before(st.throttled) {
-		st.tellThrottleLocked(out, now)
-		return out, false, nil
+		return st.tellThrottleLocked(out, now), false, nil
 	}
 	if credit := st.s.takeCredit(); credit != nil && !st.ended {
 		out = append(out, &braidv1.ProduceResponse{Frame: &braidv1.ProduceResponse_Credit{Credit: credit}})

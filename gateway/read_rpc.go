@@ -54,7 +54,11 @@ func (g *Gateway) read(ctx context.Context, r *braidv1.ReadRequest, out *connect
 	if err != nil {
 		return err
 	}
-	st := &readStream{g: g, clientID: r.GetClientId(), may: g.newAccessCheck(ctx, "Read"), out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
+	id, err := checkClientID("client_id", r.GetClientId())
+	if err != nil {
+		return err
+	}
+	st := &readStream{g: g, clientID: id, may: g.newAccessCheck(ctx, "Read"), out: out, lastSent: time.Now(), window: window{math.MaxInt64, math.MaxInt64}}
 	d, err := newDelivery(&g.cfg, r.GetDelivery())
 	if err != nil {
 		return err

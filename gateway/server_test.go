@@ -43,6 +43,13 @@ func (controller) GetTopic(_ context.Context, r *adminv1.GetTopicRequest) (*admi
 	return &adminv1.GetTopicResponse{Topic: &adminv1.Topic{Name: r.GetName(), PartitionCount: 7}}, nil
 }
 
+func (controller) CreateTopic(_ context.Context, r *adminv1.CreateTopicRequest) (*adminv1.CreateTopicResponse, error) {
+	if r.GetTopicId() == "good" {
+		return &adminv1.CreateTopicResponse{}, nil
+	}
+	return nil, rpcerror.Error(federation.Errorf(federation.InvalidConfig, "topic %q is wrong", r.GetTopicId()))
+}
+
 func (controller) WatchOperation(ctx context.Context, r *adminv1.WatchOperationRequest, out *connect.ServerStream[adminv1.WatchOperationResponse]) error {
 	for i := range 3 {
 		if err := out.Send(&adminv1.WatchOperationResponse{Operation: &adminv1.Operation{Name: r.GetName(), Done: i == 2}}); err != nil {
