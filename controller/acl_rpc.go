@@ -33,12 +33,14 @@ func (c *Controller) createACLs(ctx context.Context, req *adminv1.CreateAclsRequ
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, err
 	}
 	add := make([]*federation.ACL, 0, len(req.GetAcls()))
 	for _, in := range req.GetAcls() {
 		a := aclOf(in)
+		a.Tenant = tenant
 		if err := a.Validate(); err != nil {
 			return nil, err
 		}
@@ -63,10 +65,12 @@ func (s *aclService) ListAcls(_ context.Context, req *adminv1.ListAclsRequest) (
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	if err := s.c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
 	f := aclFilterOf(req.GetFilter())
+	f.Tenant = tenant
 	if err := f.Validate(); err != nil {
 		return nil, rpcerror.Error(err)
 	}
@@ -111,7 +115,8 @@ func (c *Controller) deleteACLs(ctx context.Context, req *adminv1.DeleteAclsRequ
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, err
 	}
 	if n := len(req.GetFilters()); n == 0 || n > aclFiltersMax {
@@ -120,6 +125,7 @@ func (c *Controller) deleteACLs(ctx context.Context, req *adminv1.DeleteAclsRequ
 	filters := make([]*federation.ACLFilter, len(req.GetFilters()))
 	for i, in := range req.GetFilters() {
 		filters[i] = aclFilterOf(in)
+		filters[i].Tenant = tenant
 		if err := filters[i].Validate(); err != nil {
 			return nil, err
 		}

@@ -45,14 +45,21 @@ func (c *Controller) adoptTopic(ctx context.Context, req *adminv1.AdoptTopicRequ
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	if tenant != "" && req.GetGroups() {
+		return nil, federation.Errorf(federation.InvalidArgument, "groups of a cluster cannot be taken along into tenant %q; adopt the topic without them", tenant)
+	}
+	if err := planner.CheckTopicName(federation.TopicName(req.GetTopicId())); err != nil {
 		return nil, err
 	}
 	spec := adoptSpec{
-		Name: federation.TopicName(req.GetTopicId()), TopicID: federation.NewTopicID(), Groups: req.GetGroups(), PhysicalTopic: req.GetPhysicalTopic(),
+		Name: federation.Qualify(tenant, federation.TopicName(req.GetTopicId())), TopicID: federation.NewTopicID(), Groups: req.GetGroups(), PhysicalTopic: req.GetPhysicalTopic(),
 		Cluster: federation.ClusterName(strings.TrimPrefix(req.GetPhysicalCluster(), collectionPhysical)),
 	}
-	setDefault(&spec.PhysicalTopic, string(spec.Name))
+	setDefault(&spec.PhysicalTopic, req.GetTopicId())
 	out := &adminv1.AdoptTopicResponse{}
 	if t.ops.byRequest(req.GetRequestId()) == nil {
 		topic, err := t.planAdopt(ctx, spec)

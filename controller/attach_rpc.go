@@ -172,6 +172,11 @@ func checkRegister(reg *controlv1.Register) error {
 			return federation.Errorf(federation.InvalidArgument, "register: gateway %q: %s address %q: want HOST:PORT, as clients reach it", reg.GetGatewayId(), name, address)
 		}
 	}
+	for tenant, address := range reg.GetTenantKafkaAddresses() {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" || strings.ContainsAny(tenant+address, " =") {
+			return federation.Errorf(federation.InvalidArgument, "register: gateway %q: kafka address %q of tenant %q: want HOST:PORT, as clients reach it", reg.GetGatewayId(), address, tenant)
+		}
+	}
 	_, err := federation.ParseRole(reg.GetRole())
 	return err
 }
@@ -240,7 +245,7 @@ func (a *attachment) join(ctx context.Context, reg *controlv1.Register) (federat
 		role, _ := federation.ParseRole(reg.GetRole()) // checked before
 		g := &federation.Gateway{
 			ID: id, NodeID: node, ConnectAddress: reg.GetConnectAddress(), KafkaAddress: reg.GetKafkaAddress(),
-			Zone: reg.GetZone(), Role: role, State: state,
+			TenantKafka: federation.NewTenantAddresses(reg.GetTenantKafkaAddresses()), Zone: reg.GetZone(), Role: role, State: state,
 		}
 		_, err := a.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
 			return planner.WithGateway(m, g), nil

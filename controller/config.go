@@ -123,6 +123,8 @@ type Config struct {
 	// CredentialsMax bounds the credentials of all users: each gateway holds them, of some
 	// 300 B each; 10,000 by default.
 	CredentialsMax int
+	// TenantsMax bounds the tenants; 1,000 by default.
+	TenantsMax int
 	// ForwardWait is how long a standby waits for a leader before it refuses a call; 5 s by default.
 	ForwardWait time.Duration
 
@@ -169,6 +171,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.QuotasMax, 10_000)
 	setDefault(&c.GatewayScheme, "http")
 	setDefault(&c.CredentialsMax, 10_000)
+	setDefault(&c.TenantsMax, 1000)
 	setDefault(&c.ForwardWait, 5*time.Second)
 }
 

@@ -99,6 +99,7 @@ func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
 	admin(adminv1connect.NewAclServiceHandler(&aclService{c}, opts...))
 	admin(adminv1connect.NewQuotaServiceHandler(&quotaService{c}, opts...))
 	admin(adminv1connect.NewCredentialServiceHandler(&credentialService{c}, opts...))
+	admin(adminv1connect.NewTenantServiceHandler(&tenantService{c}, opts...))
 }
 
 // Run competes for the lead and leads, until ctx ends; then it gives the lead up.

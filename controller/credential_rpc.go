@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -29,7 +30,7 @@ func (s *credentialService) CreateCredential(ctx context.Context, req *adminv1.C
 }
 
 func (c *Controller) createCredential(ctx context.Context, req *adminv1.CreateCredentialRequest) (*adminv1.CreateCredentialResponse, error) {
-	t, ids, err := c.credentialsOf(req.GetParent(), req.GetUser(), req.GetMechanisms())
+	t, tenant, ids, err := c.credentialsOf(req.GetParent(), req.GetUser(), req.GetMechanisms())
 	if err != nil {
 		return nil, err
 	}
@@ -41,14 +42,14 @@ func (c *Controller) createCredential(ctx context.Context, req *adminv1.CreateCr
 		password = security.NewSecret()
 		out.Secret = password
 	}
-	out.BearerToken = security.SecretToken(req.GetUser(), password)
+	out.BearerToken = security.SecretToken(federation.QualifyUser(tenant, req.GetUser()), password)
 	set := make([]*federation.Credential, len(ids))
 	for i, id := range ids {
 		if set[i], err = security.NewCredential(id, password, iterations); err != nil {
 			return nil, err
 		}
 		set[i].CreatedMs = time.Now().UnixMilli()
-		out.Credentials = append(out.Credentials, credentialProto(set[i]))
+		out.Credentials = append(out.Credentials, credentialProto(set[i], tenant))
 	}
 	err = t.setCredentials(ctx, set, nil, func(m *federation.Map) error {
 		for _, id := range ids {
@@ -66,16 +67,27 @@ func (c *Controller) createCredential(ctx context.Context, req *adminv1.CreateCr
 }
 
 // credentialsOf reads whose credentials a request is about; no mechanism stands for all.
-func (c *Controller) credentialsOf(parent, user string, mechanisms []string) (*term, []federation.CredentialID, error) {
+func (c *Controller) credentialsOf(parent, user string, mechanisms []string) (*term, string, []federation.CredentialID, error) {
 	t, err := c.leading()
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
-	if err := c.checkParent(parent); err != nil {
-		return nil, nil, err
+	tenant, err := t.parseParent(parent)
+	if err != nil {
+		return nil, "", nil, err
 	}
 	if err := federation.CheckUserName(user); err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
+	}
+	if other, _ := t.current().SplitUser(user); tenant == "" && other != "" {
+		return nil, "", nil, federation.Errorf(federation.InvalidArgument, "user %q: names that begin with %s/ are those of the users of tenant %q; name the logical cluster instead", user, other, other)
+	}
+	if tenant != "" && strings.HasPrefix(user, federation.QualifyUser(tenant, "")) {
+		return nil, "", nil, federation.Errorf(federation.InvalidArgument, "user %q: the logical cluster is said already; name the user without it", user)
+	}
+	user = federation.QualifyUser(tenant, user)
+	if err := federation.CheckUserName(user); err != nil {
+		return nil, "", nil, err
 	}
 	if len(mechanisms) == 0 {
 		mechanisms = []string{string(federation.ScramSHA256), string(federation.ScramSHA512)}
@@ -84,13 +96,13 @@ func (c *Controller) credentialsOf(parent, user string, mechanisms []string) (*t
 	for _, name := range mechanisms {
 		id := federation.CredentialID{User: user, Mechanism: federation.ScramMechanism(name)}
 		if id.Mechanism.KeyBytes() == 0 {
-			return nil, nil, federation.Errorf(federation.InvalidArgument, "user %q: mechanism %q: want %s or %s", user, name, federation.ScramSHA256, federation.ScramSHA512)
+			return nil, "", nil, federation.Errorf(federation.InvalidArgument, "user %q: mechanism %q: want %s or %s", user, name, federation.ScramSHA256, federation.ScramSHA512)
 		}
 		if !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}
-	return t, ids, nil
+	return t, tenant, ids, nil
 }
 
 // setCredentials changes credentials and waits until the gateways have the change, so
@@ -113,8 +125,8 @@ func (t *term) setCredentials(ctx context.Context, set []*federation.Credential,
 	return nil
 }
 
-func credentialProto(c *federation.Credential) *adminv1.Credential {
-	out := &adminv1.Credential{User: c.User, Mechanism: string(c.Mechanism), Iterations: c.Iterations}
+func credentialProto(c *federation.Credential, tenant string) *adminv1.Credential {
+	out := &adminv1.Credential{User: strings.TrimPrefix(c.User, federation.QualifyUser(tenant, "")), Mechanism: string(c.Mechanism), Iterations: c.Iterations}
 	if c.CreatedMs > 0 {
 		out.CreateTime = timestamppb.New(time.UnixMilli(c.CreatedMs))
 	}
@@ -127,12 +139,15 @@ func (s *credentialService) ListCredentials(_ context.Context, req *adminv1.List
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	if err := s.c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
 	var all []*federation.Credential
-	for _, c := range t.current().Credentials {
-		if len(req.GetUsers()) == 0 || slices.Contains(req.GetUsers(), c.User) {
+	m := t.current()
+	for _, c := range m.Credentials {
+		of, user := m.SplitUser(c.User)
+		if of == tenant && (len(req.GetUsers()) == 0 || slices.Contains(req.GetUsers(), user)) {
 			all = append(all, c)
 		}
 	}
@@ -144,14 +159,14 @@ func (s *credentialService) ListCredentials(_ context.Context, req *adminv1.List
 	}
 	out := &adminv1.ListCredentialsResponse{NextPageToken: next}
 	for _, c := range found {
-		out.Credentials = append(out.Credentials, credentialProto(c))
+		out.Credentials = append(out.Credentials, credentialProto(c, tenant))
 	}
 	return out, nil
 }
 
 // RevokeCredential takes credentials of a user away.
 func (s *credentialService) RevokeCredential(ctx context.Context, req *adminv1.RevokeCredentialRequest) (*adminv1.RevokeCredentialResponse, error) {
-	t, ids, err := s.c.credentialsOf(req.GetParent(), req.GetUser(), req.GetMechanisms())
+	t, tenant, ids, err := s.c.credentialsOf(req.GetParent(), req.GetUser(), req.GetMechanisms())
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
@@ -160,7 +175,7 @@ func (s *credentialService) RevokeCredential(ctx context.Context, req *adminv1.R
 		out.Credentials = nil
 		for _, id := range ids {
 			if c := m.Credential(id); c != nil {
-				out.Credentials = append(out.Credentials, credentialProto(c))
+				out.Credentials = append(out.Credentials, credentialProto(c, tenant))
 			}
 		}
 		if len(out.GetCredentials()) == 0 {
@@ -196,7 +211,7 @@ func (c *Controller) alterCredentials(ctx context.Context, req *adminv1.AlterCre
 		mechanisms = append(mechanisms, u.GetMechanism())
 	}
 	named := len(mechanisms) + len(req.GetRemovals())
-	t, ids, err := c.credentialsOf(req.GetParent(), req.GetUser(), append(mechanisms, req.GetRemovals()...))
+	t, _, ids, err := c.credentialsOf(req.GetParent(), req.GetUser(), append(mechanisms, req.GetRemovals()...))
 	if err != nil {
 		return err
 	}

@@ -58,9 +58,17 @@ func (t *term) committedOn(ctx context.Context, cluster federation.ClusterName) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.ProbeTimeout)
 	defer cancel()
+	for _, view := range views(t.current()) {
+		t.committedIn(ctx, view.LogicalCluster, cluster, wanted)
+	}
+	return out
+}
+
+// committedIn reads what the groups of a logical cluster have committed of some heads.
+func (t *term) committedIn(ctx context.Context, logical string, cluster federation.ClusterName, wanted map[redisstore.OffsetKey]*headCommits) {
 	kept := 0
-	err := t.parts.Store.Groups(ctx, t.cfg.LogicalCluster, func(groups []string) error {
-		offsets, err := t.parts.Store.OffsetsOf(ctx, t.cfg.LogicalCluster, groups)
+	err := t.parts.Store.Groups(ctx, logical, func(groups []string) error {
+		offsets, err := t.parts.Store.OffsetsOf(ctx, logical, groups)
 		if err != nil {
 			return err
 		}
@@ -80,9 +88,8 @@ func (t *term) committedOn(ctx context.Context, cluster federation.ClusterName) 
 		return nil
 	})
 	if err != nil {
-		t.log.Warn("not all offsets that groups have committed are known to the failover", "cluster", cluster, "err", err)
+		t.log.Warn("not all offsets that groups have committed are known to the failover", "logical_cluster", logical, "cluster", cluster, "err", err)
 	}
-	return out
 }
 
 // skippedNamed bounds the groups and partitions of which the log tells what they skip.

@@ -22,34 +22,49 @@ const (
 	collectionOperations = "operations/"
 )
 
-func (c *Controller) parentName() string { return collectionLogical + c.cfg.LogicalCluster }
-
-func (c *Controller) topicName(t federation.TopicName) string {
-	return c.parentName() + collectionTopics + string(t)
+// parentName is the logical cluster of a tenant; the empty one is the deployment's own.
+func (c *Controller) parentName(tenant string) string {
+	if tenant == "" {
+		tenant = c.cfg.LogicalCluster
+	}
+	return collectionLogical + tenant
 }
 
-// checkParent reads logicalClusters/{lc}; the empty string is the default one.
-func (c *Controller) checkParent(parent string) error {
-	if parent == "" || parent == c.parentName() {
-		return nil
+func (c *Controller) topicName(t federation.TopicName) string {
+	tenant, plain := t.Split()
+	return c.parentName(tenant) + collectionTopics + string(plain)
+}
+
+// parseParent reads logicalClusters/{lc}, and returns the tenant that it is; empty for the
+// deployment's own logical cluster, which the empty string stands for.
+func (t *term) parseParent(parent string) (tenant string, err error) {
+	if parent == "" || parent == t.parentName("") {
+		return "", nil
 	}
 	name, ok := strings.CutPrefix(parent, collectionLogical)
 	if !ok {
-		return federation.Errorf(federation.InvalidArgument, "parent %q: want logicalClusters/NAME", parent)
+		return "", federation.Errorf(federation.InvalidArgument, "parent %q: want logicalClusters/NAME", parent)
 	}
-	return federation.Errorf(federation.InvalidArgument, "logical cluster %q is not known here; this is %q", name, c.cfg.LogicalCluster)
+	switch known := t.current().Tenants[name]; {
+	case known == nil:
+		return "", federation.Errorf(federation.InvalidArgument, "logical cluster %q is not known here; this is %q, and it has no tenant of that name", name, t.cfg.LogicalCluster)
+	case known.Deleting:
+		return "", federation.Errorf(federation.InvalidArgument, "logical cluster %q is being deleted; `braid tenant delete %s` goes on with that", name, name)
+	}
+	return name, nil
 }
 
-// parseTopic reads logicalClusters/{lc}/topics/{topic}.
-func (c *Controller) parseTopic(name string) (federation.TopicName, error) {
+// parseTopic reads logicalClusters/{lc}/topics/{topic}; the name is qualified.
+func (t *term) parseTopic(name string) (federation.TopicName, error) {
 	parent, id, ok := strings.Cut(name, collectionTopics)
 	if !ok {
-		return "", federation.Errorf(federation.InvalidArgument, "topic name %q: want logicalClusters/%s/topics/TOPIC", name, c.cfg.LogicalCluster)
+		return "", federation.Errorf(federation.InvalidArgument, "topic name %q: want logicalClusters/%s/topics/TOPIC", name, t.cfg.LogicalCluster)
 	}
-	if err := c.checkParent(parent); err != nil {
+	tenant, err := t.parseParent(parent)
+	if err != nil {
 		return "", err
 	}
-	return federation.TopicName(id), planner.CheckTopicName(federation.TopicName(id))
+	return federation.Qualify(tenant, federation.TopicName(id)), planner.CheckTopicName(federation.TopicName(id))
 }
 
 // parseCluster reads physicalClusters/{pc}.

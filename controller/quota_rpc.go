@@ -30,7 +30,8 @@ func (c *Controller) alterQuotas(ctx context.Context, req *adminv1.AlterQuotasRe
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, err
 	}
 	if n := len(req.GetChanges()); n > quotaChangesMax {
@@ -38,7 +39,7 @@ func (c *Controller) alterQuotas(ctx context.Context, req *adminv1.AlterQuotasRe
 	}
 	changes := make([]federation.QuotaChange, 0, len(req.GetChanges()))
 	for _, in := range req.GetChanges() {
-		change := federation.QuotaChange{Entity: quotaEntityOf(in.GetEntity()), Set: make(map[federation.QuotaKey]float64, len(in.GetSet()))}
+		change := federation.QuotaChange{Entity: quotaEntityOf(tenant, in.GetEntity()), Set: make(map[federation.QuotaKey]float64, len(in.GetSet()))}
 		for k, v := range in.GetSet() {
 			change.Set[federation.QuotaKey(k)] = v
 		}
@@ -75,10 +76,11 @@ func (s *quotaService) ListQuotas(_ context.Context, req *adminv1.ListQuotasRequ
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	if err := s.c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	all, next, err := page(t.current().Quotas.Sorted(), quotaSortKey, req.GetPageSize(), req.GetPageToken())
+	all, next, err := page(t.current().Quotas.Of(tenant).Sorted(), quotaSortKey, req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
@@ -106,7 +108,8 @@ func quotaSortKey(q *federation.Quota) string {
 	return b.String()
 }
 
-func quotaEntityOf(in *adminv1.QuotaEntity) (e federation.QuotaEntity) {
+func quotaEntityOf(tenant string, in *adminv1.QuotaEntity) (e federation.QuotaEntity) {
+	e.Tenant = tenant
 	if in == nil {
 		return e
 	}

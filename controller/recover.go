@@ -301,15 +301,27 @@ func reopened(m *federation.Map, heads []federation.TopicPartition) *federation.
 	return planner.WithoutSealing(m, moves)
 }
 
-// offsets puts the offsets of the backups back.
+// offsets puts the offsets of the backups back, those of each logical cluster.
 func (r *recovery) offsets(ctx context.Context) error {
+	for _, m := range views(r.m) {
+		if m.LogicalCluster != r.cfg.LogicalCluster {
+			r.say("tenant %s:", m.LogicalCluster)
+		}
+		if err := r.offsetsOf(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) offsetsOf(ctx context.Context, m *federation.Map) error {
 	backups := make(map[federation.ClusterName]backup)
 	for _, name := range slices.Sorted(maps.Keys(r.m.Clusters)) {
 		c, err := r.pool.Cluster(name)
 		if err != nil {
 			return err
 		}
-		b, err := readBackup(ctx, c, r.cfg.LogicalCluster)
+		b, err := readBackup(ctx, c, m.LogicalCluster)
 		switch {
 		case err != nil && !r.cfg.Force:
 			return federation.Errorf(federation.ClusterUnavailable, "the backup of offsets on cluster %s cannot be read; try again, or go on without it with --force", name).WithCause(err)
@@ -320,7 +332,7 @@ func (r *recovery) offsets(ctx context.Context) error {
 			backups[name] = b
 		}
 	}
-	did, err := putBack(ctx, r.store, r.m, backups, r.cfg.DryRun)
+	did, err := putBack(ctx, r.store, m, backups, r.cfg.DryRun)
 	if err != nil {
 		return err
 	}

@@ -196,7 +196,8 @@ func (r *recovery) lookAtUnused(ctx context.Context, c *upstream.Cluster, topics
 	}
 	for _, topic := range slices.Sorted(maps.Keys(topics)) {
 		if !names[topic] {
-			if strings.HasPrefix(topic, r.m.LogicalCluster+".") && !journal.IsTopic(topic) {
+			of, _, _ := strings.Cut(topic, ".")
+			if (of == r.m.LogicalCluster || r.m.Tenants[of] != nil) && !journal.IsTopic(topic) {
 				notes = append(notes, "cluster "+string(c.Name)+": topic "+topic+" is of no topic of the map: it was created after it, or its deletion was not finished")
 			}
 			continue

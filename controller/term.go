@@ -48,7 +48,7 @@ type term struct {
 	stamps  stamps        // of publications, for their measurement
 	hints   chan struct{} // asks collect for a look; holds one
 
-	groupsLost bool // the store has lost them; set by load
+	groupsLost []string // logical clusters whose groups the store has lost; set by load
 
 	foreign atomic.Int64 // sealed physical partitions that somebody wrote to
 }
@@ -176,8 +176,11 @@ func (t *term) tryLoad(ctx context.Context) error {
 		}
 		m = &first
 	}
-	if err := t.knowGroups(ctx, m, mapRestored); err != nil {
-		return err
+	t.groupsLost = nil
+	for _, view := range views(m) {
+		if err := t.knowGroups(ctx, view, mapRestored); err != nil {
+			return err
+		}
 	}
 	t.ops.load(ops)
 	now := time.Now() // later than the last moment at which another's lead was confirmed
@@ -195,8 +198,8 @@ func (t *term) run(ctx context.Context) {
 	wg.Go(func() { t.watchSealed(ctx) })
 	wg.Go(func() { t.watchDirect(ctx) })
 	wg.Go(func() {
-		if t.groupsLost {
-			t.restoreGroups(ctx)
+		for _, logical := range t.groupsLost {
+			t.restoreGroups(ctx, logical)
 		}
 		t.backUp(ctx)
 	})

@@ -50,7 +50,7 @@ func (c *Controller) createTopic(ctx context.Context, req *adminv1.CreateTopicRe
 	if err != nil {
 		return nil, err
 	}
-	spec, err := c.createSpec(req)
+	spec, err := t.createSpec(req)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (c *Controller) createTopic(ctx context.Context, req *adminv1.CreateTopicRe
 	return out, nil
 }
 
-func (c *Controller) createSpec(req *adminv1.CreateTopicRequest) (createSpec, error) {
+func (t *term) createSpec(req *adminv1.CreateTopicRequest) (createSpec, error) {
 	in := req.GetTopic()
 	spec := createSpec{
 		Name:              federation.TopicName(req.GetTopicId()),
@@ -89,23 +89,25 @@ func (c *Controller) createSpec(req *adminv1.CreateTopicRequest) (createSpec, er
 		ReplicationFactor: in.GetReplicationFactor(),
 		Config:            in.GetConfig(),
 	}
-	if err := c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return spec, err
 	}
-	if spec.Name == "" && in.GetName() != "" {
-		name, err := c.parseTopic(in.GetName())
-		if err != nil {
+	switch {
+	case spec.Name == "" && in.GetName() != "":
+		if spec.Name, err = t.parseTopic(in.GetName()); err != nil {
 			return spec, err
 		}
-		spec.Name = name
-	}
-	if err := planner.CheckTopicName(spec.Name); err != nil {
-		return spec, err
+	default:
+		if err := planner.CheckTopicName(spec.Name); err != nil {
+			return spec, err
+		}
+		spec.Name = federation.Qualify(tenant, spec.Name)
 	}
 	if spec.Partitions == 0 || spec.Partitions == -1 {
-		spec.Partitions = c.cfg.DefaultPartitions
+		spec.Partitions = t.cfg.DefaultPartitions
 	}
-	if err := c.checkCount(spec.Name, spec.Partitions); err != nil {
+	if err := t.checkCount(spec.Name, spec.Partitions); err != nil {
 		return spec, err
 	}
 	if spec.ReplicationFactor == 0 {
@@ -192,7 +194,7 @@ func (c *Controller) findTopic(name string) (*term, *federation.Topic, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	id, err := c.parseTopic(name)
+	id, err := t.parseTopic(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,11 +211,12 @@ func (s *topicService) ListTopics(_ context.Context, req *adminv1.ListTopicsRequ
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	if err := s.c.checkParent(req.GetParent()); err != nil {
+	tenant, err := t.parseParent(req.GetParent())
+	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
 	m := t.current()
-	names, next, err := page(m.TopicNames(), func(n federation.TopicName) string { return string(n) }, req.GetPageSize(), req.GetPageToken())
+	names, next, err := page(planner.TenantTopics(m, tenant), func(n federation.TopicName) string { return string(n) }, req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}

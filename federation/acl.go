@@ -24,6 +24,7 @@ type ACL struct {
 	Host       string     // an IP address; ACLWildcard = all
 	Operation  ACLOperation
 	Permission ACLPermission
+	Tenant     string // whose resources and principals; empty = the deployment's own
 }
 
 // What stands for all in an ACL, and the one resource of the type cluster.
@@ -117,7 +118,11 @@ func (p ACLPermission) String() string { return aclName(aclPermissions[:], p) }
 
 // ID returns the id of an ACL.
 func (a *ACL) ID() ACLID {
-	h := sha256.Sum256(fmt.Appendf(nil, "%d %d %d %d %q %q %q", a.Resource, a.Pattern, a.Operation, a.Permission, a.Name, a.Principal, a.Host))
+	b := fmt.Appendf(nil, "%d %d %d %d %q %q %q", a.Resource, a.Pattern, a.Operation, a.Permission, a.Name, a.Principal, a.Host)
+	if a.Tenant != "" {
+		b = fmt.Appendf(b, " %q", a.Tenant)
+	}
+	h := sha256.Sum256(b)
 	return ACLID(hex.EncodeToString(h[:16]))
 }
 
@@ -161,6 +166,7 @@ type ACLFilter struct {
 	Name, Principal, Host *string // nil = any
 	Operation             ACLOperation
 	Permission            ACLPermission
+	Tenant                string // selects those of one tenant, or of the deployment's own logical cluster
 }
 
 // Validate refuses filters that select nothing by mistake.
@@ -183,7 +189,7 @@ func (f *ACLFilter) Validate() error {
 
 // Matches reports whether the filter selects an ACL.
 func (f *ACLFilter) Matches(a *ACL) bool {
-	return f.matchesResource(a) &&
+	return f.Tenant == a.Tenant && f.matchesResource(a) &&
 		(f.Principal == nil || *f.Principal == a.Principal) &&
 		(f.Host == nil || *f.Host == a.Host) &&
 		(f.Operation == ACLAnyOperation || f.Operation == a.Operation) &&

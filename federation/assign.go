@@ -73,6 +73,7 @@ type Gateway struct {
 	NodeID         NodeID
 	ConnectAddress string // host:port
 	KafkaAddress   string // host:port
+	TenantKafka    TenantAddresses // where clients of tenants find it, if not at KafkaAddress
 	Zone           string
 	Role           Role
 	State          GatewayState

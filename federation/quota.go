@@ -23,6 +23,7 @@ type Quota struct {
 // A QuotaEntity is whom a quota is for: a user, a client id or both; or an IP address.
 type QuotaEntity struct {
 	User, ClientID, IP QuotaName
+	Tenant             string // whose users and clients; empty = the deployment's own
 }
 
 // A QuotaName is one part of a QuotaEntity.
@@ -68,6 +69,9 @@ func (e QuotaEntity) MarshalText() ([]byte, error) { return []byte(e.String()), 
 
 func (e QuotaEntity) String() string {
 	out := ""
+	if e.Tenant != "" {
+		out = "tenant " + e.Tenant
+	}
 	for _, p := range []struct {
 		what string
 		name QuotaName
@@ -87,6 +91,8 @@ func (e QuotaEntity) Validate() error {
 	switch {
 	case !e.User.Set && !e.ClientID.Set && !e.IP.Set:
 		return Errorf(InvalidArgument, "a quota is for a user, a client id, both, or an IP address; none is named")
+	case e.IP.Set && e.Tenant != "":
+		return Errorf(InvalidArgument, "quota of %s: logical cluster %q is a tenant; connections are counted before it is known whose they are, so only the deployment's own logical cluster has quotas of IP addresses", e, e.Tenant)
 	case e.IP.Set && (e.User.Set || e.ClientID.Set):
 		return Errorf(InvalidArgument, "quota of %s: an IP address cannot be combined with a user or a client id", e)
 	}
@@ -154,12 +160,24 @@ func (e QuotaEntity) Compare(o QuotaEntity) int {
 			return cmp.Compare(a.Name, b.Name)
 		}
 	}
-	return cmp.Or(part(e.User, o.User), part(e.ClientID, o.ClientID), part(e.IP, o.IP))
+	return cmp.Or(cmp.Compare(e.Tenant, o.Tenant), part(e.User, o.User), part(e.ClientID, o.ClientID), part(e.IP, o.IP))
 }
 
 // Sorted returns all quotas in the order of their entities.
 func (q Quotas) Sorted() []*Quota {
 	return slices.SortedFunc(maps.Values(q), func(a, b *Quota) int { return a.Entity.Compare(b.Entity) })
+}
+
+// Of returns the quotas of a tenant, as they are in the map; those of the deployment's own
+// logical cluster if it is empty.
+func (q Quotas) Of(tenant string) Quotas {
+	out := make(Quotas)
+	for e, v := range q {
+		if e.Tenant == tenant {
+			out[e] = v
+		}
+	}
+	return out
 }
 
 // A QuotaChange sets and takes away keys of one entity.

@@ -38,8 +38,8 @@ func nameRune(r rune) bool {
 // valid and free. Names that differ only by '.' and '_' collide, as in Kafka
 // (Topic.hasCollision): their metrics would be the same.
 func CheckNewTopic(m *federation.Map, name federation.TopicName) error {
-	if err := CheckTopicName(name); err != nil {
-		return err
+	if _, plain := name.Split(); CheckTopicName(plain) != nil {
+		return CheckTopicName(plain)
 	}
 	if m.Topic(name) != nil {
 		return federation.Errorf(federation.TopicExists, "topic %q exists already", name)
@@ -60,10 +60,14 @@ func fold(name federation.TopicName) string { return strings.ReplaceAll(string(n
 
 // PhysicalName returns the name of the topic that holds heads of a logical topic
 // on each physical cluster: `<logical cluster>.<topic>.<generation>`. The
+// logical cluster of a qualified name is the tenant. The
 // generation counts the creations of the name, so no physical topic ever holds
 // another topic's records. A name that would be too long for Kafka has its middle
 // replaced by a digest.
 func PhysicalName(logicalCluster string, topic federation.TopicName, generation int32) string {
+	if tenant, plain := topic.Split(); tenant != "" {
+		logicalCluster, topic = tenant, plain
+	}
 	full := fmt.Sprintf("%s.%s.%d", logicalCluster, topic, generation)
 	if len(full) <= NameMax {
 		return full

@@ -21,6 +21,7 @@ func aclEntry(a *federation.ACL, version int64) *controlv1.MapEntry {
 		Host:           a.Host,
 		Operation:      int32(a.Operation),
 		PermissionType: int32(a.Permission),
+		Tenant:         a.Tenant,
 	}}}
 }
 
@@ -58,6 +59,7 @@ func (e *edit) setACL(key string, entry *controlv1.AclEntry) error {
 		Resource: federation.ACLResource(number(entry.GetResourceType())), Pattern: federation.ACLPattern(number(entry.GetPatternType())), Name: entry.GetResourceName(),
 		Principal: entry.GetPrincipal(), Host: entry.GetHost(),
 		Operation: federation.ACLOperation(number(entry.GetOperation())), Permission: federation.ACLPermission(number(entry.GetPermissionType())),
+		Tenant: entry.GetTenant(),
 	}
 	if err := a.Validate(); err != nil {
 		return err

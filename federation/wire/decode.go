@@ -97,12 +97,13 @@ func decodeGateway(g *controlv1.GatewayEntry) (*federation.Gateway, error) {
 		Zone:           g.GetZone(),
 		Role:           role,
 		State:          federation.GatewayState(g.GetState()),
+		TenantKafka:    federation.NewTenantAddresses(g.GetTenantKafkaAddresses()),
 	}, nil
 }
 
 // decodeTopic leaves the partitions to the caller.
 func decodeTopic(t *controlv1.TopicEntry) (*federation.Topic, error) {
-	if t.GetName() == "" || strings.Contains(t.GetName(), "/") {
+	if !topicNameOK(t.GetName()) {
 		return nil, fmt.Errorf("topic %q: bad name", t.GetName())
 	}
 	if t.GetPartitionCount() < 0 {

@@ -48,6 +48,7 @@ func Diff(from, to *federation.Map) Delta {
 	d.diffACLs(from, to)
 	d.diffQuotas(from, to)
 	d.diffCredentials(from, to)
+	d.diffTenants(from, to)
 	for name, t := range to.Topics {
 		d.diffTopic(from.Topics[name], t)
 	}
@@ -173,6 +174,7 @@ type edit struct {
 	ownTopics     bool
 	ownACLs       bool
 	ownQuotas     bool
+	ownTenants    bool
 	topicEntries  bool                                // an entry of a topic itself was given
 	topics        map[federation.TopicName]*topicEdit // changed ones
 	lostCluster   bool                                // a cluster was deleted
@@ -260,6 +262,8 @@ func (e *edit) remove(key string) error {
 		return e.removeQuota(key)
 	case strings.HasPrefix(key, prefixCredential):
 		return e.removeCredential(key)
+	case strings.HasPrefix(key, prefixTenant):
+		e.removeTenant(key[len(prefixTenant):])
 	case strings.HasPrefix(key, prefixTopic):
 		e.topic(federation.TopicName(key[len(prefixTopic):])).deleted = true
 	case strings.HasPrefix(key, prefixPartition):
@@ -321,6 +325,8 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 		}
 		e.topic(p.Topic).partitions[p.Number] = p
 		e.newPartitions = append(e.newPartitions, p)
+	case *controlv1.MapEntry_Tenant:
+		return e.setTenant(u.GetKey(), v.Tenant)
 	case *controlv1.MapEntry_Acl:
 		return e.setACL(u.GetKey(), v.Acl)
 	case *controlv1.MapEntry_Quota:

@@ -17,6 +17,9 @@ const prefixQuota = "quota/"
 // that has a name is spelled as the default.
 func QuotaKey(e federation.QuotaEntity) string {
 	var parts []string
+	if e.Tenant != "" {
+		parts = append(parts, "tenant="+url.QueryEscape(e.Tenant))
+	}
 	for _, p := range []struct {
 		what string
 		name federation.QuotaName
@@ -29,7 +32,7 @@ func QuotaKey(e federation.QuotaEntity) string {
 }
 
 func quotaEntry(q *federation.Quota, version int64) *controlv1.MapEntry {
-	e := &controlv1.QuotaEntry{User: quotaName(q.Entity.User), ClientId: quotaName(q.Entity.ClientID), Ip: quotaName(q.Entity.IP), Values: make(map[string]float64, len(q.Values))}
+	e := &controlv1.QuotaEntry{User: quotaName(q.Entity.User), ClientId: quotaName(q.Entity.ClientID), Ip: quotaName(q.Entity.IP), Tenant: q.Entity.Tenant, Values: make(map[string]float64, len(q.Values))}
 	for k, v := range q.Values {
 		e.Values[string(k)] = v
 	}
@@ -80,7 +83,7 @@ func (e *edit) quotas() federation.Quotas {
 
 func (e *edit) setQuota(key string, in *controlv1.QuotaEntry) error {
 	q := &federation.Quota{
-		Entity: federation.QuotaEntity{User: decodeQuotaName(in.User), ClientID: decodeQuotaName(in.ClientId), IP: decodeQuotaName(in.Ip)},
+		Entity: federation.QuotaEntity{User: decodeQuotaName(in.User), ClientID: decodeQuotaName(in.ClientId), IP: decodeQuotaName(in.Ip), Tenant: in.GetTenant()},
 		Values: make(map[federation.QuotaKey]float64, len(in.GetValues())),
 	}
 	for k, v := range in.GetValues() {
@@ -106,6 +109,8 @@ func (e *edit) removeQuota(key string) error {
 			return fmt.Errorf("delete of %q: bad key", key)
 		}
 		switch what {
+		case "tenant":
+			entity.Tenant = name
 		case "user":
 			entity.User = federation.NamedQuota(name)
 		case "client-id":

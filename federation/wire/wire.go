@@ -3,7 +3,7 @@
 // the map, so nothing invalid gets in by either way.
 //
 // Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER |
-// credential/USER/MECHANISM | acl/ID | quota/ENTITY.
+// credential/USER/MECHANISM | acl/ID | quota/ENTITY | tenant/NAME.
 package wire
 
 import (
@@ -84,6 +84,9 @@ func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 	for _, q := range m.Quotas {
 		out = append(out, quotaEntry(q, v))
 	}
+	for _, t := range m.Tenants {
+		out = append(out, tenantEntry(t, v))
+	}
 	sortEntries(out)
 	return out
 }
@@ -126,6 +129,8 @@ func gatewayEntry(g *federation.Gateway, version int64) *controlv1.MapEntry {
 		Zone:           g.Zone,
 		Role:           g.Role.String(),
 		State:          controlv1.GatewayEntry_State(g.State),
+
+		TenantKafkaAddresses: g.TenantKafka.Map(),
 	}}}
 }
 

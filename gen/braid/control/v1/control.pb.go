@@ -182,9 +182,11 @@ type Register struct {
 	// produce | consume | both
 	Role string `protobuf:"bytes,9,opt,name=role,proto3" json:"role,omitempty"`
 	// A name service or another watcher: gets the map, is no gateway.
-	WatchOnly     bool `protobuf:"varint,10,opt,name=watch_only,json=watchOnly,proto3" json:"watch_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WatchOnly bool `protobuf:"varint,10,opt,name=watch_only,json=watchOnly,proto3" json:"watch_only,omitempty"`
+	// Where clients of tenants find it, if not at kafka_address.
+	TenantKafkaAddresses map[string]string `protobuf:"bytes,12,rep,name=tenant_kafka_addresses,json=tenantKafkaAddresses,proto3" json:"tenant_kafka_addresses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Register) Reset() {
@@ -278,6 +280,13 @@ func (x *Register) GetWatchOnly() bool {
 		return x.WatchOnly
 	}
 	return false
+}
+
+func (x *Register) GetTenantKafkaAddresses() map[string]string {
+	if x != nil {
+		return x.TenantKafkaAddresses
+	}
+	return nil
 }
 
 type Beat struct {
@@ -1312,7 +1321,7 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"heads_held\x18\x04 \x01(\v2\x1b.braid.control.v1.HeadsHeldH\x00R\theadsHeld\x125\n" +
 	"\adrained\x18\x06 \x01(\v2\x19.braid.control.v1.DrainedH\x00R\adrained\x128\n" +
 	"\x05loads\x18\a \x01(\v2 .braid.control.v1.PartitionLoadsH\x00R\x05loadsB\a\n" +
-	"\x05frame\"\x97\x02\n" +
+	"\x05frame\"\xcc\x03\n" +
 	"\bRegister\x12\x1d\n" +
 	"\n" +
 	"gateway_id\x18\x01 \x01(\tR\tgatewayId\x12 \n" +
@@ -1326,7 +1335,11 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\x04role\x18\t \x01(\tR\x04role\x12\x1d\n" +
 	"\n" +
 	"watch_only\x18\n" +
-	" \x01(\bR\twatchOnly\"\x96\x02\n" +
+	" \x01(\bR\twatchOnly\x12j\n" +
+	"\x16tenant_kafka_addresses\x18\f \x03(\v24.braid.control.v1.Register.TenantKafkaAddressesEntryR\x14tenantKafkaAddresses\x1aG\n" +
+	"\x19TenantKafkaAddressesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x02\n" +
 	"\x04Beat\x12\x17\n" +
 	"\asent_ms\x18\x01 \x01(\x03R\x06sentMs\x12\x1f\n" +
 	"\vmap_version\x18\x02 \x01(\x03R\n" +
@@ -1420,7 +1433,7 @@ func file_braid_control_v1_control_proto_rawDescGZIP() []byte {
 	return file_braid_control_v1_control_proto_rawDescData
 }
 
-var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_braid_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_braid_control_v1_control_proto_goTypes = []any{
 	(*AttachRequest)(nil),  // 0: braid.control.v1.AttachRequest
 	(*Register)(nil),       // 1: braid.control.v1.Register
@@ -1439,7 +1452,8 @@ var file_braid_control_v1_control_proto_goTypes = []any{
 	(*MapDelta)(nil),       // 14: braid.control.v1.MapDelta
 	(*Drain)(nil),          // 15: braid.control.v1.Drain
 	(*NotLeader)(nil),      // 16: braid.control.v1.NotLeader
-	(*MapEntry)(nil),       // 17: braid.control.v1.MapEntry
+	nil,                    // 17: braid.control.v1.Register.TenantKafkaAddressesEntry
+	(*MapEntry)(nil),       // 18: braid.control.v1.MapEntry
 }
 var file_braid_control_v1_control_proto_depIdxs = []int32{
 	1,  // 0: braid.control.v1.AttachRequest.register:type_name -> braid.control.v1.Register
@@ -1448,25 +1462,26 @@ var file_braid_control_v1_control_proto_depIdxs = []int32{
 	5,  // 3: braid.control.v1.AttachRequest.heads_held:type_name -> braid.control.v1.HeadsHeld
 	9,  // 4: braid.control.v1.AttachRequest.drained:type_name -> braid.control.v1.Drained
 	7,  // 5: braid.control.v1.AttachRequest.loads:type_name -> braid.control.v1.PartitionLoads
-	3,  // 6: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
-	6,  // 7: braid.control.v1.HeadsHeld.heads:type_name -> braid.control.v1.HeldHead
-	8,  // 8: braid.control.v1.PartitionLoads.partitions:type_name -> braid.control.v1.PartitionLoad
-	11, // 9: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
-	12, // 10: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
-	13, // 11: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
-	14, // 12: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
-	15, // 13: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
-	16, // 14: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
-	12, // 15: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
-	17, // 16: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
-	17, // 17: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
-	0,  // 18: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
-	10, // 19: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
-	19, // [19:20] is the sub-list for method output_type
-	18, // [18:19] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 6: braid.control.v1.Register.tenant_kafka_addresses:type_name -> braid.control.v1.Register.TenantKafkaAddressesEntry
+	3,  // 7: braid.control.v1.Beat.leaders:type_name -> braid.control.v1.LeaderSeen
+	6,  // 8: braid.control.v1.HeadsHeld.heads:type_name -> braid.control.v1.HeldHead
+	8,  // 9: braid.control.v1.PartitionLoads.partitions:type_name -> braid.control.v1.PartitionLoad
+	11, // 10: braid.control.v1.AttachResponse.registered:type_name -> braid.control.v1.Registered
+	12, // 11: braid.control.v1.AttachResponse.lease:type_name -> braid.control.v1.Lease
+	13, // 12: braid.control.v1.AttachResponse.snapshot:type_name -> braid.control.v1.MapSnapshot
+	14, // 13: braid.control.v1.AttachResponse.delta:type_name -> braid.control.v1.MapDelta
+	15, // 14: braid.control.v1.AttachResponse.drain:type_name -> braid.control.v1.Drain
+	16, // 15: braid.control.v1.AttachResponse.not_leader:type_name -> braid.control.v1.NotLeader
+	12, // 16: braid.control.v1.Registered.lease:type_name -> braid.control.v1.Lease
+	18, // 17: braid.control.v1.MapSnapshot.entries:type_name -> braid.control.v1.MapEntry
+	18, // 18: braid.control.v1.MapDelta.upserts:type_name -> braid.control.v1.MapEntry
+	0,  // 19: braid.control.v1.ControlService.Attach:input_type -> braid.control.v1.AttachRequest
+	10, // 20: braid.control.v1.ControlService.Attach:output_type -> braid.control.v1.AttachResponse
+	20, // [20:21] is the sub-list for method output_type
+	19, // [19:20] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_control_proto_init() }
@@ -1497,7 +1512,7 @@ func file_braid_control_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_control_proto_rawDesc), len(file_braid_control_v1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

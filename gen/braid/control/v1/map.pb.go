@@ -179,7 +179,7 @@ func (x ExtentEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExtentEntry_State.Descriptor instead.
 func (ExtentEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7, 0}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // One entry of the map.
@@ -198,6 +198,7 @@ type MapEntry struct {
 	//	*MapEntry_Acl
 	//	*MapEntry_Credential
 	//	*MapEntry_Quota
+	//	*MapEntry_Tenant
 	Value         isMapEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,6 +327,15 @@ func (x *MapEntry) GetQuota() *QuotaEntry {
 	return nil
 }
 
+func (x *MapEntry) GetTenant() *TenantEntry {
+	if x != nil {
+		if x, ok := x.Value.(*MapEntry_Tenant); ok {
+			return x.Tenant
+		}
+	}
+	return nil
+}
+
 type isMapEntry_Value interface {
 	isMapEntry_Value()
 }
@@ -362,6 +372,10 @@ type MapEntry_Quota struct {
 	Quota *QuotaEntry `protobuf:"bytes,11,opt,name=quota,proto3,oneof"`
 }
 
+type MapEntry_Tenant struct {
+	Tenant *TenantEntry `protobuf:"bytes,12,opt,name=tenant,proto3,oneof"`
+}
+
 func (*MapEntry_Meta) isMapEntry_Value() {}
 
 func (*MapEntry_Cluster) isMapEntry_Value() {}
@@ -377,6 +391,8 @@ func (*MapEntry_Acl) isMapEntry_Value() {}
 func (*MapEntry_Credential) isMapEntry_Value() {}
 
 func (*MapEntry_Quota) isMapEntry_Value() {}
+
+func (*MapEntry_Tenant) isMapEntry_Value() {}
 
 // What holds for the whole logical cluster.
 type MetaEntry struct {
@@ -632,10 +648,12 @@ type GatewayEntry struct {
 	KafkaAddress   string `protobuf:"bytes,4,opt,name=kafka_address,json=kafkaAddress,proto3" json:"kafka_address,omitempty"`
 	Zone           string `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
 	// produce | consume | both
-	Role          string             `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
-	State         GatewayEntry_State `protobuf:"varint,7,opt,name=state,proto3,enum=braid.control.v1.GatewayEntry_State" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Role  string             `protobuf:"bytes,6,opt,name=role,proto3" json:"role,omitempty"`
+	State GatewayEntry_State `protobuf:"varint,7,opt,name=state,proto3,enum=braid.control.v1.GatewayEntry_State" json:"state,omitempty"`
+	// Where clients of tenants find it, if not at kafka_address.
+	TenantKafkaAddresses map[string]string `protobuf:"bytes,12,rep,name=tenant_kafka_addresses,json=tenantKafkaAddresses,proto3" json:"tenant_kafka_addresses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *GatewayEntry) Reset() {
@@ -717,6 +735,92 @@ func (x *GatewayEntry) GetState() GatewayEntry_State {
 	return GatewayEntry_STATE_UNSPECIFIED
 }
 
+func (x *GatewayEntry) GetTenantKafkaAddresses() map[string]string {
+	if x != nil {
+		return x.TenantKafkaAddresses
+	}
+	return nil
+}
+
+// A tenant: a logical cluster beside the deployment's own.
+type TenantEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The cluster id that its clients see.
+	ClusterId string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	CreatedMs int64  `protobuf:"varint,3,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// It is served no more.
+	Deleting      bool   `protobuf:"varint,4,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	Description   string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TenantEntry) Reset() {
+	*x = TenantEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantEntry) ProtoMessage() {}
+
+func (x *TenantEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantEntry.ProtoReflect.Descriptor instead.
+func (*TenantEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TenantEntry) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TenantEntry) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *TenantEntry) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *TenantEntry) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
+	}
+	return false
+}
+
+func (x *TenantEntry) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
 // A logical topic without its partitions.
 type TopicEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -737,7 +841,7 @@ type TopicEntry struct {
 
 func (x *TopicEntry) Reset() {
 	*x = TopicEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +853,7 @@ func (x *TopicEntry) String() string {
 func (*TopicEntry) ProtoMessage() {}
 
 func (x *TopicEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[5]
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +866,7 @@ func (x *TopicEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicEntry.ProtoReflect.Descriptor instead.
 func (*TopicEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{5}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TopicEntry) GetName() string {
@@ -835,7 +939,7 @@ type PartitionEntry struct {
 
 func (x *PartitionEntry) Reset() {
 	*x = PartitionEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +951,7 @@ func (x *PartitionEntry) String() string {
 func (*PartitionEntry) ProtoMessage() {}
 
 func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +964,7 @@ func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionEntry.ProtoReflect.Descriptor instead.
 func (*PartitionEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PartitionEntry) GetTopic() string {
@@ -928,7 +1032,7 @@ type ExtentEntry struct {
 
 func (x *ExtentEntry) Reset() {
 	*x = ExtentEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1044,7 @@ func (x *ExtentEntry) String() string {
 func (*ExtentEntry) ProtoMessage() {}
 
 func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1057,7 @@ func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentEntry.ProtoReflect.Descriptor instead.
 func (*ExtentEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExtentEntry) GetNumber() int32 {
@@ -1073,7 +1177,7 @@ type HiddenEntry struct {
 
 func (x *HiddenEntry) Reset() {
 	*x = HiddenEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1189,7 @@ func (x *HiddenEntry) String() string {
 func (*HiddenEntry) ProtoMessage() {}
 
 func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1202,7 @@ func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HiddenEntry.ProtoReflect.Descriptor instead.
 func (*HiddenEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HiddenEntry) GetFrom() int64 {
@@ -1126,7 +1230,7 @@ type EpochEntry struct {
 
 func (x *EpochEntry) Reset() {
 	*x = EpochEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1242,7 @@ func (x *EpochEntry) String() string {
 func (*EpochEntry) ProtoMessage() {}
 
 func (x *EpochEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1255,7 @@ func (x *EpochEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochEntry.ProtoReflect.Descriptor instead.
 func (*EpochEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EpochEntry) GetPhysical() int32 {
@@ -1178,13 +1282,16 @@ type AclEntry struct {
 	Host           string                 `protobuf:"bytes,5,opt,name=host,proto3" json:"host,omitempty"`
 	Operation      int32                  `protobuf:"varint,6,opt,name=operation,proto3" json:"operation,omitempty"`
 	PermissionType int32                  `protobuf:"varint,7,opt,name=permission_type,json=permissionType,proto3" json:"permission_type,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The tenant whose resources and principals it is about; empty = the deployment's own
+	// logical cluster.
+	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AclEntry) Reset() {
 	*x = AclEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[10]
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1303,7 @@ func (x *AclEntry) String() string {
 func (*AclEntry) ProtoMessage() {}
 
 func (x *AclEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[10]
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1316,7 @@ func (x *AclEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AclEntry.ProtoReflect.Descriptor instead.
 func (*AclEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{10}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AclEntry) GetResourceType() int32 {
@@ -1261,6 +1368,13 @@ func (x *AclEntry) GetPermissionType() int32 {
 	return 0
 }
 
+func (x *AclEntry) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 // What clients may take. Of user, client id and IP address, those are set that the quota
 // is for; an empty one is the default.
 type QuotaEntry struct {
@@ -1269,14 +1383,17 @@ type QuotaEntry struct {
 	ClientId *string                `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3,oneof" json:"client_id,omitempty"`
 	Ip       *string                `protobuf:"bytes,3,opt,name=ip,proto3,oneof" json:"ip,omitempty"`
 	// By Kafka's key, such as producer_byte_rate.
-	Values        map[string]float64 `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Values map[string]float64 `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// The tenant whose users and client ids it is about; empty = the deployment's own logical
+	// cluster.
+	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QuotaEntry) Reset() {
 	*x = QuotaEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	mi := &file_braid_control_v1_map_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1405,7 @@ func (x *QuotaEntry) String() string {
 func (*QuotaEntry) ProtoMessage() {}
 
 func (x *QuotaEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	mi := &file_braid_control_v1_map_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1418,7 @@ func (x *QuotaEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaEntry.ProtoReflect.Descriptor instead.
 func (*QuotaEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{11}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QuotaEntry) GetUser() string {
@@ -1332,11 +1449,18 @@ func (x *QuotaEntry) GetValues() map[string]float64 {
 	return nil
 }
 
+func (x *QuotaEntry) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 var File_braid_control_v1_map_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\x8d\x04\n" +
+	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\xc6\x04\n" +
 	"\bMapEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x121\n" +
@@ -1349,7 +1473,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\b \x01(\v2!.braid.control.v1.CredentialEntryH\x00R\n" +
 	"credential\x124\n" +
-	"\x05quota\x18\v \x01(\v2\x1c.braid.control.v1.QuotaEntryH\x00R\x05quotaB\a\n" +
+	"\x05quota\x18\v \x01(\v2\x1c.braid.control.v1.QuotaEntryH\x00R\x05quota\x127\n" +
+	"\x06tenant\x18\f \x01(\v2\x1d.braid.control.v1.TenantEntryH\x00R\x06tenantB\a\n" +
 	"\x05value\"~\n" +
 	"\tMetaEntry\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
@@ -1380,7 +1505,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
 	"server_key\x18\x06 \x01(\fR\tserverKey\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\a \x01(\x03R\tcreatedMs\"\xbe\x02\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\"\xf7\x03\n" +
 	"\fGatewayEntry\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x05R\x06nodeId\x12'\n" +
@@ -1388,13 +1513,25 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\rkafka_address\x18\x04 \x01(\tR\fkafkaAddress\x12\x12\n" +
 	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x12\n" +
 	"\x04role\x18\x06 \x01(\tR\x04role\x12:\n" +
-	"\x05state\x18\a \x01(\x0e2$.braid.control.v1.GatewayEntry.StateR\x05state\"S\n" +
+	"\x05state\x18\a \x01(\x0e2$.braid.control.v1.GatewayEntry.StateR\x05state\x12n\n" +
+	"\x16tenant_kafka_addresses\x18\f \x03(\v28.braid.control.v1.GatewayEntry.TenantKafkaAddressesEntryR\x14tenantKafkaAddresses\x1aG\n" +
+	"\x19TenantKafkaAddressesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"S\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSTATE_READY\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DRAINING\x10\x02\x12\x0e\n" +
 	"\n" +
-	"STATE_LOST\x10\x03\"\xeb\x02\n" +
+	"STATE_LOST\x10\x03\"\x9d\x01\n" +
+	"\vTenantEntry\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\x12\x1a\n" +
+	"\bdeleting\x18\x04 \x01(\bR\bdeleting\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\"\xeb\x02\n" +
 	"\n" +
 	"TopicEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
@@ -1446,7 +1583,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
 	"EpochEntry\x12\x1a\n" +
 	"\bphysical\x18\x01 \x01(\x05R\bphysical\x12\x18\n" +
-	"\alogical\x18\x02 \x01(\x05R\alogical\"\xf0\x01\n" +
+	"\alogical\x18\x02 \x01(\x05R\alogical\"\x88\x02\n" +
 	"\bAclEntry\x12#\n" +
 	"\rresource_type\x18\x01 \x01(\x05R\fresourceType\x12!\n" +
 	"\fpattern_type\x18\x02 \x01(\x05R\vpatternType\x12#\n" +
@@ -1454,13 +1591,15 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12\x12\n" +
 	"\x04host\x18\x05 \x01(\tR\x04host\x12\x1c\n" +
 	"\toperation\x18\x06 \x01(\x05R\toperation\x12'\n" +
-	"\x0fpermission_type\x18\a \x01(\x05R\x0epermissionType\"\xf7\x01\n" +
+	"\x0fpermission_type\x18\a \x01(\x05R\x0epermissionType\x12\x16\n" +
+	"\x06tenant\x18\f \x01(\tR\x06tenant\"\x8f\x02\n" +
 	"\n" +
 	"QuotaEntry\x12\x17\n" +
 	"\x04user\x18\x01 \x01(\tH\x00R\x04user\x88\x01\x01\x12 \n" +
 	"\tclient_id\x18\x02 \x01(\tH\x01R\bclientId\x88\x01\x01\x12\x13\n" +
 	"\x02ip\x18\x03 \x01(\tH\x02R\x02ip\x88\x01\x01\x12@\n" +
-	"\x06values\x18\x04 \x03(\v2(.braid.control.v1.QuotaEntry.ValuesEntryR\x06values\x1a9\n" +
+	"\x06values\x18\x04 \x03(\v2(.braid.control.v1.QuotaEntry.ValuesEntryR\x06values\x12\x16\n" +
+	"\x06tenant\x18\f \x01(\tR\x06tenant\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\a\n" +
@@ -1483,7 +1622,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
@@ -1493,39 +1632,43 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*ClusterEntry)(nil),    // 5: braid.control.v1.ClusterEntry
 	(*CredentialEntry)(nil), // 6: braid.control.v1.CredentialEntry
 	(*GatewayEntry)(nil),    // 7: braid.control.v1.GatewayEntry
-	(*TopicEntry)(nil),      // 8: braid.control.v1.TopicEntry
-	(*PartitionEntry)(nil),  // 9: braid.control.v1.PartitionEntry
-	(*ExtentEntry)(nil),     // 10: braid.control.v1.ExtentEntry
-	(*HiddenEntry)(nil),     // 11: braid.control.v1.HiddenEntry
-	(*EpochEntry)(nil),      // 12: braid.control.v1.EpochEntry
-	(*AclEntry)(nil),        // 13: braid.control.v1.AclEntry
-	(*QuotaEntry)(nil),      // 14: braid.control.v1.QuotaEntry
-	nil,                     // 15: braid.control.v1.TopicEntry.ConfigEntry
-	nil,                     // 16: braid.control.v1.QuotaEntry.ValuesEntry
+	(*TenantEntry)(nil),     // 8: braid.control.v1.TenantEntry
+	(*TopicEntry)(nil),      // 9: braid.control.v1.TopicEntry
+	(*PartitionEntry)(nil),  // 10: braid.control.v1.PartitionEntry
+	(*ExtentEntry)(nil),     // 11: braid.control.v1.ExtentEntry
+	(*HiddenEntry)(nil),     // 12: braid.control.v1.HiddenEntry
+	(*EpochEntry)(nil),      // 13: braid.control.v1.EpochEntry
+	(*AclEntry)(nil),        // 14: braid.control.v1.AclEntry
+	(*QuotaEntry)(nil),      // 15: braid.control.v1.QuotaEntry
+	nil,                     // 16: braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	nil,                     // 17: braid.control.v1.TopicEntry.ConfigEntry
+	nil,                     // 18: braid.control.v1.QuotaEntry.ValuesEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
 	5,  // 1: braid.control.v1.MapEntry.cluster:type_name -> braid.control.v1.ClusterEntry
 	7,  // 2: braid.control.v1.MapEntry.gateway:type_name -> braid.control.v1.GatewayEntry
-	8,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
-	9,  // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
-	13, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
+	9,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
+	10, // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
+	14, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
 	6,  // 6: braid.control.v1.MapEntry.credential:type_name -> braid.control.v1.CredentialEntry
-	14, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
-	0,  // 8: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
-	1,  // 9: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	15, // 10: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	10, // 11: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 12: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	12, // 13: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	11, // 14: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	11, // 15: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	16, // 16: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
+	8,  // 8: braid.control.v1.MapEntry.tenant:type_name -> braid.control.v1.TenantEntry
+	0,  // 9: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
+	1,  // 10: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
+	16, // 11: braid.control.v1.GatewayEntry.tenant_kafka_addresses:type_name -> braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	17, // 12: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	11, // 13: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 14: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	13, // 15: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	12, // 16: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	12, // 17: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	18, // 18: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1542,15 +1685,16 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Acl)(nil),
 		(*MapEntry_Credential)(nil),
 		(*MapEntry_Quota)(nil),
+		(*MapEntry_Tenant)(nil),
 	}
-	file_braid_control_v1_map_proto_msgTypes[11].OneofWrappers = []any{}
+	file_braid_control_v1_map_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

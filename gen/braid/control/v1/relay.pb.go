@@ -24,9 +24,11 @@ const (
 type MemberRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// JSON of the engine's own message; one encoding for the relay and for the state in Redis.
-	Message       []byte `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Message []byte `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// Of the first request: whose group it is.
+	LogicalCluster string `protobuf:"bytes,2,opt,name=logical_cluster,json=logicalCluster,proto3" json:"logical_cluster,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *MemberRequest) Reset() {
@@ -64,6 +66,13 @@ func (x *MemberRequest) GetMessage() []byte {
 		return x.Message
 	}
 	return nil
+}
+
+func (x *MemberRequest) GetLogicalCluster() string {
+	if x != nil {
+		return x.LogicalCluster
+	}
+	return ""
 }
 
 type MemberResponse struct {
@@ -226,9 +235,10 @@ var File_braid_control_v1_relay_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_relay_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbraid/control/v1/relay.proto\x12\x10braid.control.v1\")\n" +
+	"\x1cbraid/control/v1/relay.proto\x12\x10braid.control.v1\"R\n" +
 	"\rMemberRequest\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\fR\amessage\"*\n" +
+	"\amessage\x18\x01 \x01(\fR\amessage\x12'\n" +
+	"\x0flogical_cluster\x18\x02 \x01(\tR\x0elogicalCluster\"*\n" +
 	"\x0eMemberResponse\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\fR\amessage\"~\n" +
 	"\vCallRequest\x12'\n" +
