@@ -317,4 +317,3 @@ func tenantProto(m *federation.Map, t *federation.Tenant) *adminv1.Tenant {
 	}
 	return out
 }
-

@@ -71,8 +71,8 @@ func (s GatewayState) String() string {
 type Gateway struct {
 	ID             GatewayID
 	NodeID         NodeID
-	ConnectAddress string // host:port
-	KafkaAddress   string // host:port
+	ConnectAddress string          // host:port
+	KafkaAddress   string          // host:port
 	TenantKafka    TenantAddresses // where clients of tenants find it, if not at KafkaAddress
 	Zone           string
 	Role           Role

@@ -45,6 +45,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	if g.deps.Credentials != nil {
 		mux.Handle(adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...))
 	}
+	if g.deps.Tenants != nil {
+		mux.Handle(adminv1connect.NewTenantServiceHandler(g.deps.Tenants, forward...))
+	}
 	if g.deps.Naming != nil {
 		mux.Handle(namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...))
 	}

@@ -55,6 +55,8 @@ type Deps struct {
 	Quotas     adminv1connect.QuotaServiceClient
 	// Credentials is one of them.
 	Credentials adminv1connect.CredentialServiceClient
+	// Tenants is one of them.
+	Tenants adminv1connect.TenantServiceClient
 	// Naming is the name service, if it runs in this process or is passed on; may be nil.
 	Naming namingv1connect.NameServiceHandler
 

@@ -2,6 +2,7 @@ package kafkacompat
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -17,12 +18,12 @@ func handleSASLHandshake(ctx context.Context, c *conn, req *request, kreq *kmsg.
 	resp := kreq.ResponseKind().(*kmsg.SASLHandshakeResponse)
 	// The answer of a broker that authenticates nobody, or, for a connection that is in
 	// already, cannot tell messages without headers from requests.
-	if c.s.deps.Auth == nil || req.version == 0 && c.session.Load() != nil {
+	if c.auth == nil || req.version == 0 && c.session.Load() != nil {
 		resp.ErrorCode = req.refuse(kerr.IllegalSaslState)
 		return resp
 	}
-	resp.SupportedMechanisms = c.s.mechanisms()
-	c.sasl = saslState{mechanism: kreq.Mechanism, exchange: c.s.deps.Auth.Start(kreq.Mechanism), raw: req.version == 0}
+	resp.SupportedMechanisms = slices.Clone(c.auth.Mechanisms())
+	c.sasl = saslState{mechanism: kreq.Mechanism, exchange: c.auth.Start(kreq.Mechanism), raw: req.version == 0}
 	if c.sasl.exchange == nil {
 		c.log.Info("a client asks for a SASL mechanism that is not offered", "mechanism", kreq.Mechanism)
 		c.sasl = saslState{}

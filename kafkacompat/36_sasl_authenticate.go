@@ -18,7 +18,7 @@ func handleSASLAuthenticate(ctx context.Context, c *conn, req *request, kreq *km
 	resp.SASLAuthBytes = []byte{}
 	if c.sasl.exchange == nil {
 		resp.ErrorCode, resp.ErrorMessage = req.refuse(kerr.IllegalSaslState), new("SaslAuthenticate without a SaslHandshake before it")
-		req.last = c.s.deps.Auth != nil
+		req.last = c.auth != nil
 		return resp
 	}
 	mechanism := c.sasl.mechanism

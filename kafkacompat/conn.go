@@ -59,6 +59,7 @@ type conn struct {
 	muted atomic.Pointer[mute] // nil = it never was
 
 	principal security.Principal      // who the client is; set before its first request is read
+	auth      *security.Authenticator // of the Server that it came to
 	session   atomic.Pointer[session] // what the client has proven by SASL; nil if nothing
 	sasl      saslState
 	buffered  *bufio.Writer // of a TLS connection: one record for many small buffers; nil if there is no TLS
@@ -98,6 +99,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		s:          s,
 		nc:         nc,
 		principal:  security.Anonymous,
+		auth:       s.deps.Auth,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
 		host:       acl.Host(nc.RemoteAddr().String()),
 		log:        s.log.With("remote", nc.RemoteAddr().String()),
@@ -124,6 +126,11 @@ const tlsBufferBytes = 16 << 10
 func (c *conn) serve(ctx, waitCtx context.Context) {
 	defer c.s.removeConn(ctx, c)
 	if err := c.authenticate(ctx); err != nil {
+		c.unknown(ctx, err)
+		c.abort()
+		return
+	}
+	if err := c.settle(); err != nil {
 		c.unknown(ctx, err)
 		c.abort()
 		return

@@ -65,6 +65,12 @@ type Deps struct {
 	Requests *memory.Budget
 	Metrics  *Metrics
 	Logger   *slog.Logger
+	// TenantOf says which Server a client belongs to, when it has proven who it is or need
+	// not, and who it is there; nil = all belong to the one that they came to.
+	TenantOf func(security.Identity) (*Server, security.Principal, error)
+	// ByServerName says to whom a client has come by the name that it gave in its TLS
+	// handshake; nil, or a nil Server, = to the one whose listener it is.
+	ByServerName func(name string) *Server
 }
 
 // Server serves the Kafka protocol. Its methods may be called concurrently.
@@ -72,9 +78,16 @@ type Server struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	budget  *memory.Budget // bytes of frames in memory, all connections together
-	large   chan struct{}  // slots of frames larger than frameUnitBytes
-	creates flights        // topics being created on first use
+	creates flights // topics being created on first use
+	tenant  string  // whose it is; empty = the deployment's own
+	*shared
+}
+
+// shared is what a Server has together with those of tenants, which Tenant makes: their
+// connections share its bounds.
+type shared struct {
+	budget *memory.Budget // bytes of frames in memory, all connections together
+	large  chan struct{}  // slots of frames larger than frameUnitBytes
 
 	apis       map[int16]*api // the table of versions.go
 	advertised []kmsg.ApiVersionsResponseApiKey
@@ -109,10 +122,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if budget == nil {
 		budget = memory.NewBudget(cfg.BytesInFlightMax)
 	}
-	s := &Server{
-		cfg:       cfg,
-		deps:      deps,
-		log:       deps.Logger,
+	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, shared: &shared{
 		budget:    budget,
 		large:     make(chan struct{}, cfg.LargeFramesMax),
 		draining:  make(chan struct{}),
@@ -122,7 +132,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 
 		apis:       served(),
 		advertised: advertised(),
-	}
+	}}
 	s.telemetry = newClientTelemetry(&s.cfg)
 	if !cfg.ClientTelemetry {
 		s.leaveOut(kmsg.GetTelemetrySubscriptions, kmsg.PushTelemetry)

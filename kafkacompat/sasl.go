@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -54,6 +53,7 @@ func (c *conn) authenticate(ctx context.Context) error {
 			c.s.deps.Metrics.authentication(ctx, methodTLS, false)
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
+		c.named(tc.ConnectionState().ServerName)
 		if c.s.deps.Auth == nil {
 			return c.certified(ctx, tc)
 		}
@@ -206,14 +206,11 @@ func (c *conn) stillKnown(key int16) error {
 	if s == nil || beforeAuthentication(key) {
 		return nil
 	}
-	if now := time.Now(); !s.expires.IsZero() && !now.Before(s.expires) || !c.s.deps.Auth.Holds(s.identity, now) {
+	if now := time.Now(); !s.expires.IsZero() && !now.Before(s.expires) || !c.auth.Holds(s.identity, now) {
 		return fmt.Errorf("%w: %s, by %s", errSessionEnded, s.identity.Principal, s.identity.Method)
 	}
 	return nil
 }
-
-// mechanisms are those that clients are told of.
-func (s *Server) mechanisms() []string { return slices.Clone(s.deps.Auth.Mechanisms()) }
 
 // secured puts TLS on a connection if the listener has it. The handshake is done later,
 // by the connection's own goroutine.

@@ -38,6 +38,7 @@ type api struct {
 	acls       adminv1connect.AclServiceClient
 	quotas     adminv1connect.QuotaServiceClient
 	creds      adminv1connect.CredentialServiceClient
+	tenants    adminv1connect.TenantServiceClient
 	producer   braidv1connect.ProducerServiceClient
 	consumer   braidv1connect.ConsumerServiceClient
 }
@@ -85,6 +86,7 @@ func newClients(client *http.Client, base string, timeout time.Duration) *api {
 		acls:       adminv1connect.NewAclServiceClient(client, base),
 		quotas:     adminv1connect.NewQuotaServiceClient(client, base),
 		creds:      adminv1connect.NewCredentialServiceClient(client, base),
+		tenants:    adminv1connect.NewTenantServiceClient(client, base),
 		producer:   braidv1connect.NewProducerServiceClient(client, base),
 		consumer:   braidv1connect.NewConsumerServiceClient(client, base),
 	}
@@ -113,7 +115,7 @@ func httpClient(cmd *cobra.Command) (*http.Client, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: &withToken{token: strings.TrimSpace(token), next: &http.Transport{
+	return &http.Client{Transport: &withToken{token: strings.TrimSpace(token), logical: servedAs(cmd), next: &http.Transport{
 		TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second,
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
@@ -124,13 +126,34 @@ func httpClient(cmd *cobra.Command) (*http.Client, error) {
 
 // A withToken shows a token with each call.
 type withToken struct {
-	token string
-	next  http.RoundTripper
+	token   string
+	logical string // whose door is to serve it; empty = that of who calls
+	next    http.RoundTripper
+}
+
+// servedAs names the logical cluster whose own door has to serve a command: records and
+// groups are gateways' work. The controller reads the names in the others.
+func servedAs(cmd *cobra.Command) string {
+	name, err := cmd.Flags().GetString("logical-cluster")
+	if err != nil || !cmd.Flags().Changed("logical-cluster") {
+		return ""
+	}
+	for c := cmd; c != nil; c = c.Parent() {
+		if c.Name() == "produce" || c.Name() == "consume" || c.Name() == "group" {
+			return name
+		}
+	}
+	return ""
 }
 
 func (w *withToken) RoundTrip(r *http.Request) (*http.Response, error) {
-	if w.token != "" {
+	if w.token != "" || w.logical != "" {
 		r = r.Clone(r.Context())
+	}
+	if w.logical != "" {
+		r.Header.Set("Braid-Logical-Cluster", w.logical)
+	}
+	if w.token != "" {
 		r.Header.Set("Authorization", "Bearer "+w.token)
 	}
 	return w.next.RoundTrip(r)

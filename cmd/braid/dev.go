@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -48,6 +49,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.gateway(cmd, true)
 	d.quotas(cmd)
 	d.authorization(cmd)
+	d.tenants(cmd)
 	d.memory(cmd, "none")
 	d.controller(cmd)
 	d.access(cmd)
@@ -184,8 +186,10 @@ func (d *dev) configure(c *process.Config, index int) {
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions
 		c.Kafka.ClientTelemetry = d.config.Kafka.ClientTelemetry
 		c.Listen, c.KafkaListen = d.config.Listen, d.config.KafkaListen
+		c.Tenants, c.TenantSNI, c.TenantKafkaListen = d.config.Tenants, d.config.TenantSNI, maps.Clone(d.config.TenantKafkaListen)
 		if index == 0 {
 			c.ConnectAdvertise, c.KafkaAdvertise = d.config.ConnectAdvertise, d.config.KafkaAdvertise
+			c.TenantKafkaAdvertise = d.config.TenantKafkaAdvertise
 			if d.config.ID != "" {
 				c.ID = d.config.ID
 			}
@@ -194,6 +198,9 @@ func (d *dev) configure(c *process.Config, index int) {
 		taken := []string{d.config.Listen, d.config.KafkaListen, d.config.BootstrapListen, d.config.OpsListen}
 		c.Listen = nextFree(d.config.Listen, index, taken)
 		c.KafkaListen = nextFree(d.config.KafkaListen, index, taken)
+		for tenant, address := range c.TenantKafkaListen {
+			c.TenantKafkaListen[tenant] = nextFree(address, index, taken)
+		}
 	case process.NameServer:
 		c.BootstrapListen = d.config.BootstrapListen
 	case process.Controller:

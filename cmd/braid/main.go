@@ -92,7 +92,7 @@ the variable, the variable before the file.`,
 		&cobra.Group{ID: groupAdmin, Title: "Administer:"},
 		&cobra.Group{ID: groupClient, Title: "Use:"})
 	root.AddCommand(devCommand(), gatewayCommand(), controllerCommand(), nameserverCommand(),
-		statusCommand(), clusterCommand(), topicCommand(), groupCommand(), aclCommand(), quotaCommand(), credentialCommand(), operationCommand(), recoverCommand(),
+		statusCommand(), clusterCommand(), topicCommand(), groupCommand(), aclCommand(), quotaCommand(), credentialCommand(), tenantCommand(), operationCommand(), recoverCommand(),
 		produceCommand(), consumeCommand())
 	walk(root, func(cmd *cobra.Command) {
 		begin := cmd.RunE

@@ -51,6 +51,7 @@ func gatewayCommand() *cobra.Command {
 	s.gateway(cmd, false)
 	s.quotas(cmd)
 	s.authorization(cmd)
+	s.tenants(cmd)
 	s.access(cmd)
 	s.clusterSecurity(cmd)
 	s.opsAccess(cmd)
@@ -180,6 +181,15 @@ func (s *serving) quotas(cmd *cobra.Command) {
 	f.Float64Var(&c.Connections.Rate, "connection-rate", 0, "how many connections clients may open in a second; further ones wait; 0 = no limit. For a limit by IP address set the quota connection_creation_rate")
 }
 
+// tenants are the flags of who serves tenants.
+func (s *serving) tenants(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config
+	f.BoolVar(&c.Tenants, "tenants", false, "serve the tenants of the deployment too; users of one log in as TENANT/USER")
+	f.StringToStringVar(&c.TenantKafkaListen, "tenant-kafka-listen", nil, "listeners of the Kafka facade for clients of one tenant: TENANT=HOST:PORT")
+	f.StringToStringVar(&c.TenantKafkaAdvertise, "tenant-kafka-advertise", nil, "the addresses that these clients are given: TENANT=HOST:PORT; those of the listeners by default")
+	f.BoolVar(&c.TenantSNI, "tenant-sni", false, "find the tenant in the name of the TLS handshake, TENANT.HOST, where HOST is that of --kafka-advertise")
+}
+
 func (s *serving) controller(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &s.config.Controller
 	f.DurationVar(&c.LeaseTTL, "leader-lease", 2*time.Second, "how long the lead lasts after its last renewal; a dead leader is replaced after it")
@@ -192,6 +202,7 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.IntVar(&c.CopyHeadsMax, "copy-heads", 8, "how many partitions of a compacted topic are copied at a time")
 	f.IntVar(&c.ACLsMax, "acls", 20_000, "how many ACLs there can be")
 	f.IntVar(&c.QuotasMax, "quotas", 10_000, "how many users, client ids and IP addresses can have quotas")
+	f.IntVar(&c.TenantsMax, "tenants-max", 1000, "how many tenants there can be")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

@@ -22,9 +22,11 @@ type Config struct {
 	ID federation.GatewayID
 	// ConnectAddress and KafkaAddress are HOST:PORT, as clients reach the gateway.
 	ConnectAddress, KafkaAddress string
-	Zone                         string
-	Role                         federation.Role
-	Build                        string
+	// TenantKafka are addresses for clients of tenants, in place of KafkaAddress.
+	TenantKafka map[string]string
+	Zone        string
+	Role        federation.Role
+	Build       string
 
 	// Controllers are base URLs of controllers; empty = the leader is looked up in Redis.
 	Controllers []string

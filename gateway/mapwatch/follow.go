@@ -195,6 +195,8 @@ func (w *Watch) register() *controlv1.Register {
 		MapVersion:     int64(w.Current().Version),
 		Role:           w.cfg.Role.String(),
 		WatchOnly:      w.cfg.WatchOnly,
+
+		TenantKafkaAddresses: w.cfg.TenantKafka,
 	}
 }
 

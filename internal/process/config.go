@@ -72,6 +72,15 @@ type Config struct {
 	KafkaListen string
 	// KafkaAdvertise is the host:port that Kafka clients are given for it, as ConnectAdvertise.
 	KafkaAdvertise string
+	// Tenants has a gateway serve tenants beside its logical cluster.
+	Tenants bool
+	// TenantKafkaListen are addresses of listeners for clients of one tenant each, by its
+	// name; TenantKafkaAdvertise are those that they are given, as KafkaAdvertise.
+	TenantKafkaListen, TenantKafkaAdvertise map[string]string
+	// TenantSNI takes the first label of the name in a TLS handshake of the Kafka facade for
+	// a tenant, if what follows is the host of KafkaAdvertise; clients of tenants are given
+	// such names.
+	TenantSNI bool
 	// BootstrapListen is where a name service's Kafka bootstrap listens; empty = nowhere.
 	BootstrapListen string
 	// OpsListen is where metrics, health and pprof are served; empty = nowhere.
@@ -202,6 +211,9 @@ func (c Config) validate() error {
 		}
 	}
 	if err := c.Access.validate(c.Role); err != nil {
+		return err
+	}
+	if err := c.validateTenants(); err != nil {
 		return err
 	}
 	for _, a := range []struct{ flag, address string }{

@@ -22,7 +22,7 @@ var controllerServices = []string{
 	adminv1connect.TopicServiceName, adminv1connect.ClusterServiceName, adminv1connect.FleetServiceName, adminv1connect.OperationServiceName,
 	adminv1connect.AclServiceName,
 	adminv1connect.QuotaServiceName,
-	adminv1connect.CredentialServiceName,
+	adminv1connect.CredentialServiceName, adminv1connect.TenantServiceName,
 }
 
 // controller wires a controller: the store, the physical clusters, and the

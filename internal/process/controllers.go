@@ -198,6 +198,7 @@ type controllerClients struct {
 	acls       adminv1connect.AclServiceClient
 	quotas     adminv1connect.QuotaServiceClient
 	creds      adminv1connect.CredentialServiceClient
+	tenants    adminv1connect.TenantServiceClient
 }
 
 func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
@@ -210,6 +211,7 @@ func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
 		acls:       adminv1connect.NewAclServiceClient(client, controllersBase, opts...),
 		quotas:     adminv1connect.NewQuotaServiceClient(client, controllersBase, opts...),
 		creds:      adminv1connect.NewCredentialServiceClient(client, controllersBase, opts...),
+		tenants:    adminv1connect.NewTenantServiceClient(client, controllersBase, opts...),
 	}
 }
 

@@ -39,6 +39,8 @@ type gatewayParts struct {
 	router      *router.Router
 	groups      *groups.Engine
 	members     *groups.Cluster // all groups, wherever they are coordinated
+	maps        *tenantView     // the map as clients of the deployment's own logical cluster see it
+	tenants     *tenancy
 	names       *nameserver.Service
 	door        *gateway.Gateway
 	http        *http.Server
@@ -59,6 +61,7 @@ func (w *wiring) gateway(ctx context.Context) error {
 	if err := w.watch(g); err != nil {
 		return err
 	}
+	w.tenancy(g)
 	g.pool = w.clusters(g.watch)
 	w.router(ctx, g, g.pool)
 	if err := w.engine(g); err != nil {
@@ -118,6 +121,9 @@ func (w *wiring) watch(g *gatewayParts) error {
 	cfg := w.cfg.MapWatch
 	cfg.LogicalCluster, cfg.ID, cfg.Role, cfg.Zone, cfg.Build = w.cfg.LogicalCluster, federation.GatewayID(w.id), w.cfg.GatewayRole, w.cfg.Zone, w.cfg.Build
 	cfg.ConnectAddress, cfg.KafkaAddress, cfg.Controllers = connectAddress, kafkaAddress, w.cfg.Controllers
+	if cfg.TenantKafka, err = w.tenantAddresses(kafkaAddress); err != nil {
+		return err
+	}
 	cfg.Load = g.load
 	cfg.Hold = func(ctx context.Context, m *federation.Map) ([]federation.HeldHead, error) {
 		return g.router.Hold(ctx, m)
@@ -133,13 +139,12 @@ func (w *wiring) watch(g *gatewayParts) error {
 		return err
 	}
 	w.task(lifecycle.Task{Name: "map watch", Run: g.watch.Run})
-	w.users(g.watch.Current)
 	return nil
 }
 
 // load is what the controller is told that this gateway carries.
 func (g *gatewayParts) load() mapwatch.Load {
-	n := g.door.Streams()
+	n := g.door.Streams() + g.tenants.streams()
 	if g.kafka != nil {
 		n += g.kafka.Connections()
 	}
@@ -188,12 +193,12 @@ func (w *wiring) router(ctx context.Context, g *gatewayParts, pool *upstream.Poo
 // engine makes the group engine.
 func (w *wiring) engine(g *gatewayParts) error {
 	cfg := w.cfg.Groups
-	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(w.id), g.watch, g.store, w.log
+	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(w.id), g.maps, g.store, w.log
 	var err error
 	if g.groups, err = groups.NewEngine(cfg); err != nil {
 		return err
 	}
-	g.members = groups.NewCluster(groups.ClusterConfig{Engine: g.groups, Dial: relayDialer(g.peers, w.access.scheme(), clientOptions(g.observe)...)})
+	g.members = groups.NewCluster(groups.ClusterConfig{Engine: g.groups, Dial: relayDialer(g.peers, w.access.scheme(), w.cfg.LogicalCluster, clientOptions(g.observe)...)})
 	w.task(lifecycle.Task{Name: "groups", Run: g.groups.Run})
 	return nil
 }
@@ -207,24 +212,26 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if err != nil {
 		return err
 	}
+	g.tenants.authz = authorizer
 	g.door, err = gateway.New(cfg, gateway.Deps{
-		Log: w.log, Maps: g.watch, NewSession: g.router.NewSession, Groups: g.members, Requests: g.memory.requests,
+		Log: w.log, Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.members, Requests: g.memory.requests,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
-		Credentials: g.admin.creds, Quotas: g.admin.quotas, Authorizer: authorizer, Limiter: g.limiter,
-		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}},
+		Credentials: g.admin.creds, Quotas: g.admin.quotas, Tenants: g.admin.tenants, Authorizer: authorizer, Limiter: g.limiter,
+		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, g.tenants.scope("")},
 	})
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
 	g.door.Mount(mux)
-	mux.Handle(controlv1connect.NewRelayServiceHandler(&relayService{g.groups, w.cfg.LogicalCluster},
+	mux.Handle(controlv1connect.NewRelayServiceHandler(&relayService{g.tenants.engine},
 		connect.WithInterceptors(g.observe), connect.WithReadMaxBytes(readBytesMax)))
 	guard, err := w.counted(w.access.guard(mux, w.access.cfg.ConnectRequired, false))
 	if err != nil {
 		return err
 	}
+	guard.tenant = g.tenants.handler
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
 	g.http = gateway.NewServer(g.requests)
@@ -241,7 +248,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		return err
 	}
 	deps := kafkacompat.Deps{
-		Maps: g.watch, NewSession: g.router.NewSession, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
+		Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
 		Limiter: g.limiter, Left: g.gate.Left,
 		Credentials: &kafkaCredentials{g.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster},
 		Requests:    g.memory.requests, Metrics: metrics, Logger: w.log,
@@ -249,9 +256,11 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err
 	}
+	g.tenants.kafkaDeps(&deps)
 	if g.kafka, err = kafkacompat.New(kafka, deps); err != nil {
 		return err
 	}
+	g.tenants.listeners(g.kafka)
 	if kafka.ClientTelemetry {
 		if err := w.clientMetrics(g.kafka); err != nil {
 			return err
@@ -283,6 +292,8 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.map.topics", "{topic}", "Topics in the current map.", false, func() int64 { return int64(len(g.watch.Current().Topics)) }},
 		gauge{"braid.map.gateways", "{gateway}", "Gateways in the current map.", false, func() int64 { return int64(len(g.watch.Current().Gateways)) }},
 		gauge{"braid.clusters.refused", "{cluster}", "Physical clusters that are there and cannot be used: security profile, TLS or SASL.", false, func() int64 { return int64(g.pool.Refused()) }},
+		gauge{"braid.map.tenants", "{tenant}", "Tenants in the current map.", false, func() int64 { return int64(len(g.watch.Current().Tenants)) }},
+		gauge{"braid.tenants.active", "{tenant}", "Tenants that clients of this gateway have come for.", false, func() int64 { return int64(g.tenants.active()) }},
 		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
 		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.limiter.Counted},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
@@ -344,11 +355,11 @@ func (w *wiring) gatewayChecks(g *gatewayParts) []Check {
 func (w *wiring) drain(ctx context.Context, g *gatewayParts) error {
 	g.drain.Do(func() { close(g.draining) })
 	w.tellFleet(ctx, g)
-	errs := []error{g.groups.Close(ctx)}
+	errs := []error{g.groups.Close(ctx), g.tenants.closeGroups(ctx)}
 	var wg sync.WaitGroup
 	var doorErr, kafkaErr error
 	wg.Go(func() {
-		if doorErr = g.door.Drain(ctx); doorErr == nil {
+		if doorErr = errors.Join(g.door.Drain(ctx), g.tenants.drainStreams(ctx)); doorErr == nil {
 			doorErr = g.requests.shutdown(ctx, g.http)
 		}
 	})

@@ -29,6 +29,8 @@ type guard struct {
 	next     http.Handler
 	refusal  *connect.ErrorWriter
 	auths    metric.Int64Counter // by method and outcome; nil = not counted
+	// tenant says who serves a call, and who calls there; nil = all are served by next.
+	tenant func(r *http.Request, p security.Principal, external bool) (http.Handler, security.Principal, error)
 
 	mu    sync.Mutex // guards the following
 	calls map[*guarded]struct{}
@@ -95,7 +97,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", `Bearer, Basic realm="braid"`)
 		g.refuse(w, r, errUnauthenticated("authenticate: set the header authorization to Bearer TOKEN or Basic, as of `braid credential create`, or use a client certificate"))
 	case id == nil:
-		g.next.ServeHTTP(w, r)
+		g.serve(w, r, security.Anonymous, false)
 	default:
 		g.serveUser(w, r, *id)
 	}
@@ -153,7 +155,27 @@ func (g *guard) serveFleet(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	g.next.ServeHTTP(w, r.WithContext(security.WithPrincipal(r.Context(), p)))
+	g.serve(w, r, p, false)
+}
+
+// serve gives a call to the one who serves it, in the name of a principal, which is
+// external if no credential of the map has proven it.
+func (g *guard) serve(w http.ResponseWriter, r *http.Request, p security.Principal, external bool) {
+	next := g.next
+	if g.tenant != nil && !fleetOnly(r.URL.Path) {
+		handler, there, err := g.tenant(r, p, external)
+		if err != nil {
+			g.refuse(w, r, err)
+			return
+		}
+		if p = there; handler != nil {
+			next = handler
+		}
+	}
+	if p != security.Anonymous {
+		r = r.WithContext(security.WithPrincipal(r.Context(), p))
+	}
+	next.ServeHTTP(w, r)
 }
 
 // identify finds out who calls; nil if the call does not say.
@@ -192,7 +214,7 @@ func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Id
 
 // serveUser serves a user, as long as the identity holds.
 func (g *guard) serveUser(w http.ResponseWriter, r *http.Request, id security.Identity) {
-	ctx, cancel := context.WithCancelCause(security.WithPrincipal(r.Context(), id.Principal))
+	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	call := &guarded{id, cancel}
 	g.mu.Lock()
@@ -211,7 +233,7 @@ func (g *guard) serveUser(w http.ResponseWriter, r *http.Request, id security.Id
 		timer := time.AfterFunc(time.Until(id.Expires), func() { cancel(errIdentityEnded) })
 		defer timer.Stop()
 	}
-	g.next.ServeHTTP(w, r.WithContext(ctx))
+	g.serve(w, r.WithContext(ctx), id.Principal, external(id))
 }
 
 const identityEndedText = "the credential was revoked, or the token has expired; authenticate again"

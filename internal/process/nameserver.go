@@ -41,10 +41,11 @@ func (w *wiring) nameserver(context.Context) error {
 		return err
 	}
 	w.task(lifecycle.Task{Name: "map watch", Run: watch.Run})
-	w.users(watch.Current)
+	own := newTenantView(watch, "")
+	w.users(own.Current)
 	if w.connect != nil {
 		mux := http.NewServeMux()
-		mux.Handle(nameserver.New(w.cfg.NameServer, watch).Handler(connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)))
+		mux.Handle(nameserver.New(w.cfg.NameServer, own).Handler(connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)))
 		mountHealth(mux, []string{namingv1connect.NameServiceName})
 		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
 		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
@@ -52,7 +53,7 @@ func (w *wiring) nameserver(context.Context) error {
 	}
 	if w.bootstrap != nil {
 		clients := controllers.clients(clientOptions(observe)...)
-		if err := w.kafkaBootstrap(watch, newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
+		if err := w.kafkaBootstrap(own, newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
 			return err
 		}
 	}
@@ -72,7 +73,7 @@ func (w *wiring) nameserver(context.Context) error {
 	return nil
 }
 
-func (w *wiring) kafkaBootstrap(watch *mapwatch.Watch, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
+func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
 	authorizer, err := w.authorizer()
 	if err != nil {
 		return err

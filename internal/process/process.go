@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ type Process struct {
 	owned     bool // the telemetry is this process's own
 
 	connect, kafka, bootstrap, ops net.Listener
+	tenants                        map[string]net.Listener // of the Kafka facade, by tenant
 	access                         *access
 
 	abort     chan struct{}
@@ -84,6 +86,14 @@ func (p *Process) open(ctx context.Context) error {
 		}
 		*l.to = listener
 	}
+	p.tenants = make(map[string]net.Listener)
+	for _, tenant := range slices.Sorted(maps.Keys(p.cfg.TenantKafkaListen)) {
+		l, err := Listen(p.cfg.Listener, p.cfg.TenantKafkaListen[tenant], "tenant-kafka-listen")
+		if err != nil {
+			return err
+		}
+		p.tenants[tenant] = l
+	}
 	var err error
 	if p.access, err = p.openAccess(); err != nil {
 		return err
@@ -128,6 +138,10 @@ func (p *Process) ConnectURL() string { return p.access.scheme() + "://" + p.Con
 
 // KafkaAddress returns where the Kafka facade listens; empty if nowhere.
 func (p *Process) KafkaAddress() string { return address(p.kafka) }
+
+// TenantKafkaAddress returns where the Kafka facade listens for clients of a tenant; empty
+// if nowhere.
+func (p *Process) TenantKafkaAddress(tenant string) string { return address(p.tenants[tenant]) }
 
 // BootstrapAddress returns where the name service's Kafka bootstrap listens; empty if nowhere.
 func (p *Process) BootstrapAddress() string { return address(p.bootstrap) }
@@ -194,7 +208,7 @@ func (p *Process) Close() error {
 	if ended {
 		return nil
 	}
-	for _, l := range []net.Listener{p.connect, p.kafka, p.bootstrap, p.ops} {
+	for _, l := range append(slices.Collect(maps.Values(p.tenants)), p.connect, p.kafka, p.bootstrap, p.ops) {
 		if l != nil {
 			_ = l.Close()
 		}

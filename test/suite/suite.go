@@ -30,7 +30,7 @@ const (
 
 // Options is the world that Run needs.
 func Options() world.Options {
-	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true, AskACLs: true, OffsetsBackup: 500 * time.Millisecond}
+	return world.Options{Gateways: 3, Controllers: 2, AutoCreateTopics: true, AskACLs: true, Tenants: []string{"acme", "beta"}, OffsetsBackup: 500 * time.Millisecond}
 }
 
 // A suite is one run over a world.
@@ -54,6 +54,7 @@ func Run(t *testing.T, w *world.World) {
 		{"names", s.names()},
 		{"authorization", s.authorization()},
 		{"quotas", s.quotas()},
+		{"tenants", s.tenants()},
 		{"command line", s.commands()},
 		{"bad input", s.badInput()},
 		{"nothing physical", s.leaks()},

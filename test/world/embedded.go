@@ -60,6 +60,7 @@ func Embedded(t TB, o Options) *World {
 		return e.cluster(t, c)
 	}
 	w.Redis = embeddedRedis{e.federation.Redis}
+	w.createTenants(o)
 	return w
 }
 
@@ -83,6 +84,7 @@ func (e *embeddedParts) node(t TB, role process.Role, index int) *Node {
 		n.Kafka = realparts.FreeAddress(t)
 	}
 	n.Ops = realparts.FreeAddress(t)
+	n.Tenants = tenantListeners(t, role.String(), e.options)
 	return n
 }
 
@@ -99,6 +101,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 	switch c.Role {
 	case process.Gateway:
 		c.KafkaListen, c.AutoCreateTopics = n.Kafka, e.options.AutoCreateTopics
+		c.Tenants, c.TenantKafkaListen = len(n.Tenants) > 0, n.Tenants
 	case process.NameServer:
 		c.BootstrapListen = n.Kafka
 	case process.Controller:
@@ -125,6 +128,26 @@ func (e *embeddedParts) start(n *Node) (nodeProcess, error) {
 			return nil, err
 		}
 		return p, e.federation.AwaitReady(e.t.Context())
+	}
+}
+
+// tenantListeners finds addresses for what a gateway has for tenants.
+func tenantListeners(t TB, role string, o Options) map[string]string {
+	t.Helper()
+	if role != "gateway" || len(o.Tenants) == 0 {
+		return nil
+	}
+	out := make(map[string]string)
+	for _, name := range o.Tenants {
+		out[name] = realparts.FreeAddress(t)
+	}
+	return out
+}
+
+func (w *World) createTenants(o Options) {
+	w.t.Helper()
+	for _, name := range o.Tenants {
+		w.MustBraid(w.t, "", "tenant", "create", name)
 	}
 }
 

@@ -45,6 +45,7 @@ func Real(t TB, o Options) *World {
 	for _, c := range w.Clusters {
 		w.MustBraid(t, "", "cluster", "add", c.Name, "--seeds", strings.Join(c.Seeds, ","))
 	}
+	w.createTenants(o)
 	if err := w.NameServer.Start(); err != nil {
 		t.Fatalf("real world: %v", err)
 	}
@@ -69,6 +70,7 @@ func (r *realParts) node(role string, index int) *Node {
 	if role != "controller" {
 		n.Kafka = realparts.FreeAddress(r.t)
 	}
+	n.Tenants = tenantListeners(r.t, role, r.options)
 	return n
 }
 
@@ -93,6 +95,12 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		}
 	case "gateway":
 		command = append(command, "--kafka-listen", n.Kafka)
+		if len(n.Tenants) > 0 {
+			command = append(command, "--tenants")
+		}
+		for tenant, address := range n.Tenants {
+			command = append(command, "--tenant-kafka-listen", tenant+"="+address)
+		}
 		if r.options.AutoCreateTopics {
 			command = append(command, "--auto-create-topics")
 		}

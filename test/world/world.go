@@ -45,6 +45,8 @@ type Options struct {
 	AutoCreateTopics bool
 	// AskACLs has gateways ask ACLs, and allow everybody what none speaks of.
 	AskACLs bool
+	// Tenants are created; gateways have a listener for each.
+	Tenants []string
 	// GatewayLease is the controllers' setting; the product's default if it is zero.
 	GatewayLease time.Duration
 	// SealHeadsMax is the controllers' setting; the product's default if it is zero.
@@ -165,6 +167,8 @@ type Node struct {
 	// Connect, Kafka and Ops are addresses (host:port); a name service's Kafka is its
 	// bootstrap. They stay the same over a restart.
 	Connect, Kafka, Ops string
+	// Tenants are the listeners of a gateway for clients of tenants.
+	Tenants map[string]string
 
 	role  string
 	proc  nodeProcess

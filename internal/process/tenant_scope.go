@@ -1,0 +1,150 @@
+package process
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/rpcerror"
+	"github.com/braidmq/braid/internal/security"
+)
+
+// headerLogicalCluster says which logical cluster a call is about, for callers that are
+// not bound to one.
+const headerLogicalCluster = "Braid-Logical-Cluster"
+
+// handler says who serves a call of the Connect API, and who calls there; nil = what is
+// the deployment's own. Users of a tenant are served by it alone. Who may do everything
+// chooses by the header.
+func (t *tenancy) handler(r *http.Request, p security.Principal, external bool) (http.Handler, security.Principal, error) {
+	named := r.Header.Get(headerLogicalCluster)
+	wanted := named
+	if named == t.w.cfg.LogicalCluster {
+		wanted = ""
+	}
+	if !t.w.cfg.Tenants {
+		if wanted != "" {
+			return nil, p, errNoTenant(wanted)
+		}
+		return nil, p, nil
+	}
+	tenant, there, err := t.principal(p, external)
+	switch {
+	case err != nil:
+		return nil, p, err
+	case tenant == "" && wanted == "":
+		return nil, p, nil
+	case tenant == "" && !t.everything(p, r.RemoteAddr):
+		return nil, p, errNoTenant(wanted)
+	case tenant == "":
+		tenant, there = wanted, security.Fleet // it may do everything there
+	case named != "" && named != tenant:
+		return nil, p, errNoTenant(named)
+	}
+	parts, err := t.get(tenant)
+	if err != nil {
+		return nil, p, err
+	}
+	return parts.handler, there, nil
+}
+
+// everything reports whether a principal may alter the cluster of the deployment's own:
+// who may delete a tenant may also look into it.
+func (t *tenancy) everything(p security.Principal, peer string) bool {
+	if p == security.Fleet || !t.authz.Enabled() {
+		return true
+	}
+	may := t.authz.Access(t.g.maps.Current(), acl.Subject{Principal: p, Host: acl.Host(peer)}, "tenant")
+	return may.Sees(acl.Alter, acl.Cluster, federation.ACLClusterName)
+}
+
+// tenantProcedures are the calls of forwarded services that a tenant has: those about
+// names. Where data lies is the deployment's business.
+var tenantProcedures = map[string]bool{
+	adminv1connect.TopicServiceCreateTopicProcedure: true, adminv1connect.TopicServiceGetTopicProcedure: true,
+	adminv1connect.TopicServiceListTopicsProcedure: true, adminv1connect.TopicServiceUpdateTopicProcedure: true,
+	adminv1connect.TopicServiceGrowTopicProcedure: true, adminv1connect.TopicServiceDeleteTopicProcedure: true,
+}
+
+// A scope keeps admin calls to the names of one logical cluster.
+type scope struct {
+	t      *tenancy
+	tenant string
+}
+
+func (t *tenancy) scope(tenant string) connect.Interceptor { return scope{t, tenant} }
+
+var _ connect.Interceptor = scope{}
+
+func (s scope) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		if err := s.check(ctx, r); err != nil {
+			return nil, rpcerror.Error(err)
+		}
+		return next(ctx, r)
+	}
+}
+
+func (s scope) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (s scope) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+func (s scope) check(ctx context.Context, r connect.AnyRequest) error {
+	procedure := r.Spec().Procedure
+	if !strings.HasPrefix(procedure, "/braid.admin.") {
+		return nil
+	}
+	if s.tenant != "" && strings.HasPrefix(procedure, "/"+adminv1connect.TopicServiceName+"/") && !tenantProcedures[procedure] {
+		return federation.Errorf(federation.NotAuthorized, "where the data of a tenant lies is decided by the operators of the deployment")
+	}
+	msg, ok := r.Any().(proto.Message)
+	if !ok {
+		return nil
+	}
+	return s.names(ctx, r.Peer().Addr, msg.ProtoReflect(), true)
+}
+
+// names looks at the resource names of a request. One of another logical cluster is for
+// those only who may do everything; a parent that is not said is the caller's.
+func (s scope) names(ctx context.Context, peer string, m protoreflect.Message, top bool) error {
+	own := s.tenant
+	if own == "" {
+		own = s.t.w.cfg.LogicalCluster
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		switch {
+		case f.IsList() || f.IsMap():
+		case f.Kind() == protoreflect.MessageKind && m.Has(f):
+			if err := s.names(ctx, peer, m.Get(f).Message(), false); err != nil {
+				return err
+			}
+		case f.Kind() != protoreflect.StringKind || f.Name() != "name" && f.Name() != "parent":
+		default:
+			value := m.Get(f).String()
+			if value == "" && f.Name() == "parent" && top && s.tenant != "" {
+				m.Set(f, protoreflect.ValueOfString("logicalClusters/"+s.tenant))
+				continue
+			}
+			rest, ok := strings.CutPrefix(value, "logicalClusters/")
+			logical, _, _ := strings.Cut(rest, "/")
+			if !ok || logical == own || s.tenant == "" && s.t.everything(security.PrincipalOf(ctx), peer) {
+				continue
+			}
+			return federation.Errorf(federation.UnknownCluster, "logical cluster %q is not served here; this is %q", logical, own)
+		}
+	}
+	return nil
+}

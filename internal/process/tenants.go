@@ -1,0 +1,465 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"connectrpc.com/connect"
+
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/gateway"
+	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/security"
+	"github.com/braidmq/braid/kafkacompat"
+)
+
+// Tenants are logical clusters in the map of the deployment. A gateway follows that map,
+// and has one router over it, so that lanes, connections, caches and budgets are shared,
+// and seals and failovers act on all. What a client meets is its tenant's: a view of the
+// map with plain names, a session that reaches nothing else, a group engine with keys of
+// its own, and doors over these.
+
+// errNoTenant is what a client is told of a tenant that is not there. It does not say more.
+func errNoTenant(name string) error {
+	return federation.Errorf(federation.UnknownCluster, "logical cluster %q is not served here", name)
+}
+
+func (c Config) validateTenants() error {
+	if !c.Tenants && (len(c.TenantKafkaListen) > 0 || len(c.TenantKafkaAdvertise) > 0 || c.TenantSNI) {
+		return configErrorf("--tenant-kafka-listen, --tenant-kafka-advertise and --tenant-sni do nothing without --tenants")
+	}
+	for tenant, address := range c.TenantKafkaAdvertise {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return configErrorf("--tenant-kafka-advertise %s=%q: want TENANT=HOST:PORT", tenant, address)
+		}
+		if c.TenantKafkaListen[tenant] == "" {
+			return configErrorf("--tenant-kafka-advertise %s=%s: there is no --tenant-kafka-listen of that tenant", tenant, address)
+		}
+	}
+	if c.TenantSNI && (!c.Access.Kafka.Enabled() || c.KafkaAdvertise == "") {
+		return configErrorf("--tenant-sni needs --kafka-tls-cert, with a certificate for *.HOST, and --kafka-advertise HOST:PORT")
+	}
+	return nil
+}
+
+// tenantAddresses are what clients of tenants are given for this gateway's Kafka facade.
+func (w *wiring) tenantAddresses(own string) (map[string]string, error) {
+	out := make(map[string]string)
+	if w.cfg.TenantSNI {
+		out["*"] = "*." + own
+	}
+	for tenant, l := range w.Process.tenants {
+		address, err := advertised(w.cfg.TenantKafkaAdvertise[tenant], l)
+		if err != nil {
+			return nil, err
+		}
+		out[tenant] = address
+	}
+	return out, nil
+}
+
+// A mapSource is the map of the deployment.
+type mapSource interface {
+	Current() *federation.Map
+	Changed() <-chan struct{}
+}
+
+// A splitter splits the newest map once for all who look at it.
+type splitter struct {
+	source mapSource
+	last   atomic.Pointer[federation.Split]
+	mu     sync.Mutex // of those who split
+}
+
+func (s *splitter) split() *federation.Split {
+	m := s.source.Current()
+	if last := s.last.Load(); last != nil && last.Base() == m {
+		return last
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m = s.source.Current()
+	last := s.last.Load()
+	if last != nil && last.Base() == m {
+		return last
+	}
+	next := federation.SplitMap(m, last)
+	s.last.Store(next)
+	return next
+}
+
+// A tenantView is the map as clients of one logical cluster see it; the empty tenant is
+// the deployment's own.
+type tenantView struct {
+	*splitter
+	tenant string
+}
+
+func newTenantView(source mapSource, tenant string) *tenantView {
+	return &tenantView{&splitter{source: source}, tenant}
+}
+
+// Current implements the Maps of doors and engines.
+func (v *tenantView) Current() *federation.Map {
+	m, _ := v.split().Of(v.tenant)
+	return m
+}
+
+// Changed implements the same.
+func (v *tenantView) Changed() <-chan struct{} { return v.source.Changed() }
+
+// A tenancy is what a gateway has of tenants. Parts of one are made when the first client
+// or peer comes for it: one that nobody uses costs its entries of the map.
+type tenancy struct {
+	w     *wiring
+	g     *gatewayParts
+	views *splitter
+	authz *acl.Authorizer // of the deployment's own logical cluster; set by doors
+	ctx   context.Context //nolint:containedctx // the life of the engines
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+
+	mu     sync.Mutex                     // guards the following
+	byName map[string]*kafkacompat.Server // for clients that name a tenant in a TLS handshake
+	parts  map[string]*tenantParts
+	closed bool
+}
+
+// tenantParts serve one tenant.
+type tenantParts struct {
+	clusterID string // of the tenant's life
+	engine    *groups.Engine
+	kafka     *kafkacompat.Server // nil if there is no Kafka facade
+	door      *gateway.Gateway
+	handler   http.Handler
+	stop      context.CancelFunc
+}
+
+// tenancy makes the view of the deployment's own logical cluster, and what serves tenants.
+func (w *wiring) tenancy(g *gatewayParts) {
+	views := &splitter{source: g.watch}
+	g.maps = &tenantView{views, ""}
+	t := &tenancy{w: w, g: g, views: views, parts: make(map[string]*tenantParts), byName: make(map[string]*kafkacompat.Server)}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	g.tenants = t
+	w.onEnd(func() {
+		t.stop()
+		t.tasks.Wait()
+	})
+	users := g.maps.Current
+	if w.cfg.Tenants {
+		users = g.watch.Current // users of tenants too, by qualified names
+		w.task(lifecycle.Task{Name: "tenants", Run: t.run})
+	}
+	w.users(users)
+}
+
+// run lets go of tenants that are deleted.
+func (t *tenancy) run(ctx context.Context) error {
+	for {
+		changed := t.g.watch.Changed()
+		t.forgetGone()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (t *tenancy) forgetGone() {
+	split := t.views.split()
+	t.mu.Lock()
+	var gone []*tenantParts
+	for name, p := range t.parts {
+		if m, served := split.Of(name); !served || m.ClusterID != p.clusterID {
+			gone = append(gone, p)
+			delete(t.parts, name)
+			delete(t.byName, name)
+			t.w.log.Info("tenant is served no more", "tenant", name)
+		}
+	}
+	t.mu.Unlock()
+	for _, p := range gone {
+		p.stop()
+		if p.kafka != nil {
+			p.kafka.CloseConnections()
+		}
+		t.tasks.Go(func() { _ = p.door.Drain(t.ctx) })
+	}
+}
+
+// get returns the parts of a tenant, made when they are first needed.
+func (t *tenancy) get(name string) (*tenantParts, error) {
+	m, served := t.views.split().Of(name)
+	if !t.w.cfg.Tenants || name == "" || !served {
+		return nil, errNoTenant(name)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.parts[name]
+	switch {
+	case p != nil && p.clusterID == m.ClusterID:
+		return p, nil
+	case p != nil: // run has not seen yet that it is another one
+		return nil, federation.Errorf(federation.NoLeader, "logical cluster %q was created anew; try again", name)
+	case t.closed:
+		return nil, federation.Errorf(federation.NoLeader, "this gateway is draining; use another one")
+	}
+	p, err := t.make(name, m.ClusterID)
+	if err != nil {
+		return nil, err
+	}
+	t.parts[name] = p
+	return p, nil
+}
+
+func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
+	log := t.w.log.With("tenant", name)
+	view := &tenantView{t.views, name}
+	cfg := t.w.cfg.Groups
+	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(t.w.id), view, t.g.store, log
+	engine, err := groups.NewEngine(cfg)
+	if err != nil {
+		return nil, err
+	}
+	authorizer, err := t.authorizer(name, log)
+	if err != nil {
+		return nil, err
+	}
+	p := &tenantParts{clusterID: clusterID, engine: engine}
+	if err := t.door(p, name, view, authorizer, log); err != nil {
+		return nil, err
+	}
+	if t.g.kafka != nil {
+		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
+			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name), Authorizer: authorizer,
+			Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.auth(view), Logger: log,
+		})
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	p.stop = cancel
+	t.tasks.Go(func() { _ = engine.Run(ctx) }) // it ends with ctx only
+	return p, nil
+}
+
+func (t *tenancy) session(name string) func() router.Session {
+	return func() router.Session { return t.g.router.NewSessionOf(name) }
+}
+
+// auth knows the users of a tenant by their plain names, and by their qualified ones:
+// clients that came to the common listener are sent here too.
+func (t *tenancy) auth(view *tenantView) *security.Authenticator {
+	return security.NewAuthenticator(t.w.access.cfg.SaslMechanisms,
+		func(id federation.CredentialID) *federation.Credential {
+			id.User = strings.TrimPrefix(id.User, federation.QualifyUser(view.tenant, ""))
+			return view.Current().Credential(id)
+		}, t.w.access.tokens)
+}
+
+// authorizer decides by the ACLs of a tenant. Super users of it are those that are named
+// as its users: the deployment's own are nobody there.
+func (t *tenancy) authorizer(name string, log *slog.Logger) (*acl.Authorizer, error) {
+	cfg, err := t.w.cfg.Authorization.config()
+	if err != nil {
+		return nil, err
+	}
+	var super []security.Principal
+	for _, p := range cfg.SuperUsers {
+		if rest, ok := strings.CutPrefix(p.Name, federation.QualifyUser(name, "")); ok {
+			super = append(super, security.Principal{Type: p.Type, Name: rest})
+		}
+	}
+	super = append(super, security.Fleet) // operators with the fleet's token, and granted ones
+	cfg.SuperUsers = super
+	return acl.New(cfg, log, t.w.telemetry.meter())
+}
+
+// kafkaDeps has the Kafka facade find out whose a client is.
+func (t *tenancy) kafkaDeps(deps *kafkacompat.Deps) {
+	if !t.w.cfg.Tenants {
+		return
+	}
+	deps.TenantOf = func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
+		tenant, p, err := t.principal(id.Principal, external(id))
+		if err != nil || tenant == "" {
+			return nil, p, err
+		}
+		return t.kafkaOf(tenant, p)
+	}
+	if t.w.cfg.TenantSNI {
+		host, _, _ := net.SplitHostPort(t.w.cfg.KafkaAdvertise) // it was checked
+		deps.ByServerName = func(name string) *kafkacompat.Server {
+			tenant, rest, _ := strings.Cut(strings.ToLower(name), ".")
+			if !strings.EqualFold(rest, host) {
+				return nil
+			}
+			return t.named(tenant)
+		}
+	}
+}
+
+func (t *tenancy) kafkaOf(tenant string, p security.Principal) (*kafkacompat.Server, security.Principal, error) {
+	parts, err := t.get(tenant)
+	if err != nil {
+		return nil, p, err
+	}
+	return parts.kafka, p, nil
+}
+
+// external reports whether who a client is was not proven by a credential of the map:
+// what a token or a certificate says is not of a tenant, unless it names it.
+func external(id security.Identity) bool {
+	return id.Method == "SSL" || id.Method == security.OAuthBearer
+}
+
+// principal reads a name that can be qualified. A token or certificate that names a
+// tenant which is not there is nobody's: it must not become another user by a deletion.
+func (t *tenancy) principal(p security.Principal, external bool) (tenant string, plain security.Principal, err error) {
+	tenant, name := t.g.watch.Current().SplitUser(p.Name)
+	if tenant != "" {
+		return tenant, security.Principal{Type: p.Type, Name: name}, nil
+	}
+	if prefix, _, ok := strings.Cut(p.Name, "/"); ok && external && logicalClusterName(prefix) {
+		return "", p, federation.Errorf(federation.Unauthenticated, "%s names the tenant %q, which does not exist", p, prefix)
+	}
+	return "", p, nil
+}
+
+func logicalClusterName(s string) bool {
+	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// listener makes the Server of a listener for one tenant. It only finds out who comes.
+func (t *tenancy) listener(root *kafkacompat.Server, tenant string) *kafkacompat.Server {
+	view := &tenantView{t.views, tenant}
+	return root.Tenant(kafkacompat.TenantDeps{
+		Name: tenant, Maps: view, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{},
+		Admin: newKafkaAdmin(t.g.admin, tenant), Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + tenant},
+		Auth: t.auth(view), Logger: t.w.log.With("tenant", tenant),
+		TenantOf: func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
+			p := id.Principal
+			name, ok := strings.CutPrefix(p.Name, federation.QualifyUser(tenant, ""))
+			if !ok && external(id) && p != security.Anonymous {
+				return nil, p, federation.Errorf(federation.Unauthenticated, "%s came to the listener of tenant %q; its name does not begin with %s/", p, tenant, tenant)
+			}
+			p.Name = name
+			return t.kafkaOf(tenant, p)
+		},
+	})
+}
+
+// named returns the Server for clients that name a tenant in their handshake. It is kept,
+// as what it knows of passwords, and shows to who is not known, must stay the same. Those
+// that name none that is there come to nobody, and not to the deployment's own.
+func (t *tenancy) named(tenant string) *kafkacompat.Server {
+	if t.g.watch.Current().Tenants[tenant] == nil {
+		tenant = "?"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.byName[tenant]
+	if s == nil {
+		s = t.listener(t.g.kafka, tenant)
+		t.byName[tenant] = s
+	}
+	return s
+}
+
+// listeners serves the listeners of tenants.
+func (t *tenancy) listeners(root *kafkacompat.Server) {
+	for _, tenant := range slices.Sorted(maps.Keys(t.w.Process.tenants)) {
+		server, l := t.listener(root, tenant), t.w.Process.tenants[tenant]
+		t.w.task(lifecycle.Task{Name: "kafka facade of " + tenant, Run: func(ctx context.Context) error {
+			if err := server.Serve(ctx, l); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return nil
+		}})
+	}
+}
+
+// engine returns the group engine of a logical cluster, for other gateways.
+func (t *tenancy) engine(logicalCluster string) (*groups.Engine, error) {
+	if logicalCluster == "" || logicalCluster == t.w.cfg.LogicalCluster {
+		return t.g.groups, nil
+	}
+	p, err := t.get(logicalCluster)
+	if err != nil {
+		return nil, err
+	}
+	return p.engine, nil
+}
+
+// door makes the Connect API of a tenant: that of data and groups, and of the topics,
+// users and ACLs that it has. What is the deployment's is not there.
+func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer *acl.Authorizer, log *slog.Logger) error {
+	cfg := t.w.cfg.Gateway
+	cfg.LogicalCluster, cfg.CORSOrigins = name, t.w.cfg.CORSOrigins
+	members := groups.NewCluster(groups.ClusterConfig{Engine: p.engine, Dial: relayDialer(t.g.peers, t.w.access.scheme(), name, clientOptions(t.g.observe)...)})
+	var err error
+	p.door, err = gateway.New(cfg, gateway.Deps{
+		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests,
+		TokenKey: func(ctx context.Context) ([]byte, error) { return t.g.store.TokenKey(ctx, name) },
+		Topics:   t.g.admin.topics, Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Authorizer: authorizer,
+		TracerProvider: t.w.telemetry.tracers, MeterProvider: t.w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, t.scope(name)},
+	})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	p.door.Mount(mux)
+	p.handler = p.door.Wrap(mux)
+	return nil
+}
+
+// all returns the parts of all tenants that are in use.
+func (t *tenancy) all() []*tenantParts {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.parts))
+}
+
+func (t *tenancy) active() int { return len(t.all()) }
+
+func (t *tenancy) streams() (n int) {
+	for _, p := range t.all() {
+		n += p.door.Streams()
+	}
+	return n
+}
+
+// closeGroups hands all groups over; no tenant is taken in from then on.
+func (t *tenancy) closeGroups(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	return t.each(func(p *tenantParts) error { return p.engine.Close(ctx) })
+}
+
+func (t *tenancy) drainStreams(ctx context.Context) error {
+	return t.each(func(p *tenantParts) error { return p.door.Drain(ctx) })
+}
+
+func (t *tenancy) each(do func(*tenantParts) error) error {
+	all := t.all()
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() { errs[i] = do(p) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,92 @@
+package kafkacompat
+
+import (
+	"log/slog"
+
+	"github.com/braidmq/braid/gateway/groups"
+	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
+)
+
+// TenantDeps is what is a tenant's own.
+type TenantDeps struct {
+	Name        string
+	Maps        Maps
+	NewSession  func() router.Session
+	Groups      groups.Coordinator
+	Admin       Admin
+	Authorizer  *acl.Authorizer
+	Credentials Credentials
+	// Auth and TenantOf are for clients that come to a listener of the tenant.
+	Auth     *security.Authenticator
+	TenantOf func(security.Identity) (*Server, security.Principal, error)
+	Logger   *slog.Logger
+}
+
+// Tenant makes the Server of a tenant. Its connections count to those of s, whose bounds
+// they share; they come by its own listeners, or are handed over by Deps.TenantOf. Drain,
+// Connections and the end are those of s.
+func (s *Server) Tenant(t TenantDeps) *Server {
+	deps := s.deps
+	deps.Maps, deps.NewSession, deps.Groups, deps.Admin = t.Maps, t.NewSession, t.Groups, t.Admin
+	deps.Authorizer, deps.Credentials, deps.TenantOf, deps.ByServerName = t.Authorizer, t.Credentials, t.TenantOf, nil
+	if deps.Auth != nil {
+		deps.Auth = t.Auth
+	}
+	deps.Logger = t.Logger
+	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, tenant: t.Name, shared: s.shared}
+}
+
+// settle gives the connection to the Server that its client belongs to. Nothing works
+// for the connection yet.
+func (c *conn) settle() error {
+	if c.s.deps.TenantOf == nil {
+		return nil
+	}
+	id := security.Identity{Principal: c.principal, Method: methodTLS}
+	if s := c.session.Load(); s != nil {
+		id = s.identity
+	}
+	to, principal, err := c.s.deps.TenantOf(id)
+	if err != nil {
+		return err
+	}
+	c.principal = principal
+	c.move(to)
+	return nil
+}
+
+// move gives the connection to another Server, unless that is nil or the same.
+func (c *conn) move(to *Server) {
+	if to == nil || to == c.s {
+		return
+	}
+	mu := &c.s.mu // of both
+	mu.Lock()
+	defer mu.Unlock()
+	c.s, c.log = to, to.log.With("remote", c.nc.RemoteAddr().String())
+}
+
+// named gives the connection to the Server that the client has named in its handshake.
+func (c *conn) named(serverName string) {
+	if c.s.deps.ByServerName == nil {
+		return
+	}
+	if to := c.s.deps.ByServerName(serverName); to != nil {
+		c.move(to)
+		c.auth = to.deps.Auth
+	}
+}
+
+// CloseConnections closes all connections of a Server at once, and not those of others
+// that share its bounds: its tenant is gone.
+func (s *Server) CloseConnections() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.s == s {
+			c.abort()
+		}
+	}
+}
