@@ -57,7 +57,7 @@ func (t *term) parseParent(parent string) (tenant string, err error) {
 // parseTopic reads logicalClusters/{lc}/topics/{topic}; the name is qualified.
 func (t *term) parseTopic(name string) (federation.TopicName, error) {
 	parent, id, ok := strings.Cut(name, collectionTopics)
-	if !ok {
+	if !ok || parent == "" { // else who serves one tenant could not see whose a name is
 		return "", federation.Errorf(federation.InvalidArgument, "topic name %q: want logicalClusters/%s/topics/TOPIC", name, t.cfg.LogicalCluster)
 	}
 	tenant, err := t.parseParent(parent)

@@ -188,7 +188,7 @@ func (g *Gateway) cluster(name string) error {
 		return federation.Errorf(federation.NoLeader, "this gateway has no map yet; try again, or use another one")
 	}
 	if name != "" && name != g.cfg.LogicalCluster {
-		return federation.Errorf(federation.UnknownCluster, "logical_cluster %q is not served here; this gateway serves %q", name, g.cfg.LogicalCluster)
+		return federation.Errorf(federation.UnknownCluster, "logical_cluster %q: this call is served as one of %q; who may see several chooses with the header Braid-Logical-Cluster, and a user of a tenant logs in as TENANT/USER", name, g.cfg.LogicalCluster)
 	}
 	return nil
 }

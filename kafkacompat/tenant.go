@@ -6,6 +6,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 )
 
@@ -17,6 +18,7 @@ type TenantDeps struct {
 	Groups      groups.Coordinator
 	Admin       Admin
 	Authorizer  *acl.Authorizer
+	Limiter     *quota.Limiter
 	Credentials Credentials
 	// Auth and TenantOf are for clients that come to a listener of the tenant.
 	Auth     *security.Authenticator
@@ -30,7 +32,8 @@ type TenantDeps struct {
 func (s *Server) Tenant(t TenantDeps) *Server {
 	deps := s.deps
 	deps.Maps, deps.NewSession, deps.Groups, deps.Admin = t.Maps, t.NewSession, t.Groups, t.Admin
-	deps.Authorizer, deps.Credentials, deps.TenantOf, deps.ByServerName = t.Authorizer, t.Credentials, t.TenantOf, nil
+	deps.Authorizer, deps.Limiter, deps.Credentials = t.Authorizer, t.Limiter, t.Credentials
+	deps.TenantOf, deps.ByServerName = t.TenantOf, nil
 	if deps.Auth != nil {
 		deps.Auth = t.Auth
 	}

@@ -38,8 +38,12 @@ func nameRune(r rune) bool {
 // valid and free. Names that differ only by '.' and '_' collide, as in Kafka
 // (Topic.hasCollision): their metrics would be the same.
 func CheckNewTopic(m *federation.Map, name federation.TopicName) error {
-	if _, plain := name.Split(); CheckTopicName(plain) != nil {
-		return CheckTopicName(plain)
+	tenant, plain := name.Split()
+	if err := CheckTopicName(plain); err != nil {
+		return err
+	}
+	if t := m.Tenants[tenant]; tenant != "" && (t == nil || t.Deleting) {
+		return federation.Errorf(federation.UnknownCluster, "topic %q: there is no tenant %q, or it is being deleted", plain, tenant)
 	}
 	if m.Topic(name) != nil {
 		return federation.Errorf(federation.TopicExists, "topic %q exists already", name)

@@ -17,10 +17,14 @@ func WithTenant(m *federation.Map, t *federation.Tenant) *federation.Map {
 	return next.Seal()
 }
 
-// WithoutTenant returns the map without a tenant. It is refused while it has topics.
+// WithoutTenant returns the map without a tenant and all that it has. It is refused while it has topics.
 func WithoutTenant(m *federation.Map, name string) (*federation.Map, error) {
 	if n := len(TenantTopics(m, name)); n > 0 {
 		return nil, federation.Errorf(federation.PolicyViolation, "tenant %q has %d topics", name, n)
+	}
+	// What came after the deletion had begun must not be there for a tenant of the same name.
+	if t := m.Tenants[name]; t != nil {
+		m = EmptiedTenant(m, t)
 	}
 	next := *m
 	next.Tenants = maps.Clone(m.Tenants)

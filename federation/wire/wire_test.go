@@ -298,7 +298,7 @@ func TestApplyRefuses(t *testing.T) {
 	}{
 		"key of another entry": {change("cluster/a", func(e *controlv1.MapEntry) { e.Key = "cluster/b" }), nil, "does not fit"},
 		"no value":             {[]*controlv1.MapEntry{{Key: "meta"}}, nil, "no value"},
-		"unknown delete":       {nil, []string{"tenant/x"}, "unknown key"},
+		"unknown delete":       {nil, []string{"nothing/x"}, "unknown key"},
 		"bad partition key":    {nil, []string{"partition/orders/01"}, "bad key"},
 		"twice":                {[]*controlv1.MapEntry{entry("meta"), entry("meta")}, nil, "twice"},
 		"cluster in use":       {nil, []string{"cluster/a"}, "was deleted"},

@@ -192,6 +192,9 @@ func testTenantsByConnect(ctx context.Context, t *testing.T, f *embedded.Federat
 			}
 			_, err = topics.GetTopic(ctx, &adminv1.GetTopicRequest{Name: "logicalClusters/" + other + "/topics/orders"})
 			refused(err, connect.CodeInvalidArgument)
+			// No name that leaves the logical cluster out is one of the deployment's own.
+			_, err = topics.GetTopic(ctx, &adminv1.GetTopicRequest{Name: "/topics/only-"})
+			refused(err, connect.CodeInvalidArgument)
 			_, err = adminv1connect.NewCredentialServiceClient(client, f.APIURL()).ListCredentials(ctx, &adminv1.ListCredentialsRequest{Parent: "logicalClusters/" + other})
 			refused(err)
 			header := &http.Client{Transport: inCluster{other, client.Transport}}

@@ -278,7 +278,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 
 // quotas makes what holds the clients of both doors to their quotas.
 func (w *wiring) quotas(ctx context.Context, g *gatewayParts) (err error) {
-	if g.limiter, err = quota.New(w.cfg.Quotas, g.watch, w.log, w.telemetry.meter()); err != nil {
+	if g.limiter, err = quota.New(w.cfg.Quotas, g.maps, w.log, w.telemetry.meter()); err != nil {
 		return err
 	}
 	g.gate, err = quota.NewGate(ctx, w.cfg.Connections, g.limiter, w.log, w.telemetry.meter())
@@ -295,7 +295,7 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.map.tenants", "{tenant}", "Tenants in the current map.", false, func() int64 { return int64(len(g.watch.Current().Tenants)) }},
 		gauge{"braid.tenants.active", "{tenant}", "Tenants that clients of this gateway have come for.", false, func() int64 { return int64(g.tenants.active()) }},
 		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
-		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.limiter.Counted},
+		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.tenants.counted},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
 	)
 	stop, err := w.telemetry.observe(w.id, gauges)

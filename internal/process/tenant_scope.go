@@ -140,8 +140,14 @@ func (s scope) names(ctx context.Context, peer string, m protoreflect.Message, t
 			}
 			rest, ok := strings.CutPrefix(value, "logicalClusters/")
 			logical, _, _ := strings.Cut(rest, "/")
-			if !ok || logical == own || s.tenant == "" && s.t.everything(security.PrincipalOf(ctx), peer) {
+			if logical == own && ok || value == "" || !strings.Contains(value, "/") {
+				continue // a plain id is that of one who is served here
+			}
+			if s.tenant == "" && (!ok || s.t.everything(security.PrincipalOf(ctx), peer)) {
 				continue
+			}
+			if !ok {
+				return federation.Errorf(federation.InvalidArgument, "%s %q: want one that begins with logicalClusters/%s/", f.Name(), value, own)
 			}
 			return federation.Errorf(federation.UnknownCluster, "logical cluster %q is not served here; this is %q", logical, own)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/kafkacompat"
 )
@@ -140,6 +141,7 @@ type tenancy struct {
 type tenantParts struct {
 	clusterID string // of the tenant's life
 	engine    *groups.Engine
+	limiter   *quota.Limiter
 	kafka     *kafkacompat.Server // nil if there is no Kafka facade
 	door      *gateway.Gateway
 	handler   http.Handler
@@ -238,14 +240,18 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &tenantParts{clusterID: clusterID, engine: engine}
+	limiter, err := quota.New(t.w.cfg.Quotas, view, log, t.w.telemetry.meter())
+	if err != nil {
+		return nil, err
+	}
+	p := &tenantParts{clusterID: clusterID, engine: engine, limiter: limiter}
 	if err := t.door(p, name, view, authorizer, log); err != nil {
 		return nil, err
 	}
 	if t.g.kafka != nil {
 		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
 			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name), Authorizer: authorizer,
-			Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.auth(view), Logger: log,
+			Limiter: limiter, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.auth(view), Logger: log,
 		})
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
@@ -380,7 +386,7 @@ func (t *tenancy) named(tenant string) *kafkacompat.Server {
 // listeners serves the listeners of tenants.
 func (t *tenancy) listeners(root *kafkacompat.Server) {
 	for _, tenant := range slices.Sorted(maps.Keys(t.w.Process.tenants)) {
-		server, l := t.listener(root, tenant), t.w.Process.tenants[tenant]
+		server, l := t.listener(root, tenant), t.g.gate.Listener(t.w.Process.tenants[tenant])
 		t.w.task(lifecycle.Task{Name: "kafka facade of " + tenant, Run: func(ctx context.Context) error {
 			if err := server.Serve(ctx, l); err != nil {
 				return err
@@ -404,7 +410,7 @@ func (t *tenancy) engine(logicalCluster string) (*groups.Engine, error) {
 }
 
 // door makes the Connect API of a tenant: that of data and groups, and of the topics,
-// users and ACLs that it has. What is the deployment's is not there.
+// users, ACLs and quotas that it has. What is the deployment's is not there.
 func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer *acl.Authorizer, log *slog.Logger) error {
 	cfg := t.w.cfg.Gateway
 	cfg.LogicalCluster, cfg.CORSOrigins = name, t.w.cfg.CORSOrigins
@@ -413,7 +419,7 @@ func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer
 	p.door, err = gateway.New(cfg, gateway.Deps{
 		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return t.g.store.TokenKey(ctx, name) },
-		Topics:   t.g.admin.topics, Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Authorizer: authorizer,
+		Topics:   t.g.admin.topics, Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Quotas: t.g.admin.quotas, Authorizer: authorizer, Limiter: p.limiter,
 		TracerProvider: t.w.telemetry.tracers, MeterProvider: t.w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, t.scope(name)},
 	})
 	if err != nil {
@@ -433,6 +439,15 @@ func (t *tenancy) all() []*tenantParts {
 }
 
 func (t *tenancy) active() int { return len(t.all()) }
+
+// counted is how many quotas are counted, of the deployment's own logical cluster and of all tenants.
+func (t *tenancy) counted() int64 {
+	n := t.g.limiter.Counted()
+	for _, p := range t.all() {
+		n += p.limiter.Counted()
+	}
+	return n
+}
 
 func (t *tenancy) streams() (n int) {
 	for _, p := range t.all() {
