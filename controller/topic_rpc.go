@@ -216,7 +216,7 @@ func (s *topicService) ListTopics(_ context.Context, req *adminv1.ListTopicsRequ
 		return nil, rpcerror.Error(err)
 	}
 	m := t.current()
-	names, next, err := page(planner.TenantTopics(m, tenant), func(n federation.TopicName) string { return string(n) }, req.GetPageSize(), req.GetPageToken())
+	names, next, err := page(planner.TenantTopics(m, tenant), func(n federation.TopicName) string { _, plain := n.Split(); return string(plain) }, req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}

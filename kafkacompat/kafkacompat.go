@@ -80,6 +80,7 @@ type Server struct {
 	log     *slog.Logger
 	creates flights // topics being created on first use
 	tenant  string  // whose it is; empty = the deployment's own
+	gone    bool    // the tenant is; guarded by mu
 	*shared
 }
 

@@ -1,6 +1,7 @@
 package kafkacompat
 
 import (
+	"errors"
 	"log/slog"
 
 	"github.com/braidmq/braid/gateway/groups"
@@ -56,19 +57,26 @@ func (c *conn) settle() error {
 		return err
 	}
 	c.principal = principal
-	c.move(to)
+	if !c.move(to) {
+		return errTenantGone
+	}
 	return nil
 }
 
-// move gives the connection to another Server, unless that is nil or the same.
-func (c *conn) move(to *Server) {
+// errTenantGone closes a connection that came while its tenant was deleted.
+var errTenantGone = errors.New("the tenant of the client is gone")
+
+// move gives the connection to another Server, unless that is nil or the same. It fails
+// if that serves no more.
+func (c *conn) move(to *Server) bool {
 	if to == nil || to == c.s {
-		return
+		return true
 	}
 	mu := &c.s.mu // of both
 	mu.Lock()
 	defer mu.Unlock()
 	c.s, c.log = to, to.log.With("remote", c.nc.RemoteAddr().String())
+	return !to.gone
 }
 
 // named gives the connection to the Server that the client has named in its handshake.
@@ -77,16 +85,17 @@ func (c *conn) named(serverName string) {
 		return
 	}
 	if to := c.s.deps.ByServerName(serverName); to != nil {
-		c.move(to)
+		c.move(to) // that of a listener, which never goes
 		c.auth = to.deps.Auth
 	}
 }
 
 // CloseConnections closes all connections of a Server at once, and not those of others
-// that share its bounds: its tenant is gone.
+// that share its bounds: its tenant is gone, and none comes to it any more.
 func (s *Server) CloseConnections() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gone = true
 	for c := range s.conns {
 		if c.s == s {
 			c.abort()

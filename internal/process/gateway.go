@@ -205,7 +205,7 @@ func (w *wiring) engine(g *gatewayParts) error {
 
 // doors makes the Connect API and the Kafka facade.
 func (w *wiring) doors(g *gatewayParts) error {
-	g.names = nameserver.New(w.cfg.NameServer, g.watch)
+	g.names = nameserver.New(w.cfg.NameServer, g.maps)
 	cfg := w.cfg.Gateway
 	cfg.LogicalCluster, cfg.CORSOrigins = w.cfg.LogicalCluster, w.cfg.CORSOrigins
 	authorizer, err := w.authorizer()

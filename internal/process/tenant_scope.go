@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/braidmq/braid/federation"
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/rpcerror"
@@ -88,7 +89,27 @@ func (s scope) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if err := s.check(ctx, r); err != nil {
 			return nil, rpcerror.Error(err)
 		}
-		return next(ctx, r)
+		res, err := next(ctx, r)
+		if err == nil && s.tenant != "" {
+			for _, topic := range topicsOf(res.Any()) {
+				if topic != nil {
+					topic.Placement = nil
+				}
+			}
+		}
+		return res, err
+	}
+}
+
+// topicsOf returns the topics in a request or an answer.
+func topicsOf(msg any) []*adminv1.Topic {
+	switch m := msg.(type) {
+	case *adminv1.ListTopicsResponse:
+		return m.GetTopics()
+	case interface{ GetTopic() *adminv1.Topic }:
+		return []*adminv1.Topic{m.GetTopic()}
+	default:
+		return nil
 	}
 }
 
@@ -106,13 +127,22 @@ func (s scope) check(ctx context.Context, r connect.AnyRequest) error {
 		return nil
 	}
 	if s.tenant != "" && strings.HasPrefix(procedure, "/"+adminv1connect.TopicServiceName+"/") && !tenantProcedures[procedure] {
-		return federation.Errorf(federation.NotAuthorized, "where the data of a tenant lies is decided by the operators of the deployment")
+		return errPlacement()
+	}
+	for _, topic := range topicsOf(r.Any()) {
+		if s.tenant != "" && topic.GetPlacement() != nil {
+			return errPlacement()
+		}
 	}
 	msg, ok := r.Any().(proto.Message)
 	if !ok {
 		return nil
 	}
 	return s.names(ctx, r.Peer().Addr, msg.ProtoReflect(), true)
+}
+
+func errPlacement() error {
+	return federation.Errorf(federation.NotAuthorized, "where the data of a tenant lies is decided by the operators of the deployment")
 }
 
 // names looks at the resource names of a request. One of another logical cluster is for

@@ -335,12 +335,21 @@ func external(id security.Identity) bool {
 func (t *tenancy) principal(p security.Principal, external bool) (tenant string, plain security.Principal, err error) {
 	tenant, name := t.g.watch.Current().SplitUser(p.Name)
 	if tenant != "" {
-		return tenant, security.Principal{Type: p.Type, Name: name}, nil
+		return tenant, security.Principal{Type: p.Type, Name: name}, checkPlain(p, name)
 	}
 	if prefix, _, ok := strings.Cut(p.Name, "/"); ok && external && logicalClusterName(prefix) {
 		return "", p, federation.Errorf(federation.Unauthenticated, "%s names the tenant %q, which does not exist", p, prefix)
 	}
 	return "", p, nil
+}
+
+// checkPlain refuses a token or certificate that names one of braid's own in a tenant: it
+// would be a super user there.
+func checkPlain(p security.Principal, name string) error {
+	if p != security.Anonymous && (security.Reserved(name) || name == "") {
+		return federation.Errorf(federation.Unauthenticated, "%s: %q stands for nobody who can log in", p, name)
+	}
+	return nil
 }
 
 func logicalClusterName(s string) bool {
@@ -359,6 +368,9 @@ func (t *tenancy) listener(root *kafkacompat.Server, tenant string) *kafkacompat
 			name, ok := strings.CutPrefix(p.Name, federation.QualifyUser(tenant, ""))
 			if !ok && external(id) && p != security.Anonymous {
 				return nil, p, federation.Errorf(federation.Unauthenticated, "%s came to the listener of tenant %q; its name does not begin with %s/", p, tenant, tenant)
+			}
+			if err := checkPlain(p, name); err != nil {
+				return nil, p, err
 			}
 			p.Name = name
 			return t.kafkaOf(tenant, p)

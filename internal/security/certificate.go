@@ -53,7 +53,7 @@ func ParsePrincipalRules(text string) (PrincipalRules, error) {
 // Principal returns whose a certificate is. The first rule that fits wins.
 func (r PrincipalRules) Principal(c *x509.Certificate) (Principal, error) {
 	p, err := r.principal(c)
-	if err == nil && reserved(p.Name) {
+	if err == nil && Reserved(p.Name) {
 		return Principal{}, fmt.Errorf("the certificate %s names %q, which is braid's own", c.SerialNumber, p.Name)
 	}
 	return p, err

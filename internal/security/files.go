@@ -255,7 +255,7 @@ func (t *SharedToken) Is(token string) bool {
 // Fleet is who a process of the fleet is, or an operator with its shared token.
 var Fleet = User("braid-fleet")
 
-// reserved reports whether a user name is one of braid's own, which nobody can prove to be.
-func reserved(name string) bool { return name == Fleet.Name || name == Anonymous.Name }
+// Reserved reports whether a user name is one of braid's own, which nobody can prove to be.
+func Reserved(name string) bool { return name == Fleet.Name || name == Anonymous.Name }
 
 var errNoRule = errors.New("no rule of --tls-principal-rules fits the subject of the certificate")

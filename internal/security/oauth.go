@@ -224,7 +224,7 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (*Identity, er
 	if name == "" {
 		return nil, fmt.Errorf("the token has no claim %q that is a text", v.cfg.Claim)
 	}
-	if reserved(name) {
+	if Reserved(name) {
 		return nil, fmt.Errorf("the token names %q, which is braid's own", name)
 	}
 	return &Identity{Principal: User(name), Method: OAuthBearer, Expires: claims.Expiry.Time().Add(v.cfg.Skew)}, nil

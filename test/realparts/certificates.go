@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -69,7 +70,7 @@ func writePEM(t TB, file string, blocks ...*pem.Block) {
 
 // Issue makes a certificate of name for 127.0.0.1 and localhost, of servers and clients,
 // and returns its file and that of its key. The file NAME.all.pem beside them has both, as
-// Kafka wants them.
+// Kafka wants them. A name may have slashes, which files have not.
 func (a *Authority) Issue(t TB, name string) (certFile, keyFile string) {
 	t.Helper()
 	key := newKey(t)
@@ -88,6 +89,7 @@ func (a *Authority) Issue(t TB, name string) (certFile, keyFile string) {
 	if err != nil {
 		t.Fatalf("key: %v", err)
 	}
+	name = strings.ReplaceAll(name, "/", "_")
 	cert, private := &pem.Block{Type: "CERTIFICATE", Bytes: der}, &pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}
 	certFile, keyFile = filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key")
 	writePEM(t, certFile, cert)

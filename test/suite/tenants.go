@@ -20,6 +20,7 @@ func (s *suite) tenants() []test {
 	return []test{
 		{"the same names are two things", s.testTenantsAreApart},
 		{"drain a cluster under the traffic of all", s.testDrainUnderTenants},
+		{"a cluster fails under all, and comes back", s.testFailoverOfTenants},
 		{"delete one", s.testDeleteTenant},
 	}
 }
