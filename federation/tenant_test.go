@@ -81,7 +81,7 @@ func TestSplitMap(t *testing.T) {
 		}
 		require.Len(t, m.Quotas, 1)
 		q := m.Quotas[federation.QuotaEntity{User: federation.NamedQuota("alice")}]
-		require.Equal(t, float64(1+len(tenant)), q.Values[federation.QuotaRequestRate])
+		require.InDelta(t, 1+len(tenant), q.Values[federation.QuotaRequestRate], 0)
 		require.Empty(t, q.Entity.Tenant)
 		require.Equal(t, int32(4096+len(tenant)), m.Credential(alice).Iterations)
 	}

@@ -124,9 +124,8 @@ var scopedCalls = map[string]func(ctx context.Context, s Session, tps []federati
 
 // No call of a session reaches a topic of another logical cluster, however it is spelled.
 func TestScopedSessionsReachTheirOwnOnly(t *testing.T) {
-	methods := reflect.TypeFor[Session]()
-	for i := range methods.NumMethod() {
-		name := methods.Method(i).Name
+	for method := range reflect.TypeFor[Session]().Methods() {
+		name := method.Name
 		if name != "InitProducer" && name != "Close" {
 			require.Contains(t, scopedCalls, name, "a new method: it has to be scoped, and tested here")
 		}
