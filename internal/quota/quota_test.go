@@ -419,3 +419,20 @@ func BenchmarkResolve(b *testing.B) {
 		l.Client(nil, "u77", "c")
 	}
 }
+
+// Many connections find their quotas at once, each with a client of its own.
+func BenchmarkManyClients(b *testing.B) {
+	l := newLimiter(b, Config{}, newFakeMaps(produceRate("-", "", 1e15), rate(of("-", ""), federation.QuotaRequestRate, 1e15)))
+	var n atomic.Int64
+	b.ReportAllocs()
+	b.SetParallelism(100)
+	b.RunParallel(func(pb *testing.PB) {
+		id := strconv.FormatInt(n.Add(1), 10)
+		var c *Client
+		for pb.Next() {
+			c = l.Client(c, "u", id)
+			c.Take(b.Context(), Produce, 1000)
+			c.TakeRequest(b.Context(), 0)
+		}
+	})
+}
