@@ -175,14 +175,19 @@ func errStopping() error {
 	return federation.Errorf(federation.NoLeader, "this gateway is stopping; try again at another one")
 }
 
-// InitProducer implements Session. An idempotent producer that raises its epoch
+// InitProducer implements Session.
+func (s *session) InitProducer(ctx context.Context, id int64, epoch int16) (int64, int16, error) {
+	return InitProducer(ctx, s.r.deps.ProducerIDs, id, epoch)
+}
+
+// InitProducer gives an idempotent producer its identity. One that raises its epoch
 // keeps its id until the epochs are used up (Kafka's ProducerIdManager and
 // TransactionManager.bumpIdempotentProducerEpoch).
-func (s *session) InitProducer(ctx context.Context, id int64, epoch int16) (int64, int16, error) {
+func InitProducer(ctx context.Context, ids ProducerIDs, id int64, epoch int16) (int64, int16, error) {
 	if id >= 0 && epoch >= 0 && epoch < math.MaxInt16-1 {
 		return id, epoch + 1, nil
 	}
-	next, err := s.r.deps.ProducerIDs.NextProducerID(ctx)
+	next, err := ids.NextProducerID(ctx)
 	if err != nil {
 		return -1, -1, err
 	}

@@ -21,8 +21,8 @@ import (
 
 // nameserver wires a name service: a watch on the map behind a Connect service
 // and a Kafka bootstrap. The bootstrap is the Kafka facade without engines, so
-// its Metadata is the gateways' own; it answers all data requests with errors that
-// send the client to them.
+// its Metadata is the gateways' own; it gives ids to idempotent producers, and answers all
+// data requests with errors that send the client to the gateways.
 func (w *wiring) nameserver(context.Context) error {
 	store, err := w.store()
 	if err != nil {
@@ -53,7 +53,7 @@ func (w *wiring) nameserver(context.Context) error {
 	}
 	if w.bootstrap != nil {
 		clients := controllers.clients(clientOptions(observe)...)
-		if err := w.kafkaBootstrap(own, newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
+		if err := w.kafkaBootstrap(own, store.ProducerIDs(), newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
 			return err
 		}
 	}
@@ -73,7 +73,7 @@ func (w *wiring) nameserver(context.Context) error {
 	return nil
 }
 
-func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
+func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, ids router.ProducerIDs, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
 	authorizer, err := w.authorizer()
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, admin kafkacompat.Admin,
 	kafka := w.cfg.Kafka
 	kafka.GatewayID = federation.GatewayID(w.id)
 	deps := kafkacompat.Deps{
-		Maps: watch, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{}, Admin: admin, Credentials: creds, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
+		Maps: watch, NewSession: func() router.Session { return noSession{ids} }, Groups: noGroups{}, Admin: admin, Credentials: creds, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
 	}
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err
@@ -118,8 +118,9 @@ func errNoCoordinator() error {
 	return federation.Errorf(federation.NotCoordinator, "the bootstrap coordinates no groups; ask for the coordinator")
 }
 
-// noSession is a router without data: every answer sends the client away.
-type noSession struct{}
+// noSession is a router without data: every answer sends the client away. It gives ids to
+// producers if it has some.
+type noSession struct{ ids router.ProducerIDs }
 
 var _ router.Session = noSession{}
 
@@ -168,8 +169,14 @@ func (noSession) Watermarks(context.Context, federation.TopicPartition) (router.
 	return router.Watermarks{}, errElsewhere()
 }
 
-func (noSession) InitProducer(context.Context, int64, int16) (int64, int16, error) {
-	return -1, -1, errNoCoordinator()
+// InitProducer gives an id as gateways do: librdkafka asks any broker that it is connected
+// to for it, which is the bootstrap until it has another one, and asks that again if it is
+// sent away.
+func (s noSession) InitProducer(ctx context.Context, id int64, epoch int16) (int64, int16, error) {
+	if s.ids == nil {
+		return -1, -1, errNoCoordinator()
+	}
+	return router.InitProducer(ctx, s.ids, id, epoch)
 }
 
 func (noSession) Producers(_ context.Context, tps []federation.TopicPartition) []router.Producers {

@@ -6,6 +6,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -87,5 +88,18 @@ func (s *suite) testBootstrap(t *testing.T) {
 	require.Equal(t, gateway.Brokers, bootstrap.Brokers, "name service and gateways name the same brokers to the same client")
 	for _, b := range bootstrap.Brokers {
 		require.Contains(t, s.w.KafkaAddresses(), fmt.Sprintf("%s:%d", b.Host, b.Port))
+	}
+
+	// librdkafka asks whom it is connected to for a producer id, which is the bootstrap at
+	// first, and asks that again if it is sent away.
+	given := make(map[int64]string)
+	for _, address := range []string{s.w.NameServer.Kafka, s.w.KafkaAddresses()[0], s.w.NameServer.Kafka} {
+		r := kmsg.NewPtrInitProducerIDRequest()
+		r.SetVersion(4)
+		r.ProducerID, r.ProducerEpoch = -1, -1
+		resp := dial(t, address).call(r).(*kmsg.InitProducerIDResponse)
+		require.NoError(t, kerr.ErrorForCode(resp.ErrorCode), address)
+		require.NotContains(t, given, resp.ProducerID)
+		given[resp.ProducerID] = address
 	}
 }
