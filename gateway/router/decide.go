@@ -140,6 +140,9 @@ var refusals = []struct {
 	{kerr.UnknownProducerID, federation.UnknownProducer, "the producer is not known any more"},
 	{kerr.PolicyViolation, federation.PolicyViolation, "the cluster's policy refuses the records"},
 	{kerr.InvalidRequiredAcks, federation.InvalidArgument, "acks must be -1, 0 or 1"},
+	// Brokers say this of records that they cannot decompress: whoever was told to try again
+	// would do so for ever.
+	{kerr.UnknownServerError, federation.Internal, "the broker failed to append a record batch; can Kafka read what it is compressed with? See the broker's log"},
 }
 
 // inLogicalWords has a broker's texts name the logical partition where they name the physical one.

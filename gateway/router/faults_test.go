@@ -172,7 +172,7 @@ func TestRefusalsReachTheSender(t *testing.T) {
 	for code, kind := range map[*kerr.Error]federation.Kind{
 		kerr.MessageTooLarge: federation.RecordTooLarge, kerr.InvalidRecord: federation.InvalidRecord, kerr.CorruptMessage: federation.CorruptBatch,
 		kerr.InvalidTimestamp: federation.InvalidTimestamp, kerr.OutOfOrderSequenceNumber: federation.OutOfOrderSequence, kerr.InvalidProducerEpoch: federation.ProducerFenced,
-		kerr.PolicyViolation: federation.PolicyViolation, kerr.TopicAuthorizationFailed: federation.ClusterUnavailable,
+		kerr.PolicyViolation: federation.PolicyViolation, kerr.UnknownServerError: federation.Internal, kerr.TopicAuthorizationFailed: federation.ClusterUnavailable,
 	} {
 		w := newWorld(t, 1)
 		w.SetTopic("orders", nil, []*federation.Extent{federationtest.Head("a", "phys", 0)})
