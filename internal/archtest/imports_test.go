@@ -89,6 +89,12 @@ var edges = map[string]struct {
 		[]string{"test/realparts", "internal/embedded", "internal/recordbatch", "internal/redisstore", "gateway/mapwatch", "federation", "federation/wire", "gen/..."},
 		"load on the binary and on Kafka, compared; many gateways that only follow the map",
 	},
+
+	"test/sdk/matrix":                     {[]string{"test/...", "gen/..."}, "the table of unmodified clients and features, and its page"},
+	"test/sdk/matrix/clients/franz":       {nil, "an unmodified client, in a module of its own"},
+	"test/sdk/matrix/clients/sarama":      {nil, "an unmodified client, in a module of its own"},
+	"test/sdk/matrix/clients/segmentio":   {nil, "an unmodified client, in a module of its own"},
+	"test/sdk/matrix/clients/confluentgo": {nil, "an unmodified client, in a module of its own"},
 }
 
 // owners says which packages may import a library, tests aside.

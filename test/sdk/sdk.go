@@ -104,6 +104,7 @@ func start(t realparts.TB, name string, handle func(Event), env, command []strin
 	}
 	t.Cleanup(func() {
 		_ = c.cmd.Process.Kill()
+		_ = stdout.Close() // a child of the program may hold its other end
 		<-c.done
 		if t.Failed() {
 			t.Logf("%s printed:\n%s", name, c.output())
@@ -251,6 +252,19 @@ func (c *Client) FinishWithin(bound time.Duration) {
 	}
 	if c.err != nil {
 		c.t.Fatalf("%s: %v; it printed:\n%s", c.Name, c.err, c.output())
+	}
+}
+
+// Fails waits for the end of a program that ends by itself, which must not be a good one.
+func (c *Client) Fails(bound time.Duration) {
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(bound):
+		c.t.Fatalf("%s has not ended after %s; it printed:\n%s", c.Name, bound, c.output())
+	}
+	if c.err == nil {
+		c.t.Fatalf("%s ended well; it printed:\n%s", c.Name, c.output())
 	}
 }
 

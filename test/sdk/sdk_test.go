@@ -26,12 +26,19 @@ var shared *world.World
 // TestSDKs runs all clients against one federation on real parts.
 func TestSDKs(t *testing.T) {
 	shared = world.Real(t, world.Options{Gateways: 2})
-	for _, s := range []struct {
-		name string
-		run  func(t *testing.T)
-	}{
-		{"java", testJava},
+	// These take gateways away, or need the machine for themselves.
+	for _, s := range []sdkTest{
+		{"mixed group", testMixedGroup},
+		{"newer group protocol", testConsumerProtocol},
+		{"coordinator moves before the offsets are fetched", testOffsetsAfterMove},
+		{"readme", testReadme},
+	} {
+		t.Run(s.name, s.run)
+	}
+	// These run together, as many as there are cores: they are mostly programs that start.
+	for _, s := range []sdkTest{
 		{"kafka tools", testKafkaTools},
+		{"java", testJava},
 		{"confluent-kafka", testConfluent},
 		{"kafkajs", testKafkaJS},
 		{"kcat", testKcat},
@@ -40,13 +47,17 @@ func TestSDKs(t *testing.T) {
 		{"connect-node", testConnectNode},
 		{"grpcio", testGrpcio},
 		{"buf curl", testBufCurl},
-		{"mixed group", testMixedGroup},
-		{"newer group protocol", testConsumerProtocol},
-		{"coordinator moves before the offsets are fetched", testOffsetsAfterMove},
-		{"readme", testReadme},
 	} {
-		t.Run(s.name, s.run)
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.run(t)
+		})
 	}
+}
+
+type sdkTest struct {
+	name string
+	run  func(t *testing.T)
 }
 
 // bootstrap is what a user would configure: the name service's Kafka port.

@@ -39,59 +39,74 @@ func tool(t *testing.T, class string, args ...string) []string {
 
 // testKafkaTools runs Apache Kafka's own tools.
 func testKafkaTools(t *testing.T) {
-	t.Run("topics", func(t *testing.T) {
-		output(t, "", tool(t, "TopicCommand", "--create", "--topic", "tools-topic", "--partitions", "3", "--config", "retention.ms=3600000")...)
-		require.Contains(t, output(t, "", tool(t, "TopicCommand", "--list")...), "tools-topic\n")
-		described := output(t, "", tool(t, "TopicCommand", "--describe", "--topic", "tools-topic")...)
-		require.Contains(t, described, "PartitionCount: 3")
-		require.Contains(t, described, "retention.ms=3600000")
-		output(t, "", tool(t, "TopicCommand", "--alter", "--topic", "tools-topic", "--partitions", "5")...)
-		require.Contains(t, output(t, "", tool(t, "TopicCommand", "--describe", "--topic", "tools-topic")...), "PartitionCount: 5")
-		output(t, "", tool(t, "TopicCommand", "--delete", "--topic", "tools-topic")...)
-		require.NotContains(t, output(t, "", tool(t, "TopicCommand", "--list")...), "tools-topic")
-	})
-	t.Run("console", func(t *testing.T) {
-		topic := newTopic(t)
-		output(t, "k1:hello\nk2:world\nk1:again\n", tool(t, "ConsoleProducer", "--topic", topic, "--reader-property", "parse.key=true", "--reader-property", "key.separator=:")...)
-		read := output(t, "", tool(t, "consumer.ConsoleConsumer", "--topic", topic, "--from-beginning", "--max-messages", "3", "--timeout-ms", "30000",
-			"--group", "console", "--formatter-property", "print.key=true", "--formatter-property", "key.separator=:")...)
-		lines := strings.Fields(read)
-		require.ElementsMatch(t, []string{"k1:hello", "k2:world", "k1:again"}, lines)
-		require.Less(t, slices.Index(lines, "k1:hello"), slices.Index(lines, "k1:again"))
+	for _, s := range []sdkTest{
+		{"console", testConsole},
+		{"admin", testAdminTools},
+		{"topics", testTopicTool},
+		{"verifiable", testVerifiable},
+		{"performance", testPerformance},
+		{"compatibility", testCompatibility},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.run(t)
+		})
+	}
+}
 
-		offsets := output(t, "", tool(t, "GetOffsetShell", "--topic", topic, "--time", "latest")...)
-		require.Equal(t, 3, sumOfLastFields(t, offsets))
-		require.Len(t, strings.Fields(offsets), partitions)
-		require.Equal(t, 0, sumOfLastFields(t, output(t, "", tool(t, "GetOffsetShell", "--topic", topic, "--time", "earliest")...)))
+func testTopicTool(t *testing.T) {
+	output(t, "", tool(t, "TopicCommand", "--create", "--topic", "tools-topic", "--partitions", "3", "--config", "retention.ms=3600000")...)
+	require.Contains(t, output(t, "", tool(t, "TopicCommand", "--list")...), "tools-topic\n")
+	described := output(t, "", tool(t, "TopicCommand", "--describe", "--topic", "tools-topic")...)
+	require.Contains(t, described, "PartitionCount: 3")
+	require.Contains(t, described, "retention.ms=3600000")
+	output(t, "", tool(t, "TopicCommand", "--alter", "--topic", "tools-topic", "--partitions", "5")...)
+	require.Contains(t, output(t, "", tool(t, "TopicCommand", "--describe", "--topic", "tools-topic")...), "PartitionCount: 5")
+	output(t, "", tool(t, "TopicCommand", "--delete", "--topic", "tools-topic")...)
+	require.NotContains(t, output(t, "", tool(t, "TopicCommand", "--list")...), "tools-topic")
+}
 
-		group := "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-		groups := func(args ...string) string {
-			return output(t, "", sdk.KafkaTool(t, group, append([]string{"--bootstrap-server", bootstrap()}, args...)...)...)
-		}
-		require.Contains(t, groups("--list"), "console")
-		require.Contains(t, groups("--describe", "--group", "console"), topic)
-		groups("--reset-offsets", "--group", "console", "--topic", topic, "--to-earliest", "--execute")
-		require.Equal(t, int64(0), committed(t, "console", topic))
-		groups("--delete", "--group", "console")
-		require.NotContains(t, groups("--list"), "console")
-	})
-	t.Run("compatibility", func(t *testing.T) {
-		output(t, "", tool(t, "TopicCommand", "--create", "--topic", "compat", "--partitions", "1")...)
-		result := output(t, "", tool(t, "ClientCompatibilityTest", "--topic", "compat", "--num-cluster-nodes", strconv.Itoa(len(shared.Gateways)),
-			"--offsets-for-times-supported", "true", "--cluster-id-supported", "true", "--expect-record-too-large-exception", "false",
-			"--create-topics-supported", "true", "--describe-acls-supported", "true", "--describe-configs-supported", "true",
-			"--idempotent-producer-supported", "true")...)
-		require.Contains(t, result, "SUCCESS")
-	})
-	t.Run("admin", testAdminTools)
-	t.Run("verifiable", testVerifiable)
-	t.Run("performance", func(t *testing.T) {
-		topic := newTopic(t)
-		report := output(t, "", tool(t, "ProducerPerformance", "--topic", topic, "--num-records", "20000", "--record-size", "200", "--throughput", "-1")...)
-		require.Contains(t, report, "20000 records sent")
-		report = output(t, "", tool(t, "ConsumerPerformance", "--topic", topic, "--num-records", "20000", "--group", "performance", "--timeout", "30000")...)
-		require.NotContains(t, report, "WARNING")
-	})
+func testConsole(t *testing.T) {
+	topic := newTopic(t)
+	output(t, "k1:hello\nk2:world\nk1:again\n", tool(t, "ConsoleProducer", "--topic", topic, "--reader-property", "parse.key=true", "--reader-property", "key.separator=:")...)
+	read := output(t, "", tool(t, "consumer.ConsoleConsumer", "--topic", topic, "--from-beginning", "--max-messages", "3", "--timeout-ms", "30000",
+		"--group", "console", "--formatter-property", "print.key=true", "--formatter-property", "key.separator=:")...)
+	lines := strings.Fields(read)
+	require.ElementsMatch(t, []string{"k1:hello", "k2:world", "k1:again"}, lines)
+	require.Less(t, slices.Index(lines, "k1:hello"), slices.Index(lines, "k1:again"))
+
+	offsets := output(t, "", tool(t, "GetOffsetShell", "--topic", topic, "--time", "latest")...)
+	require.Equal(t, 3, sumOfLastFields(t, offsets))
+	require.Len(t, strings.Fields(offsets), partitions)
+	require.Equal(t, 0, sumOfLastFields(t, output(t, "", tool(t, "GetOffsetShell", "--topic", topic, "--time", "earliest")...)))
+
+	group := "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+	groups := func(args ...string) string {
+		return output(t, "", sdk.KafkaTool(t, group, append([]string{"--bootstrap-server", bootstrap()}, args...)...)...)
+	}
+	require.Contains(t, groups("--list"), "console")
+	require.Contains(t, groups("--describe", "--group", "console"), topic)
+	groups("--reset-offsets", "--group", "console", "--topic", topic, "--to-earliest", "--execute")
+	require.Equal(t, int64(0), committed(t, "console", topic))
+	groups("--delete", "--group", "console")
+	require.NotContains(t, groups("--list"), "console")
+}
+
+func testCompatibility(t *testing.T) {
+	output(t, "", tool(t, "TopicCommand", "--create", "--topic", "compat", "--partitions", "1")...)
+	result := output(t, "", tool(t, "ClientCompatibilityTest", "--topic", "compat", "--num-cluster-nodes", strconv.Itoa(len(shared.Gateways)),
+		"--offsets-for-times-supported", "true", "--cluster-id-supported", "true", "--expect-record-too-large-exception", "false",
+		"--create-topics-supported", "true", "--describe-acls-supported", "true", "--describe-configs-supported", "true",
+		"--idempotent-producer-supported", "true")...)
+	require.Contains(t, result, "SUCCESS")
+}
+
+func testPerformance(t *testing.T) {
+	topic := newTopic(t)
+	report := output(t, "", tool(t, "ProducerPerformance", "--topic", topic, "--num-records", "20000", "--record-size", "200", "--throughput", "-1")...)
+	require.Contains(t, report, "20000 records sent")
+	report = output(t, "", tool(t, "ConsumerPerformance", "--topic", topic, "--num-records", "20000", "--group", "performance", "--timeout", "30000")...)
+	require.NotContains(t, report, "WARNING")
 }
 
 func sumOfLastFields(t *testing.T, lines string) int {

@@ -107,6 +107,7 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 	case "nameserver":
 		command = append(command, "--bootstrap-listen", n.Kafka)
 	}
+	command = append(command, r.options.Flags[n.role]...)
 	p, err := realparts.StartProcess(r.t, n.ID, r.dir, command...)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,8 @@ type Options struct {
 	SealHeadsMax int
 	// OffsetsBackup is the controllers' interval; the product's default if it is zero.
 	OffsetsBackup time.Duration
+	// Flags are further ones of a real world's processes, by role.
+	Flags map[string][]string
 }
 
 func (o Options) withDefaults() Options {
