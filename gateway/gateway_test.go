@@ -49,7 +49,7 @@ type world struct {
 type option func(*gateway.Config, *gateway.Deps)
 
 // newWorld makes a world; each cluster has the physical topic "phys" of 8 partitions.
-func newWorld(t *testing.T, opts ...option) *world {
+func newWorld(t testing.TB, opts ...option) *world {
 	t.Helper()
 	w := &world{clusters: make(map[string]*kfake.Cluster)}
 	seeds := make(map[string][]string)
@@ -83,7 +83,7 @@ func newWorld(t *testing.T, opts ...option) *world {
 }
 
 // groups starts a group engine on an embedded Redis.
-func (w *world) groups(t *testing.T) {
+func (w *world) groups(t testing.TB) {
 	t.Helper()
 	redis, err := miniredis.Run()
 	require.NoError(t, err)
@@ -106,7 +106,7 @@ func (w *world) groups(t *testing.T) {
 }
 
 // listen serves on a real port.
-func (w *world) listen(t *testing.T, server *http.Server) {
+func (w *world) listen(t testing.TB, server *http.Server) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -129,7 +129,7 @@ func (w *world) topic(name string, n int, config map[string]string) {
 }
 
 // h2c returns an HTTP client that speaks HTTP/2 without TLS.
-func h2c(t *testing.T) *http.Client {
+func h2c(t testing.TB) *http.Client {
 	t.Helper()
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
@@ -146,17 +146,17 @@ var protocols = map[string][]connect.ClientOption{
 	"json":     {connect.WithProtoJSON()},
 }
 
-func (w *world) producer(t *testing.T, opts ...connect.ClientOption) braidv1connect.ProducerServiceClient {
+func (w *world) producer(t testing.TB, opts ...connect.ClientOption) braidv1connect.ProducerServiceClient {
 	t.Helper()
 	return braidv1connect.NewProducerServiceClient(h2c(t), w.url, opts...)
 }
 
-func (w *world) consumer(t *testing.T, opts ...connect.ClientOption) braidv1connect.ConsumerServiceClient {
+func (w *world) consumer(t testing.TB, opts ...connect.ClientOption) braidv1connect.ConsumerServiceClient {
 	t.Helper()
 	return braidv1connect.NewConsumerServiceClient(h2c(t), w.url, opts...)
 }
 
-func ctxFor(t *testing.T) context.Context {
+func ctxFor(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
@@ -190,7 +190,7 @@ func (w *world) physical(t *testing.T, cluster string, partition int32, n int) [
 }
 
 // fill writes n records, "v0" and so on, to each partition of a topic.
-func (w *world) fill(t *testing.T, topic string, partitions, n int) {
+func (w *world) fill(t testing.TB, topic string, partitions, n int) {
 	t.Helper()
 	c := w.produce(t, &braidv1.ProduceOpen{})
 	for p := range partitions {

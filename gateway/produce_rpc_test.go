@@ -19,7 +19,7 @@ import (
 )
 
 type produceClient struct {
-	t      *testing.T
+	t      testing.TB
 	stream *connect.BidiStreamForClientSimple[braidv1.ProduceRequest, braidv1.ProduceResponse]
 	opened *braidv1.ProduceOpened
 	seq    uint64
@@ -30,7 +30,7 @@ type produceClient struct {
 	other  []*braidv1.ProduceResponse
 }
 
-func (w *world) produce(t *testing.T, open *braidv1.ProduceOpen, opts ...connect.ClientOption) *produceClient {
+func (w *world) produce(t testing.TB, open *braidv1.ProduceOpen, opts ...connect.ClientOption) *produceClient {
 	t.Helper()
 	stream, err := w.producer(t, opts...).Produce(ctxFor(t))
 	require.NoError(t, err)

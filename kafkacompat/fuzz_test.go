@@ -37,5 +37,6 @@ func FuzzRequests(f *testing.F) {
 		_, err = io.Copy(io.Discard, c.c)
 		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "neither answered nor closed")
 		require.NotEmpty(t, exchange[*kmsg.MetadataResponse](dial(t, w.addr), kmsg.NewPtrMetadataRequest(), 9).Brokers)
+		w.requireNoPanic(t)
 	})
 }

@@ -53,7 +53,7 @@ func (w *world) AlterCredentials(_ context.Context, user string, set []*federati
 }
 
 // secured starts one more gateway, which asks its clients for alice's password.
-func secured(t *testing.T, opts ...option) (*world, string) {
+func secured(t testing.TB, opts ...option) (*world, string) {
 	t.Helper()
 	w := newWorld(t)
 	return w, w.secure(opts...)
@@ -62,8 +62,12 @@ func secured(t *testing.T, opts ...option) (*world, string) {
 func (w *world) secure(opts ...option) string {
 	w.t.Helper()
 	w.user("alice", "secret")
-	w.auth = security.NewAuthenticator(security.Mechanisms(), func(id federation.CredentialID) *federation.Credential { return w.Current().Credential(id) }, nil)
+	w.auth = authenticatorOf(w)
 	return w.addGateway("gw-0", 1, "", opts...) // in place of the open one
+}
+
+func authenticatorOf(w *world) *security.Authenticator {
+	return security.NewAuthenticator(security.Mechanisms(), func(id federation.CredentialID) *federation.Credential { return w.Current().Credential(id) }, nil)
 }
 
 func (w *world) user(name, password string) {

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,6 +67,38 @@ type world struct {
 	certificates func(*x509.Certificate) (security.Principal, error)
 
 	mu sync.Mutex // serialises topic changes
+
+	panics panicLog
+}
+
+// A panicLog notes the first panic that a server has caught: it closes the connection,
+// and goes on, so that nothing else tells.
+type panicLog struct{ first atomic.Pointer[string] }
+
+func (*panicLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *panicLog) Handle(_ context.Context, r slog.Record) error {
+	if strings.HasPrefix(r.Message, "panic") {
+		text := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			text += "\n" + a.String()
+			return true
+		})
+		l.first.CompareAndSwap(nil, &text)
+	}
+	return nil
+}
+
+func (l *panicLog) WithAttrs([]slog.Attr) slog.Handler { return l }
+
+func (l *panicLog) WithGroup(string) slog.Handler { return l }
+
+// requireNoPanic is for fuzz targets, which must name the input.
+func (w *world) requireNoPanic(t *testing.T) {
+	t.Helper()
+	if text := w.panics.first.Load(); text != nil {
+		t.Fatal(*text)
+	}
 }
 
 type option func(*kafkacompat.Config)
@@ -119,7 +153,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	}
 	s, err := kafkacompat.New(cfg, kafkacompat.Deps{
 		Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w, Limiter: w.limiter,
-		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests,
+		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests, Logger: slog.New(&w.panics),
 	})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -128,6 +162,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	w.t.Cleanup(func() {
 		cancel()
 		require.NoError(w.t, <-done)
+		require.Nil(w.t, w.panics.first.Load())
 		require.Eventually(w.t, func() bool { return s.BytesInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers are lost")
 	})
 	w.servers = append(w.servers, s)

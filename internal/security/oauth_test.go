@@ -26,13 +26,13 @@ func now() time.Time { return time.Now() }
 
 // An issuer signs tokens and serves its keys.
 type issuer struct {
-	t     *testing.T
+	t     testing.TB
 	keys  atomic.Pointer[jose.JSONWebKeySet]
 	asked atomic.Int32
 	url   string
 }
 
-func newIssuer(t *testing.T) *issuer {
+func newIssuer(t testing.TB) *issuer {
 	t.Helper()
 	i := &issuer{t: t}
 	i.keys.Store(&jose.JSONWebKeySet{})
@@ -52,7 +52,7 @@ func (i *issuer) add(id string, key crypto.Signer) crypto.Signer {
 	return key
 }
 
-func sign(t *testing.T, alg jose.SignatureAlgorithm, id string, key any, claims map[string]any) string {
+func sign(t testing.TB, alg jose.SignatureAlgorithm, id string, key any, claims map[string]any) string {
 	t.Helper()
 	s, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithHeader("kid", id))
 	require.NoError(t, err)
@@ -73,14 +73,14 @@ func claims(changes map[string]any) map[string]any {
 	return all
 }
 
-func rsaKey(t *testing.T) *rsa.PrivateKey {
+func rsaKey(t testing.TB) *rsa.PrivateKey {
 	t.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
 	return k
 }
 
-func verifier(t *testing.T, keys string) *TokenVerifier {
+func verifier(t testing.TB, keys string) *TokenVerifier {
 	t.Helper()
 	v, err := NewTokenVerifier(TokenConfig{Issuer: "https://issuer", Audience: "braid", Keys: keys}, http.DefaultClient, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
