@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -88,7 +87,7 @@ func (t *term) compactionOf(ctx context.Context, topic *federation.Topic, from [
 }
 
 func compacts(config map[string]string) bool {
-	return strings.Contains(config["cleanup.policy"], "compact")
+	return (&federation.Topic{Config: config}).Compacted()
 }
 
 // checkCopies refuses topics whose records cannot be copied as they are.

@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -105,3 +106,48 @@ func (c *Credential) Equal(o *Credential) bool {
 
 // Credential returns a credential; nil if there is none.
 func (m *Map) Credential(id CredentialID) *Credential { return m.Credentials[id] }
+
+// An iterationCount says how many credentials of a mechanism have some iterations.
+type iterationCount struct {
+	iterations int32
+	users      int
+}
+
+func iterationsOf(all map[CredentialID]*Credential) map[ScramMechanism][]iterationCount {
+	if len(all) == 0 {
+		return nil
+	}
+	out := make(map[ScramMechanism][]iterationCount)
+	for id, c := range all {
+		counts := out[id.Mechanism]
+		i := slices.IndexFunc(counts, func(n iterationCount) bool { return n.iterations == c.Iterations })
+		if i < 0 {
+			out[id.Mechanism] = append(counts, iterationCount{c.Iterations, 1})
+			continue
+		}
+		counts[i].users++
+	}
+	for _, counts := range out {
+		slices.SortFunc(counts, func(a, b iterationCount) int { return cmp.Compare(a.iterations, b.iterations) })
+	}
+	return out
+}
+
+// IterationsAt returns the iterations of a credential of a mechanism: over all values of
+// at, each number as often as credentials have it. A new credential changes few answers.
+func (m *Map) IterationsAt(mechanism ScramMechanism, at uint64) int32 {
+	counts, total := m.iterations[mechanism], 0
+	if len(counts) == 0 {
+		return ScramIterationsMin
+	}
+	for _, n := range counts {
+		total += n.users
+	}
+	seen, last := 0, len(counts)-1
+	for _, n := range counts[:last] {
+		if seen += n.users; float64(at)/(1<<64)*float64(total) < float64(seen) {
+			return n.iterations
+		}
+	}
+	return counts[last].iterations
+}

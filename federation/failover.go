@@ -5,6 +5,10 @@ package federation
 // read is appended again when the cluster is back; "wait" has them wait for it.
 const ConfigFailoverRead = "braid.failover.read"
 
+// FailoverStep is what the first offset behind the gap of a failover is a multiple of, so
+// that people see at a glance what it is.
+const FailoverStep LogicalOffset = 1e12
+
 // FailoverWaits reports whether readers wait at an extent whose cluster failed.
 func (t *Topic) FailoverWaits() bool { return t.Config[ConfigFailoverRead] == "wait" }
 

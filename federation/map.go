@@ -21,8 +21,9 @@ type Map struct {
 	Tenants         map[string]*Tenant           // nil = none
 	Credentials     map[CredentialID]*Credential `json:"-"` // nil = none; shown nowhere
 
-	byTopicID map[TopicID]*Topic
-	byNodeID  map[NodeID]*Gateway
+	byTopicID  map[TopicID]*Topic
+	byNodeID   map[NodeID]*Gateway
+	iterations map[ScramMechanism][]iterationCount
 }
 
 // ClusterState is the state of a physical cluster.
@@ -178,6 +179,7 @@ func (m *Map) Seal() *Map {
 	for _, g := range m.Gateways {
 		m.byNodeID[g.NodeID] = g
 	}
+	m.iterations = iterationsOf(m.Credentials)
 	return m
 }
 

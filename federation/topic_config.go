@@ -25,6 +25,9 @@ const (
 	configExact // an enum whose values are compared as they are
 )
 
+// Compacted reports whether brokers compact the topic, by its own settings.
+func (t *Topic) Compacted() bool { return strings.Contains(t.Config["cleanup.policy"], "compact") }
+
 // topicConfigRules are the values that Apache Kafka 4.3 takes (LogConfig.java), and those
 // of braid's own settings.
 var topicConfigRules = map[string]configRule{

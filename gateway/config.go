@@ -111,6 +111,9 @@ type Config struct {
 	// HoldTimeout is how long fetched records wait for a client's credit before their
 	// memory is given back, to be fetched again; 2 s by default.
 	HoldTimeout time.Duration
+	// StallTimeout is how long a client of Read may take nothing of what is sent to it before
+	// the stream ends, and gives the records that it holds back; 1 min by default.
+	StallTimeout time.Duration
 	// LeaveTimeout bounds how long a stream that ends tries to leave its group; 2 s by default.
 	LeaveTimeout time.Duration
 	// StreamsMax bounds the streams of this gateway; 20000 by default.
@@ -188,6 +191,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.DrainGrace, 5 * time.Second},
 		{&c.OpenTimeout, 15 * time.Second},
 		{&c.HoldTimeout, 2 * time.Second},
+		{&c.StallTimeout, time.Minute},
 		{&c.LeaveTimeout, 2 * time.Second},
 	} {
 		or(f.field, f.value)

@@ -14,9 +14,8 @@ import (
 // physical cluster takes in so many records while its gateways do not know of them.
 const FailoverGap federation.LogicalOffset = 1 << 40
 
-// failoverStep is what the first offset behind a gap is a multiple of, so that people
-// see at a glance what it is.
-const failoverStep federation.LogicalOffset = 1e12
+// failoverStep is what the first offset behind a gap is a multiple of.
+const failoverStep = federation.FailoverStep
 
 // A FailedHead is a move whose old head is suspended: its cluster failed, and nobody
 // can seal it.

@@ -235,6 +235,10 @@ func (f *fetching) step(m *federation.Map, it *fetchItem) (pending bool) {
 	for range len(part.Extents) + 1 {
 		i := part.Locate(it.at)
 		extent := part.Extents[i]
+		if i == 0 && it.at < extent.First() && beginsAt(m, part) {
+			f.fail(it, errOutOfRange(it))
+			return false
+		}
 		it.at = max(it.at, extent.First()) // a gap between extents has no records
 		if closed(m, extent) {
 			if i == len(part.Extents)-1 || waits(m, it.pos.Topic) {
@@ -557,6 +561,15 @@ func (f *fetching) hop(part *federation.Partition, i int, it *fetchItem) (again 
 	}
 	f.fail(it, errOutOfRange(it))
 	return false
+}
+
+// beginsAt reports whether records below the first extent are gone, so that a reader that
+// is there has missed them, as at a broker: retention emptied the extents before. It may
+// have missed nothing if a gap of a failover lies before the extent, for it may stand at
+// that gap's beginning; and in a compacted topic offsets go without that the log begins later.
+func beginsAt(m *federation.Map, part *federation.Partition) bool {
+	t, first := m.Topic(part.Topic), part.Extents[0]
+	return t != nil && !t.Compacted() && first.Copies.Len() == 0 && (first.Number == 0 || first.Base%federation.FailoverStep != 0)
 }
 
 func errOutOfRange(it *fetchItem) error {

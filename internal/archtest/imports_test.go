@@ -85,6 +85,7 @@ var edges = map[string]struct {
 		"real wiring on parts in memory; everything else by public doors",
 	},
 	"test/sim/simrun": {nil, "builds and runs the simulation; changes source, and imports none"},
+	"test/fuzz":       {nil, "runs the fuzz targets; imports none"},
 	"test/bench": {
 		[]string{"test/realparts", "internal/embedded", "internal/recordbatch", "internal/redisstore", "gateway/mapwatch", "federation", "federation/wire", "gen/..."},
 		"load on the binary and on Kafka, compared; many gateways that only follow the map",

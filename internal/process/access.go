@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -14,6 +15,7 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/kafkacompat"
 )
@@ -149,12 +151,32 @@ func (a *access) scheme() string {
 func (w *wiring) users(current func() *federation.Map) {
 	w.access.auth = security.NewAuthenticator(w.access.cfg.SaslMechanisms,
 		func(id federation.CredentialID) *federation.Credential { return current().Credential(id) }, w.access.tokens)
+	w.access.auth.HideUnknown(func(m federation.ScramMechanism, at uint64) int32 { return current().IterationsAt(m, at) })
 	w.access.connect = w.access.auth.Door()
 	w.access.known = func() bool { return current().Version > 0 }
 	if w.access.tokens != nil {
 		w.task(lifecycle.Task{Name: "token keys", Run: w.access.tokens.Run})
 	}
 }
+
+// shareSecret has users that do not exist look alike at all gateways.
+func (w *wiring) shareSecret(ctx context.Context, store *redisstore.Store) error {
+	for ctx.Err() == nil {
+		if key, err := store.TokenKey(ctx, w.cfg.LogicalCluster); err == nil {
+			w.access.auth.ShareSecret(key)
+			<-ctx.Done()
+			break
+		}
+		select {
+		case <-time.After(shareSecretRetry):
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// shareSecretRetry is the time between two tries to read the secret from Redis.
+const shareSecretRetry = time.Second
 
 // kafkaAccess is what the Kafka facade needs to know its clients.
 func (w *wiring) kafkaAccess(deps *kafkacompat.Deps) error {

@@ -165,6 +165,7 @@ func (w *wiring) tenancy(g *gatewayParts) {
 		w.task(lifecycle.Task{Name: "tenants", Run: t.run})
 	}
 	w.users(users)
+	w.task(lifecycle.Task{Name: "secret of unknown users", Run: func(ctx context.Context) error { return w.shareSecret(ctx, g.store) }})
 }
 
 // run lets go of tenants that are deleted.

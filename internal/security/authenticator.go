@@ -1,14 +1,17 @@
 package security
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/braidmq/braid/federation"
@@ -63,14 +66,21 @@ type Authenticator struct {
 	users      func(federation.CredentialID) *federation.Credential
 	tokens     *TokenVerifier // nil = tokens of no issuer are taken
 	passwords  *passwords
-	secret     []byte // of this process, for decoys
+	secret     *atomic.Pointer[[]byte] // for decoys; of all doors
+	iterations Iterations              // for decoys; may be nil
 }
+
+// Iterations returns the iterations of one of the credentials of a mechanism: of each as
+// often as of any other over all values of at.
+type Iterations func(m federation.ScramMechanism, at uint64) int32
 
 // NewAuthenticator makes an Authenticator that offers some SASL mechanisms. users
 // finds credentials in the newest map; tokens may be nil.
 func NewAuthenticator(mechanisms []string, users func(federation.CredentialID) *federation.Credential, tokens *TokenVerifier) *Authenticator {
-	a := &Authenticator{users: users, tokens: tokens, passwords: newPasswords(), secret: make([]byte, sha256.Size)}
-	_, _ = rand.Read(a.secret) // it never fails
+	a := &Authenticator{users: users, tokens: tokens, passwords: newPasswords(), secret: new(atomic.Pointer[[]byte])}
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret) // it never fails
+	a.secret.Store(&secret)
 	for _, m := range Mechanisms() {
 		if slices.Contains(mechanisms, m) {
 			a.mechanisms = append(a.mechanisms, m)
@@ -85,6 +95,17 @@ func (a *Authenticator) Door() *Authenticator {
 	other := *a
 	other.passwords = newPasswords()
 	return &other
+}
+
+// HideUnknown has users that do not exist look like those that do, in their iterations. It
+// is to be called before the Authenticator is used.
+func (a *Authenticator) HideUnknown(like Iterations) { a.iterations = like }
+
+// ShareSecret takes a secret of the fleet: until then, a user that does not exist has
+// another salt at each process, which a client that asks two could see.
+func (a *Authenticator) ShareSecret(secret []byte) {
+	secret = bytes.Clone(secret)
+	a.secret.Store(&secret)
 }
 
 // Mechanisms are the mechanisms that are offered.
@@ -114,12 +135,18 @@ func (a *Authenticator) Holds(id Identity, now time.Time) bool {
 	return id.credential == (federation.CredentialID{}) || a.users(id.credential) != nil
 }
 
-// decoy is what a client is shown of a user that does not exist: always the same.
+// decoy is what a client is shown of a user that does not exist: always the same, with a
+// salt as credentials that are made here have one, and as many iterations as one of them.
 func (a *Authenticator) decoy(id federation.CredentialID) *federation.Credential {
-	m := hmac.New(sha256.New, a.secret)
-	_, _ = m.Write([]byte(string(id.Mechanism) + "\x00" + id.User))
+	m := hmac.New(sha256.New, *a.secret.Load())
+	_, _ = m.Write([]byte("decoy\x00" + string(id.Mechanism) + "\x00" + id.User))
+	sum := m.Sum(nil)
+	iterations := int32(federation.ScramIterationsMin)
+	if a.iterations != nil {
+		iterations = max(iterations, a.iterations(id.Mechanism, binary.BigEndian.Uint64(sum[saltBytes:])))
+	}
 	return &federation.Credential{
-		CredentialID: id, Salt: m.Sum(nil)[:saltBytes], Iterations: federation.ScramIterationsMin,
+		CredentialID: id, Salt: sum[:saltBytes], Iterations: iterations,
 		StoredKey: make([]byte, id.Mechanism.KeyBytes()), ServerKey: make([]byte, id.Mechanism.KeyBytes()),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/base64"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -270,6 +271,41 @@ func TestNewCredentialBounds(t *testing.T) {
 	require.ErrorContains(t, err, "empty")
 	_, err = NewCredential(federation.CredentialID{User: "alice", Mechanism: "MD5"}, "secret", 4096)
 	require.ErrorContains(t, err, "MD5")
+}
+
+// Who does not exist is shown a salt and iterations like those of somebody who does, the
+// same ones each time, at each process of a fleet.
+func TestUnknownUsersLookLikeKnownOnes(t *testing.T) {
+	u := newUsers(t)
+	like := func(_ federation.ScramMechanism, at uint64) int32 { return []int32{8192, 16384}[at>>63] }
+	var doors []*Authenticator
+	for range 2 {
+		a := NewAuthenticator(Mechanisms(), u.find, nil)
+		a.HideUnknown(like)
+		door := a.Door()
+		a.ShareSecret([]byte("a secret of the fleet"))
+		doors = append(doors, a, door)
+	}
+	shown := func(a *Authenticator, user string) string {
+		first, _, err := a.Start("SCRAM-SHA-256").Next(t.Context(), []byte("n,,n="+user+",r=abc"))
+		require.NoError(t, err)
+		_, rest, ok := strings.Cut(string(first), ",")
+		require.True(t, ok)
+		return rest
+	}
+	seen := map[string]int{}
+	for i := range 40 {
+		user := "nobody" + strconv.Itoa(i)
+		want := shown(doors[0], user)
+		for _, a := range doors {
+			require.Equal(t, want, shown(a, user))
+		}
+		_, iterations, _ := strings.Cut(want, ",i=")
+		seen[iterations]++
+		require.Len(t, want, len(shown(doors[0], "alice"))+len(iterations)-len("4096"))
+	}
+	require.Len(t, seen, 2)
+	require.Contains(t, seen, "8192")
 }
 
 // FuzzMessages feeds bytes to each mechanism, as first message and as second one.

@@ -31,6 +31,7 @@ func (s *suite) moves() []test {
 		{"offsets are good after a move", s.testOffsetsAfterMove},
 		{"a consumer that starts at the end during a move", s.testLatestDuringMove},
 		{"told before, and refused with a reason", s.testMovePlans},
+		{"below the first extent that is left", s.testBelowFirstExtent},
 		{"a cluster is drained, restored, and removed", s.testDrain},
 		{"what a move of many heads takes", s.testMoveFigures},
 	}
