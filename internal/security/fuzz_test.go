@@ -122,7 +122,7 @@ func FuzzCertificate(f *testing.F) {
 			c = &x509.Certificate{RawSubject: der, SerialNumber: big.NewInt(1)}
 		}
 		if p, err := rules.Principal(c); err == nil {
-			require.False(t, reserved(p.Name))
+			require.False(t, Reserved(p.Name))
 		}
 	})
 }
