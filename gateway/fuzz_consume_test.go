@@ -63,9 +63,12 @@ func FuzzConsumerFrames(f *testing.F) {
 		{Frame: &braidv1.ConsumeRequest_Credit{Credit: &braidv1.Credit{MaxRecords: 1, MaxBytes: -5}}},
 		{Frame: &braidv1.ConsumeRequest_Commit{Commit: &braidv1.Commit{}}},
 		{Frame: &braidv1.ConsumeRequest_Leave{Leave: &braidv1.Leave{}}},
-		{Frame: &braidv1.ConsumeRequest_Revoked{Revoked: &braidv1.Revoked{}}}, {Frame: &braidv1.ConsumeRequest_Seek{Seek: &braidv1.Seek{}}},
-		{Frame: &braidv1.ConsumeRequest_Pause{Pause: &braidv1.Pause{}}}, {Frame: &braidv1.ConsumeRequest_Ping{Ping: &braidv1.Ping{}}},
-		subscribe, {},
+		{Frame: &braidv1.ConsumeRequest_Revoked{Revoked: &braidv1.Revoked{}}},
+		{Frame: &braidv1.ConsumeRequest_Seek{Seek: &braidv1.Seek{}}},
+		{Frame: &braidv1.ConsumeRequest_Pause{Pause: &braidv1.Pause{}}},
+		{Frame: &braidv1.ConsumeRequest_Ping{Ping: &braidv1.Ping{}}},
+		subscribe,
+		{},
 	} {
 		seed(false, false, subscribe, frame)
 	}

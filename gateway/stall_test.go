@@ -29,7 +29,7 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 	c.finish()
 	for name, client := range map[string]*http.Client{"HTTP/2": h2c(t), "HTTP/1.1": {Transport: &http.Transport{}}} {
 		t.Run(name, func(t *testing.T) {
-			open := func(topic string, partition int32) *http.Response {
+			open := func(topic string, partition int32) io.Reader {
 				raw, err := proto.Marshal(&braidv1.ReadRequest{Sources: []*braidv1.ReadSource{{Topic: topic, Partitions: []int32{partition}, Start: &braidv1.Position{At: &braidv1.Position_Offset{}}}}})
 				require.NoError(t, err)
 				r, err := http.NewRequestWithContext(ctxFor(t), http.MethodPost, w.url+"/braid.v1.ConsumerService/Read", bytes.NewReader(enveloped([][]byte{raw})))
@@ -39,10 +39,10 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, http.StatusOK, resp.StatusCode)
 				t.Cleanup(func() { _ = resp.Body.Close() })
-				return resp
+				return resp.Body
 			}
 			idle := open("t", 1) // nothing is in it
-			_, err := io.ReadFull(idle.Body, make([]byte, 5))
+			_, err := io.ReadFull(idle, make([]byte, 5))
 			require.NoError(t, err)
 			taking := open("t", 0)
 			stuck := open("t", 0)
@@ -50,13 +50,13 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 			require.Eventually(t, func() bool { return w.g.Streams() == 3 }, waitFor, tick)
 			got := make(chan error, 1)
 			go func() {
-				_, err := io.CopyN(io.Discard, taking.Body, 16*900_000)
+				_, err := io.CopyN(io.Discard, taking, 16*900_000)
 				got <- err
 			}()
 			require.NoError(t, <-got)
 			require.Eventually(t, func() bool { return w.g.Streams() == 2 }, waitFor, tick, "the one that takes nothing is cut off")
 			require.GreaterOrEqual(t, time.Since(begin), stall)
-			_, err = io.Copy(io.Discard, stuck.Body)
+			_, err = io.Copy(io.Discard, stuck)
 			require.Error(t, err)
 			// Longer than the time: those that wait for records go on.
 			require.Never(t, func() bool { return w.g.Streams() < 2 }, 3*stall, 10*tick)

@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,7 +64,7 @@ func FuzzFold(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(bytesOf(records))
 	f.Add(bytesOf(records[:len(records)-1]))
-	f.Add(bytesOf(append(records[:len(records):len(records)], journal.Record{Key: "claim", Value: []byte("9")}, journal.Record{Key: "topic/t"})))
+	f.Add(bytesOf(append(slices.Clip(records), journal.Record{Key: "claim", Value: []byte("9")}, journal.Record{Key: "topic/t"})))
 	f.Add(bytesOf([]journal.Record{{Key: "head", Value: []byte(`{"version":-1,"fencing":9223372036854775807}`)}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s journal.MapState

@@ -67,8 +67,11 @@ func FuzzKeySet(f *testing.F) {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(f, err)
 	for _, keys := range [][]jose.JSONWebKey{
-		{{KeyID: "r", Key: rsa.Public()}}, {{KeyID: "e", Key: ec.Public(), Use: "sig", Algorithm: "ES256"}},
-		{{KeyID: "r", Key: rsa.Public()}, {KeyID: "r", Key: ec.Public()}}, {{KeyID: "o", Key: []byte("a shared key")}}, {{KeyID: "d", Key: public}},
+		{{KeyID: "r", Key: rsa.Public()}},
+		{{KeyID: "e", Key: ec.Public(), Use: "sig", Algorithm: "ES256"}},
+		{{KeyID: "r", Key: rsa.Public()}, {KeyID: "r", Key: ec.Public()}},
+		{{KeyID: "o", Key: []byte("a shared key")}},
+		{{KeyID: "d", Key: public}},
 	} {
 		b, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
 		require.NoError(f, err)
@@ -100,7 +103,9 @@ func FuzzCertificate(f *testing.F) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(f, err)
 	for _, name := range []pkix.Name{
-		{}, {CommonName: "alice"}, {CommonName: "a,b=c+d\\\"", Organization: []string{"x", "y"}, SerialNumber: "#1"},
+		{},
+		{CommonName: "alice"},
+		{CommonName: "a,b=c+d\\\"", Organization: []string{"x", "y"}, SerialNumber: "#1"},
 		{ExtraNames: []pkix.AttributeTypeAndValue{{Type: []int{1, 2, 840, 113549, 1, 9, 1}, Value: "a@b"}, {Type: []int{0, 9, 2342}, Value: "x"}}},
 	} {
 		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: name}

@@ -64,7 +64,7 @@ func run(out io.Writer, each time.Duration, only string, parallel int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "| target | time | executions | new inputs | inputs | failure |\n|---|---|---|---|---|---|\n")
+	_, _ = fmt.Fprintf(out, "| target | time | executions | new inputs | inputs | failure |\n|---|---|---|---|---|---|\n")
 	failed := false
 	for _, t := range targets {
 		if !wanted.MatchString(t.pkg + "." + t.name) {
@@ -72,7 +72,7 @@ func run(out io.Writer, each time.Duration, only string, parallel int) error {
 		}
 		o := t.run(each, parallel)
 		failed = failed || o.failure != ""
-		fmt.Fprintf(out, "| %s.%s | %v | %d | %d | %d | %s |\n", t.pkg, t.name, o.elapsed, o.execs, o.new, o.all, strings.TrimSpace(o.failure+" "+o.crashedBy))
+		_, _ = fmt.Fprintf(out, "| %s.%s | %v | %d | %d | %d | %s |\n", t.pkg, t.name, o.elapsed, o.execs, o.new, o.all, strings.TrimSpace(o.failure+" "+o.crashedBy))
 	}
 	if failed {
 		return errFound
