@@ -43,7 +43,8 @@ type attempt struct {
 	http.ResponseWriter
 	header http.Header // of the answer; the writer's own once it has begun
 	begun  bool
-	vain   *term // the term that was over
+	vain   bool  // another controller leads
+	over   *term // the term that was over; nil if there was none any more
 }
 
 type attemptKey struct{}
@@ -53,7 +54,7 @@ func (a *attempt) Header() http.Header { return a.header }
 
 // WriteHeader implements http.ResponseWriter.
 func (a *attempt) WriteHeader(status int) {
-	if a.vain == nil {
+	if !a.vain {
 		a.begin()
 		a.ResponseWriter.WriteHeader(status)
 	}
@@ -61,7 +62,7 @@ func (a *attempt) WriteHeader(status int) {
 
 // Write implements io.Writer.
 func (a *attempt) Write(b []byte) (int, error) {
-	if a.vain != nil {
+	if a.vain {
 		return len(b), nil
 	}
 	a.begin()
@@ -70,7 +71,7 @@ func (a *attempt) Write(b []byte) (int, error) {
 
 // Flush implements http.Flusher, which Connect asks streams for.
 func (a *attempt) Flush() {
-	if a.vain == nil {
+	if !a.vain {
 		a.begin()
 		_ = http.NewResponseController(a.ResponseWriter).Flush() // fails only if the caller is gone
 	}
@@ -93,13 +94,18 @@ func (c *Controller) again(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		r, _ := c.currentRole()
 		res, err := next(ctx, req)
-		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && err != nil && r.term != nil &&
-			federation.KindOf(rpcerror.FromError(err)) == federation.NotLeader {
-			select {
-			case <-r.term.ended:
-				a.vain = r.term
-			default:
-			}
+		a, ok := ctx.Value(attemptKey{}).(*attempt)
+		if !ok || err == nil || federation.KindOf(rpcerror.FromError(err)) != federation.NotLeader {
+			return res, err
+		}
+		if r.term == nil { // it ended before the call came here
+			a.vain = true
+			return res, err
+		}
+		select {
+		case <-r.term.ended:
+			a.vain, a.over = true, r.term
+		default:
 		}
 		return res, err
 	}
@@ -175,11 +181,13 @@ func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if target == nil {
 		a := &attempt{ResponseWriter: w, header: http.Header{}}
 		f.serve.ServeHTTP(a, again.WithContext(context.WithValue(r.Context(), attemptKey{}, a)))
-		if a.vain == nil {
+		if !a.vain {
 			a.begin()
 			return true, false
 		}
-		<-a.vain.done // soon, as it has ended
+		if a.over != nil {
+			<-a.over.done // soon
+		}
 		return false, true
 	}
 	p := &hop{target: target}
