@@ -185,8 +185,9 @@ func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Requ
 			a.begin()
 			return true, false
 		}
-		if a.over != nil {
-			<-a.over.done // soon
+		if a.over != nil && !f.overSoon(r.Context(), a.over) {
+			f.refuse(w, r, errNotLeader())
+			return true, false
 		}
 		return false, true
 	}
@@ -198,6 +199,18 @@ func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	f.log.Info("the leader cannot be reached; waiting for the next one", "leader", target, "err", p.err)
 	sleep(ctx, f.cfg.RenewInterval)
 	return false, false
+}
+
+// overSoon waits until a term that is about to be over is; false if that takes too long.
+func (f *forwarder) overSoon(ctx context.Context, t *term) bool {
+	ctx, cancel := context.WithTimeout(ctx, f.cfg.ForwardWait)
+	defer cancel()
+	select {
+	case <-t.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // awaitLeader returns where to pass a call on; nil if this controller leads. It
