@@ -61,7 +61,7 @@ func request[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request)
 }
 
 func (c *Cluster) unavailable(err error) error {
-	switch refused := c.whyRefused(err); {
+	switch refused := c.whyRefused(c.contact.cause(err, c.cfg.AdminTimeout)); {
 	case refused == nil:
 	case refused.Certain:
 		c.refused(refused.Why, err)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -25,6 +26,34 @@ type contact struct {
 	// cut tells that a broker last closed a connection of the general client in place of
 	// an answer to our proof.
 	cut atomic.Bool
+	// tls is how TLS with a broker last failed since one last answered; nil if it did not.
+	tls atomic.Pointer[tlsFailure]
+}
+
+type tlsFailure struct {
+	err error
+	at  time.Time
+}
+
+// noteTLS notes the error of a dial or a read if it is one of TLS.
+func (c *contact) noteTLS(err error) {
+	if _, ok := errors.AsType[*tlsError](err); ok || isAlert(err) {
+		c.tls.Store(&tlsFailure{err: err, at: time.Now()})
+	}
+}
+
+// cause returns what an error comes from: whoever tries again until its time is up may end
+// in a timeout, which says nothing of the refusals before it, and whoever still writes when
+// a broker hangs up may not get to read why.
+func (c *contact) cause(err error, within time.Duration) error {
+	timeout, ok := errors.AsType[net.Error](err)
+	if timedOut := ok && timeout.Timeout(); !timedOut && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+		return err
+	}
+	if failed := c.tls.Load(); failed != nil && time.Since(failed.at) <= within {
+		return failed.err
+	}
+	return err
 }
 
 // ask notes that a broker is asked, or dialled.
@@ -87,8 +116,9 @@ var (
 	_ kgo.HookBrokerRead    = contactHooks{}
 )
 
-func (h contactHooks) OnBrokerConnect(_ kgo.BrokerMetadata, took time.Duration, _ net.Conn, _ error) {
+func (h contactHooks) OnBrokerConnect(_ kgo.BrokerMetadata, took time.Duration, _ net.Conn, err error) {
 	h.c.ask(time.Now().Add(-took))
+	h.c.noteTLS(err)
 }
 
 func (h contactHooks) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duration, time.Duration, error) {
@@ -98,7 +128,9 @@ func (h contactHooks) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duratio
 func (h contactHooks) OnBrokerRead(_ kgo.BrokerMetadata, key int16, n int, _, _ time.Duration, err error) {
 	if err == nil && n > 0 {
 		h.c.answered()
+		h.c.tls.Store(nil)
 	}
+	h.c.noteTLS(err)
 	if key == kmsg.SASLAuthenticate.Int16() {
 		h.c.cut.Store(err != nil && errors.Is(err, io.EOF))
 	}

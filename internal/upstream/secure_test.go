@@ -222,6 +222,25 @@ func TestClientCertificates(t *testing.T) {
 	g.fails(g.open("stranger"), "TLS failed")
 }
 
+// Whoever tries again until its time is up says why it was refused, not that its last dial
+// took too long.
+func TestRefusedBeforeATimeout(t *testing.T) {
+	g := newGuarded(t, true)
+	g.writeCA()
+	g.write("bare.yaml", tlsPart)
+	dial := g.cfg.Dialer
+	g.cfg.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if g.dials.Load() > 0 {
+			<-ctx.Done()
+			return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+		}
+		return dial(ctx, network, addr)
+	}
+	_, err := g.open("bare").Info(t.Context())
+	require.ErrorContains(t, err, "TLS failed")
+	require.ErrorContains(t, err, "certificate")
+}
+
 // Nothing falls back to plain text, and nothing is sent that way before that is found out.
 func TestNoPlainText(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
