@@ -31,7 +31,7 @@ func (r *Router) listPhysical(ctx context.Context, e *federation.Extent, timesta
 	a := &e.PhysicalAddress
 	l, err := askLeader(ctx, r, e, func(ctx context.Context, cluster *upstream.Cluster, broker int32) (listed, int16, error) {
 		kind := listKind{cluster: cluster, broker: broker, committed: committed, timestamp: min(timestamp, 0)}
-		p, err := r.lists.ask(ctx, r, kind, &listCall{listAddress: listAddress{a.Topic, int32(a.Partition)}, timestamp: timestamp, done: make(chan struct{})})
+		p, err := r.lists.ask(ctx, r, kind, &listCall{listAddress: listAddress{a.Topic, int32(a.Partition)}, timestamp: timestamp, gone: ctx.Done(), done: make(chan struct{})})
 		return listed{federation.PhysicalOffset(p.Offset), p.Timestamp, federation.PhysicalEpoch(p.LeaderEpoch)}, p.ErrorCode, err
 	})
 	if err != nil {
@@ -60,6 +60,7 @@ type listKind struct {
 type listCall struct {
 	listAddress
 	timestamp int64
+	gone      <-chan struct{} // closed when nobody waits for the answer any more
 
 	done     chan struct{} // closed with the following set
 	answer   kmsg.ListOffsetsResponseTopicPartition
@@ -126,7 +127,9 @@ func (l *lists) run(r *Router, kind listKind, q *listQueue) {
 		for len(waiting) > 0 {
 			var calls map[listAddress]*listCall
 			calls, waiting = nextCalls(waiting)
-			listOnce(r, kind, calls)
+			if len(calls) > 0 {
+				listOnce(r, kind, calls)
+			}
 		}
 	}
 }
@@ -138,10 +141,15 @@ type listAddress struct {
 }
 
 // nextCalls returns the questions of the next request, of those for one partition the
-// first, and the rest.
+// first, and the rest. What nobody waits for any more is left out.
 func nextCalls(waiting []*listCall) (calls map[listAddress]*listCall, rest []*listCall) {
 	calls = make(map[listAddress]*listCall, min(len(waiting), listPartitionsMax))
 	for _, c := range waiting {
+		select {
+		case <-c.gone:
+			continue
+		default:
+		}
 		if calls[c.listAddress] != nil || len(calls) == listPartitionsMax {
 			rest = append(rest, c)
 			continue

@@ -1,7 +1,9 @@
 package router_test
 
 import (
+	"context"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -84,4 +86,52 @@ func TestOffsetsOfManyPartitions(t *testing.T) {
 	require.GreaterOrEqual(t, asked.Load(), int64(len(q)))
 	require.Less(t, requests.Load(), int64(len(q)/4))
 	t.Logf("%d questions in %d requests", asked.Load(), requests.Load())
+}
+
+// Questions whose callers gave up while a broker was slow are not sent any more.
+func TestOffsetsThatNobodyWaitsFor(t *testing.T) {
+	const partitions = 10
+	w := newWorldWith(t, partitions, router.Config{}, nil)
+	var heads [][]*federation.Extent
+	for p := range partitions {
+		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+	}
+	w.SetTopic("orders", nil, heads...)
+	s := w.r.NewSession()
+	defer s.Close()
+	ask := func(ctx context.Context, p int) error {
+		return s.ListOffsets(ctx, []router.OffsetQuery{{TopicPartition: at("orders", p), TimestampMs: 1, CurrentEpoch: -1}})[0].Err
+	}
+	gate, asked := make(chan struct{}), make(chan int32, 100)
+	c := w.clusters["a"]
+	c.ControlKey(int16(kmsg.ListOffsets), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		for _, topic := range req.(*kmsg.ListOffsetsRequest).Topics {
+			for _, p := range topic.Partitions {
+				if p.Timestamp == 1 {
+					asked <- p.Partition
+				}
+			}
+		}
+		c.SleepControl(func() { <-gate })
+		return nil, nil, false
+	})
+	var all sync.WaitGroup
+	answers := func(p int) {
+		if err := ask(t.Context(), p); err != nil {
+			t.Errorf("partition %d: %v", p, err)
+		}
+	}
+	all.Go(func() { answers(0) })
+	require.EqualValues(t, 0, <-asked)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for p := 1; p < partitions-1; p++ {
+		require.Error(t, ask(gone, p))
+	}
+	all.Go(func() { answers(partitions - 1) })
+	close(gate)
+	all.Wait()
+	require.EqualValues(t, partitions-1, <-asked)
+	require.Empty(t, asked)
 }
