@@ -12,13 +12,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -135,25 +132,4 @@ func tail(b []byte, n int) []byte {
 		b = b[len(b)-n:]
 	}
 	return b
-}
-
-// FreePort returns a TCP port on 127.0.0.1 that nobody listens on, below the
-// range that the kernel gives out by itself, so it stays free.
-func FreePort(t TB) int {
-	t.Helper()
-	for range 1000 {
-		port := 12000 + rand.IntN(18000)
-		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			_ = l.Close()
-			return port
-		}
-	}
-	t.Fatalf("no free port on 127.0.0.1")
-	return 0
-}
-
-// FreeAddress is 127.0.0.1 with a FreePort.
-func FreeAddress(t TB) string {
-	t.Helper()
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(t)))
 }
