@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -74,6 +75,8 @@ var tenantProcedures = map[string]bool{
 	adminv1connect.TopicServiceGrowTopicProcedure: true, adminv1connect.TopicServiceDeleteTopicProcedure: true,
 }
 
+const operationProcedures = "/" + adminv1connect.OperationServiceName + "/"
+
 // A scope keeps admin calls to the names of one logical cluster.
 type scope struct {
 	t      *tenancy
@@ -90,15 +93,42 @@ func (s scope) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			return nil, rpcerror.Error(err)
 		}
 		res, err := next(ctx, r)
-		if err == nil && s.tenant != "" {
-			for _, topic := range topicsOf(res.Any()) {
-				if topic != nil {
-					topic.Placement = nil
-				}
-			}
+		if err != nil || s.tenant == "" {
+			return res, err
 		}
-		return res, err
+		if err := s.answer(res.Any()); err != nil {
+			return nil, rpcerror.Error(err)
+		}
+		return res, nil
 	}
+}
+
+// answer leaves out of an answer to a tenant what is not its own.
+func (s scope) answer(msg any) error {
+	for _, topic := range topicsOf(msg) {
+		if topic != nil {
+			topic.Placement = nil
+		}
+	}
+	switch m := msg.(type) {
+	case *adminv1.ListOperationsResponse:
+		m.Operations = slices.DeleteFunc(m.GetOperations(), func(op *adminv1.Operation) bool { return s.operation(op) != nil })
+	case interface{ GetOperation() *adminv1.Operation }: // GetOperation and WatchOperation
+		return s.operation(m.GetOperation())
+	}
+	return nil
+}
+
+// operation keeps of an operation on one of the tenant's topics what it may know. Those on
+// others are not known to it.
+func (s scope) operation(op *adminv1.Operation) error {
+	if !strings.HasPrefix(op.GetTarget(), "logicalClusters/"+s.tenant+"/") {
+		return federation.Errorf(federation.InvalidArgument, "operation %q is not known", strings.TrimPrefix(op.GetName(), "operations/"))
+	}
+	for _, step := range op.GetSteps() {
+		step.Detail = "" // it can say where the data lies
+	}
+	return nil
 }
 
 // topicsOf returns the topics in a request or an answer.
@@ -118,7 +148,29 @@ func (s scope) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 }
 
 func (s scope) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
+	if s.tenant == "" {
+		return next
+	}
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		if conn.Spec().Procedure == adminv1connect.OperationServiceWatchOperationProcedure {
+			conn = scopedConn{conn, s}
+		}
+		return next(ctx, conn)
+	}
+}
+
+// A scopedConn is the stream of a tenant's watch.
+type scopedConn struct {
+	connect.StreamingHandlerConn
+	scope scope
+}
+
+// Send implements connect.StreamingHandlerConn.
+func (c scopedConn) Send(msg any) error {
+	if err := c.scope.answer(msg); err != nil {
+		return rpcerror.Error(err)
+	}
+	return c.StreamingHandlerConn.Send(msg)
 }
 
 func (s scope) check(ctx context.Context, r connect.AnyRequest) error {
@@ -128,6 +180,12 @@ func (s scope) check(ctx context.Context, r connect.AnyRequest) error {
 	}
 	if s.tenant != "" && strings.HasPrefix(procedure, "/"+adminv1connect.TopicServiceName+"/") && !tenantProcedures[procedure] {
 		return errPlacement()
+	}
+	if s.tenant != "" && strings.HasPrefix(procedure, operationProcedures) {
+		if procedure == adminv1connect.OperationServiceCancelOperationProcedure {
+			return federation.Errorf(federation.NotAuthorized, "the operators of the deployment cancel operations")
+		}
+		return nil // the answer is looked at
 	}
 	for _, topic := range topicsOf(r.Any()) {
 		if s.tenant != "" && topic.GetPlacement() != nil {

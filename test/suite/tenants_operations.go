@@ -1,0 +1,74 @@
+package suite
+
+import (
+	"net/http"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
+)
+
+// A tenant waits for the changes that it began, and does not learn of another's.
+func (s *suite) testTenantOperations(t *testing.T) {
+	topic := name(t)
+	operations, begun := map[string]adminv1connect.OperationServiceClient{}, map[string]string{}
+	for _, tenant := range []string{"acme", "beta"} {
+		client := &http.Client{Transport: inTenant{tenant, s.w.Client.Transport}}
+		operations[tenant] = adminv1connect.NewOperationServiceClient(client, s.w.API())
+		created, err := adminv1connect.NewTopicServiceClient(client, s.w.API()).CreateTopic(call(t), &adminv1.CreateTopicRequest{
+			TopicId: topic, Topic: &adminv1.Topic{PartitionCount: 2}, NoWait: true,
+		})
+		require.NoError(t, err)
+		begun[tenant] = created.GetOperation()
+		require.Equal(t, "logicalClusters/"+tenant+"/topics/"+topic, s.watched(t, operations[tenant], begun[tenant]).GetTarget())
+	}
+	acme, other := operations["acme"], begun["beta"]
+	got, err := acme.GetOperation(call(t), &adminv1.GetOperationRequest{Name: begun["acme"]})
+	require.NoError(t, err)
+	require.True(t, got.GetOperation().GetDone())
+	_, err = acme.GetOperation(call(t), &adminv1.GetOperationRequest{Name: other})
+	require.ErrorContains(t, err, "is not known")
+	stream, err := acme.WatchOperation(call(t), &adminv1.WatchOperationRequest{Name: other})
+	require.NoError(t, err)
+	require.False(t, stream.Receive(), "%v", stream.Msg())
+	require.ErrorContains(t, stream.Err(), "is not known")
+	_, err = acme.CancelOperation(call(t), &adminv1.CancelOperationRequest{Name: begun["acme"]})
+	require.Equal(t, connect.CodePermissionDenied, connect.CodeOf(err))
+	found, token := false, ""
+	for {
+		list, err := acme.ListOperations(call(t), &adminv1.ListOperationsRequest{PageSize: 2, PageToken: token})
+		require.NoError(t, err)
+		for _, op := range list.GetOperations() {
+			require.Contains(t, op.GetTarget(), "logicalClusters/acme/")
+			found = found || op.GetName() == begun["acme"]
+			for _, step := range op.GetSteps() {
+				require.Empty(t, step.GetDetail())
+			}
+		}
+		if token = list.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	require.True(t, found)
+	s.w.MustBraid(t, "", "topic", "create", topic+"-cli", "--partitions", "1", "--logical-cluster", "acme")
+	s.w.MustBraid(t, "", "topic", "grow", topic+"-cli", "--partitions", "2", "--logical-cluster", "acme")
+	s.w.MustBraid(t, "", "topic", "delete", topic+"-cli", "--logical-cluster", "acme")
+}
+
+// watched waits for the end of an operation.
+func (s *suite) watched(t *testing.T, client adminv1connect.OperationServiceClient, name string) *adminv1.Operation {
+	stream, err := client.WatchOperation(call(t), &adminv1.WatchOperationRequest{Name: name})
+	require.NoError(t, err)
+	for stream.Receive() {
+		if op := stream.Msg().GetOperation(); op.GetDone() {
+			require.Empty(t, op.GetErrorMessage())
+			require.NoError(t, stream.Close())
+			return op
+		}
+	}
+	require.FailNow(t, "the watch ended before the operation", "%v", stream.Err())
+	return nil
+}
