@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/layout"
 )
 
 // fill sets all fields of v to random values, arrays to a few elements.
@@ -70,9 +72,9 @@ func TestLayoutsFitTheCodec(t *testing.T) {
 				b := req.AppendTo(nil)
 				what := fmt.Sprintf("%s v%d seed %d: %s", a.name, v, seed, hex.EncodeToString(b))
 				require.NoError(t, a.check(v, b), what)
-				w := walk{reader: reader{b: b}, version: v, flexible: v >= a.flexible, elements: elementsMax}
-				w.walk(layouts[int16(a.key)])
-				require.Empty(t, w.b, "bytes left over: "+what)
+				rest, err := layout.Walk(layouts[int16(a.key)], b, v, v >= a.flexible)
+				require.NoError(t, err, what)
+				require.Empty(t, rest, "bytes left over: "+what)
 				for n := range b {
 					require.Error(t, a.check(v, b[:n]), "cut at %d: %s", n, what)
 				}
@@ -85,12 +87,12 @@ func TestLayoutsFitTheCodec(t *testing.T) {
 func TestCountsThatAreNotThere(t *testing.T) {
 	a := served()[int16(kmsg.Metadata)]
 	tags := append([]byte{1, 0, 0, 0}, 0xff, 0xff, 0xff, 0xff, 0x0f) // no topics, three flags, 2^32-1 tagged fields
-	topics := append(appendUvarint(nil, elementsMax+2), make([]byte, 15<<20)...)
+	topics := append(appendUvarint(nil, layout.ElementsMax+2), make([]byte, 15<<20)...)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	require.ErrorIs(t, a.check(9, tags), errElementsMax)
-	require.ErrorIs(t, a.check(9, topics), errElementsMax)
-	require.ErrorIs(t, a.check(9, topics[:1000]), errCutOff)
+	require.ErrorIs(t, a.check(9, tags), layout.ErrElementsMax)
+	require.ErrorIs(t, a.check(9, topics), layout.ErrElementsMax)
+	require.ErrorIs(t, a.check(9, topics[:1000]), layout.ErrCutOff)
 	runtime.ReadMemStats(&after)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
 }

@@ -209,7 +209,7 @@ func (s *session) answerReads(version int16, reads []wantedRead, b *upstream.Buf
 	resp.SetVersion(version)
 	if err == nil {
 		defer b.Release()
-		if err = resp.ReadFrom(b.B); err == nil && resp.ErrorCode != 0 {
+		if err = upstream.Decode(resp, b.B); err == nil && resp.ErrorCode != 0 {
 			err = kerr.ErrorForCode(resp.ErrorCode)
 		}
 	}

@@ -260,7 +260,7 @@ func (t *tail) poll(s *tailSession) error {
 	defer a.buf.Release()
 	resp := kmsg.NewPtrFetchResponse()
 	resp.SetVersion(req.Version)
-	if err := resp.ReadFrom(a.buf.B); err != nil {
+	if err := upstream.Decode(resp, a.buf.B); err != nil {
 		return err
 	}
 	if resp.ErrorCode != 0 { // the broker lost the session: begin a new one

@@ -27,12 +27,13 @@ var edges = map[string]struct {
 	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
 	"internal/quota":            {[]string{"federation"}, "how much clients may take: the quotas of a map, counted"},
 	"internal/memory":           {nil, "budgets of bytes, of use to all who hold much"},
+	"internal/layout":           {nil, "the shape of Kafka messages, checked before a codec trusts their counts"},
 	"internal/security":         {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
 	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
 	"internal/archtest":         {nil, "reads source files only"},
 
 	// Adapters: each the sole owner of a library.
-	"internal/upstream":   {[]string{"federation", "internal/memory", "internal/recordbatch", "internal/security"}, "physical clusters know no map but names, numbers and headers of batches; what proves us to them is in files"},
+	"internal/upstream":   {[]string{"federation", "internal/layout", "internal/memory", "internal/recordbatch", "internal/security"}, "physical clusters know no map but names, numbers and headers of batches; what proves us to them is in files"},
 	"internal/journal":    {[]string{"federation", "federation/wire", "gen/braid/control/v1", "internal/recordbatch", "internal/upstream"}, "maps and offsets as records of topics on the physical clusters"},
 	"internal/redisstore": {[]string{"federation", "federation/wire", "gen/braid/control/v1"}, "stores maps and groups as bytes"},
 
@@ -50,7 +51,7 @@ var edges = map[string]struct {
 			"gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect",
 		}, "the Connect door over both engines; admin calls are passed on to the controller",
 	},
-	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/quota", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
+	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/layout", "internal/memory", "internal/quota", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/security", "internal/upstream",

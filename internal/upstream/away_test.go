@@ -54,7 +54,7 @@ func TestAway(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		defer cancel()
 		if conn, err := c.Conn(ctx, 0, upstream.UseQuery, 0); err == nil {
-			_, _ = conn.Request(ctx, kmsg.NewPtrMetadataRequest())
+			_, _ = conn.Request(ctx, kmsg.NewPtrListOffsetsRequest())
 		}
 	}
 	away := func(want ...federation.ClusterName) func() bool {
@@ -106,7 +106,7 @@ func TestClusterWithADeadBrokerIsNotAway(t *testing.T) {
 			if err != nil {
 				continue
 			}
-			_, err = conn.Request(t.Context(), kmsg.NewPtrMetadataRequest())
+			_, err = conn.Request(t.Context(), kmsg.NewPtrListOffsetsRequest())
 			require.NoError(t, err)
 		}
 		require.Empty(t, pool.Away())

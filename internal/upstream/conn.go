@@ -14,6 +14,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/layout"
 )
 
 // Use says what a connection is for. A broker handles the requests of one
@@ -372,6 +374,9 @@ func (c *Conn) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 		return nil, fmt.Errorf("the broker does not know API %d", req.Key())
 	}
 	req.SetVersion(v)
+	if layouts[req.Key()] == nil {
+		return nil, fmt.Errorf("the layout of answers to API %d is not known", req.Key())
+	}
 	if err := c.Acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -389,7 +394,7 @@ func (c *Conn) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 		resp.SetVersion(v)
 		// The response aliases the buffer, so the buffer is left to the collector.
 		b.uncharge()
-		err = resp.ReadFrom(b.B)
+		err = Decode(resp, b.B)
 		ch <- answer{resp, err}
 	})
 	select {
@@ -536,13 +541,12 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 		return err
 	}
 	if cl.flexible {
-		rd := kbin.Reader{Src: buf.B}
-		kmsg.SkipTags(&rd)
-		if !rd.Ok() {
+		body, err := layout.SkipTags(buf.B)
+		if err != nil {
 			buf.Release()
-			return errors.New("the broker's answer ends within its header")
+			return fmt.Errorf("the header of the broker's answer: %w", err)
 		}
-		buf.B = rd.Src
+		buf.B = body
 	}
 	c.mu.Lock()
 	if c.err != nil { // drain answers it
@@ -586,7 +590,7 @@ func (c *Conn) handshake() error {
 	}
 	resp := kmsg.NewPtrApiVersionsResponse()
 	resp.SetVersion(0)
-	if err := resp.ReadFrom(body); err != nil {
+	if err := Decode(resp, body); err != nil {
 		return err
 	}
 	c.versions = make(map[int16][2]int16, len(resp.ApiKeys))

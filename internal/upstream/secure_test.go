@@ -105,7 +105,7 @@ func (g *guarded) works(c *upstream.Cluster) {
 	require.NoError(g.t, err)
 	conn, err := c.Conn(g.t.Context(), 0, upstream.UseAppend, 0)
 	require.NoError(g.t, err)
-	_, err = conn.Request(g.t.Context(), kmsg.NewPtrMetadataRequest())
+	_, err = conn.Request(g.t.Context(), kmsg.NewPtrListOffsetsRequest())
 	require.NoError(g.t, err)
 	require.Empty(g.t, c.Refused())
 }

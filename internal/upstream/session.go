@@ -193,7 +193,7 @@ func (c *Conn) ask(ctx context.Context, req kmsg.Request, least int16) (kmsg.Res
 		resp := req.ResponseKind()
 		resp.SetVersion(v)
 		b.uncharge() // the response aliases the buffer, which is left to the collector
-		err = resp.ReadFrom(b.B)
+		err = Decode(resp, b.B)
 		ch <- answer{resp, err}
 	})
 	cl.own = true

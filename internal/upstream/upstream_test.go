@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -181,7 +180,11 @@ func TestBrokersThatMisbehave(t *testing.T) {
 		"another correlation": func([]byte) []byte { return frame(4, 9, 9, 9, 9) },
 		"half a header":       func(corr []byte) []byte { return frame(4, corr...) },
 		"half an answer":      func(corr []byte) []byte { return append(frame(100, corr...), 1, 2, 3) },
-		"garbage":             func(corr []byte) []byte { return append(frame(12, corr...), 0, 255, 255, 255, 255, 255, 255, 255) },
+		"tags in the header":  func(corr []byte) []byte { return append(frame(9, corr...), 0xff, 0xff, 0xff, 0xff, 0x0f) },
+		"tags in the body": func(corr []byte) []byte {
+			return append(frame(15, corr...), 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f)
+		},
+		"garbage": func(corr []byte) []byte { return append(frame(12, corr...), 0, 255, 255, 255, 255, 255, 255, 255) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := embedded(t, kfake.SeedTopics(1, "t"))
@@ -193,9 +196,13 @@ func TestBrokersThatMisbehave(t *testing.T) {
 			require.Error(t, err)
 			again, err := c.Conn(t.Context(), 0, upstream.UseQuery, 0)
 			require.NoError(t, err)
-			resp, err := again.Request(t.Context(), kmsg.NewPtrMetadataRequest())
+			rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
+			rt.Topic, rt.Partitions = "t", append(rt.Partitions, kmsg.NewOffsetForLeaderEpochRequestTopicPartition())
+			epochs := kmsg.NewPtrOffsetForLeaderEpochRequest()
+			epochs.Topics = append(epochs.Topics, rt)
+			resp, err := again.Request(t.Context(), epochs)
 			require.NoError(t, err)
-			require.NoError(t, kerr.ErrorForCode(resp.(*kmsg.MetadataResponse).Topics[0].ErrorCode))
+			require.Len(t, resp.(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions, 1)
 		})
 	}
 }
