@@ -273,6 +273,8 @@ func leaveOut(may *acl.Access, msg any) {
 		r.Topics = kept
 	case *adminv1.GetTopicResponse:
 		withoutConfig(may, r.GetTopic())
+	case *adminv1.GetGroupResponse:
+		withoutTopics(may, r.GetGroup())
 	case *adminv1.ListGroupsResponse:
 		if may.Sees(acl.Describe, acl.Cluster, federation.ACLClusterName) {
 			return
@@ -290,6 +292,16 @@ func leaveOut(may *acl.Access, msg any) {
 func withoutConfig(may *acl.Access, t *adminv1.Topic) {
 	if t != nil && !may.Sees(acl.DescribeConfigs, acl.Topic, lastSegment(t.GetName(), "/topics/")) {
 		t.Config = nil
+	}
+}
+
+// withoutTopics takes out of a group what is of topics that the caller may not describe, as
+// OffsetFetch does for Kafka clients.
+func withoutTopics(may *acl.Access, group *adminv1.Group) {
+	hidden := func(topic string) bool { return !may.Sees(acl.Describe, acl.Topic, topic) }
+	group.Lag = slices.DeleteFunc(group.GetLag(), func(l *adminv1.Group_PartitionLag) bool { return hidden(l.GetTopic()) })
+	for _, m := range group.GetMembers() {
+		m.Partitions = slices.DeleteFunc(m.GetPartitions(), func(tp string) bool { return hidden(tp[:strings.LastIndexByte(tp, '-')]) })
 	}
 }
 

@@ -314,3 +314,28 @@ func TestAdminCallsAskForRights(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, empty.GetGroups())
 }
+
+// A group shows nothing of topics that its viewer may not describe.
+func TestGroupsShowWhatMayBeSeen(t *testing.T) {
+	w := newGuarded(t)
+	w.grant("alice", acl.Read, acl.Group, "g")
+	w.grant("alice", acl.Read, acl.Topic, "orders")
+	c := w.consume(t, &braidv1.Subscribe{TopicRegex: "orders|secret"})
+	c.await(func() bool { return len(c.assigned) == 2 })
+	groups := adminv1connect.NewGroupServiceClient(h2c(t), w.url)
+	show := func() (members, lag []string) {
+		res, err := groups.GetGroup(ctxFor(t), &adminv1.GetGroupRequest{Name: "g"})
+		require.NoError(t, err)
+		for _, l := range res.GetGroup().GetLag() {
+			lag = append(lag, l.GetTopic())
+		}
+		return res.GetGroup().GetMembers()[0].GetPartitions(), lag
+	}
+	members, lag := show()
+	require.Equal(t, []string{"orders-0", "orders-1"}, members)
+	require.Equal(t, []string{"orders", "orders"}, lag)
+	w.grant("alice", acl.Describe, acl.Topic, "secret")
+	members, lag = show()
+	require.Equal(t, []string{"orders-0", "orders-1", "secret-0"}, members)
+	require.Equal(t, []string{"orders", "orders", "secret"}, lag)
+}

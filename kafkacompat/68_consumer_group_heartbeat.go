@@ -10,6 +10,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // ConsumerGroupHeartbeat: v0-v1
@@ -43,7 +44,7 @@ func handleConsumerGroupHeartbeat(ctx context.Context, c *conn, req *request, kr
 		resp.ErrorCode, resp.ErrorMessage = req.fail(err), message(err)
 		return resp
 	}
-	r, err := c.s.deps.Groups.ConsumerHeartbeat(ctx, c.consumerHeartbeat(m, req, kreq))
+	r, err := c.s.deps.Groups.ConsumerHeartbeat(ctx, c.consumerHeartbeat(ctx, m, req, kreq))
 	if kreq.MemberEpoch < 0 {
 		c.memberAt.Store(0)
 	} else {
@@ -69,10 +70,11 @@ func handleConsumerGroupHeartbeat(ctx context.Context, c *conn, req *request, kr
 	return resp
 }
 
-func (c *conn) consumerHeartbeat(m *federation.Map, req *request, kreq *kmsg.ConsumerGroupHeartbeatRequest) groups.ConsumerHeartbeatRequest {
+func (c *conn) consumerHeartbeat(ctx context.Context, m *federation.Map, req *request, kreq *kmsg.ConsumerGroupHeartbeatRequest) groups.ConsumerHeartbeatRequest {
 	r := groups.ConsumerHeartbeatRequest{
 		Group: kreq.Group, MemberID: kreq.MemberID, InstanceID: deref(kreq.InstanceID), Epoch: kreq.MemberEpoch,
 		ClientID: req.clientID, ClientHost: c.clientHost(), Rack: deref(kreq.RackID),
+		Principal:        security.PrincipalOf(ctx).String(),
 		RebalanceTimeout: time.Duration(kreq.RebalanceTimeoutMillis) * time.Millisecond,
 		TopicRegex:       kreq.SubscribedTopicRegex, Assignor: deref(kreq.ServerAssignor),
 	}

@@ -41,6 +41,8 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 			err = federation.Errorf(federation.GroupNotFound, "group %q is not a consumer group", group)
 		case err == nil && m == nil:
 			err = federation.Errorf(federation.CoordinatorLoading, "the gateway is starting; try again")
+		case err == nil && !req.seesAll(d.Members):
+			err = federation.Errorf(federation.NotAuthorized, "group %q has topics that may not be described: an ACL has to allow it", group)
 		}
 		if err != nil {
 			rg.ErrorCode, rg.ErrorMessage = req.fail(err), message(err)
@@ -57,6 +59,21 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 		resp.Groups = append(resp.Groups, rg)
 	}
 	return resp
+}
+
+// seesAll reports whether all topics of which members have partitions may be described; who
+// may not describe one is not shown the group, as by a broker.
+func (r *request) seesAll(members []groups.DescribedMember) bool {
+	for i := range members {
+		for _, tps := range [][]federation.TopicPartition{members[i].Partitions, members[i].Target} {
+			for j, tp := range tps {
+				if (j == 0 || tps[j-1].Topic != tp.Topic) && !r.may.Sees(acl.Describe, acl.Topic, string(tp.Topic)) {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 func describedMember(m *federation.Map, d *groups.DescribedMember) kmsg.ConsumerGroupDescribeResponseGroupMember {

@@ -20,6 +20,9 @@ func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
 	require.NoError(w.t, store.SetGroupsLife(context.Background(), m.LogicalCluster, m.ClusterID))
 	e, err := groups.NewEngine(groups.Config{
 		Gateway: id, Maps: w, Store: store,
+		Sees: func(principal, host string, topic federation.TopicName) bool {
+			return w.authorizer.SeesTopic(w.Current(), principal, host, topic)
+		},
 		SessionTimeoutMin: 100 * time.Millisecond, InitialRebalanceDelay: 20 * time.Millisecond,
 		ConsumerSessionTimeout: 5 * time.Second, ConsumerHeartbeatInterval: 50 * time.Millisecond,
 	})

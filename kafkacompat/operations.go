@@ -48,8 +48,8 @@ var operations = map[kmsg.Key]string{
 	kmsg.AlterPartitionAssignments:    "ALTER cluster",
 	kmsg.ListPartitionReassignments:   "DESCRIBE cluster",
 	kmsg.DescribeProducers:            "READ topic",
-	kmsg.ConsumerGroupHeartbeat:       "READ group, DESCRIBE the topics that are named. A regular expression can match others: the member is told their ids, and may not read them",
-	kmsg.ConsumerGroupDescribe:        "DESCRIBE group",
+	kmsg.ConsumerGroupHeartbeat:       "READ group, DESCRIBE the topics that are named; a regular expression matches those alone that the member may DESCRIBE",
+	kmsg.ConsumerGroupDescribe:        "DESCRIBE group, and all topics of which members have partitions",
 	kmsg.GetTelemetrySubscriptions:    "–",
 	kmsg.PushTelemetry:                "–",
 }

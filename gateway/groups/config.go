@@ -20,6 +20,9 @@ type Config struct {
 	Maps    Maps
 	Store   *redisstore.Store
 	Logger  *slog.Logger // nil = none
+	// Sees says which topics a member may describe, by its principal and host: a regular
+	// expression of Kafka's newer protocol matches no others. nil = all.
+	Sees func(principal, host string, topic federation.TopicName) bool
 
 	// SessionTimeoutMin and SessionTimeoutMax bound what members may ask for; 6 s and
 	// 30 min by default (Kafka's group.min/max.session.timeout.ms).

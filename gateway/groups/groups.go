@@ -144,6 +144,7 @@ type ConsumerHeartbeatRequest struct {
 	Epoch            int32  // the member's; 0 = joins, -1 = leaves, -2 = leaves and will be back (static)
 	ClientID         string
 	ClientHost       string
+	Principal        string // who the member is; empty = anybody, who sees all topics
 	Rack             string
 	RebalanceTimeout time.Duration               // negative = not set
 	Topics           []federation.TopicName      // nil = not set

@@ -25,6 +25,9 @@ type modern struct {
 	epoch, previous int32
 	assignor        string // empty = it does not care
 	rack            string
+	// principal is who it is; empty until its first heartbeat, if a build that did not know
+	// has stored it.
+	principal string
 	// untold is set if what the member may read changed other than by its heartbeat.
 	untold bool
 }
@@ -182,7 +185,7 @@ func (g *group) replaceModern(old *member, r *ConsumerHeartbeatRequest) *member 
 	if m.id == "" {
 		m.id = g.cfg.NewID()
 	}
-	m.modern = &modern{assignor: old.modern.assignor, rack: old.modern.rack}
+	m.modern = &modern{assignor: old.modern.assignor, rack: old.modern.rack, principal: old.modern.principal}
 	delete(g.members, old.id)
 	g.gone = append(g.gone, old.id)
 	g.members[m.id] = &m
@@ -221,6 +224,7 @@ func (m *member) reads(tps []federation.TopicPartition) bool {
 func (g *group) describeModern(m *member, r *ConsumerHeartbeatRequest, match matcher) bool {
 	known, assigned := *m, *m.modern
 	m.clientID, m.clientHost, m.session = r.ClientID, r.ClientHost, g.cfg.ConsumerSessionTimeout
+	m.modern.principal = r.Principal
 	if r.Rack != "" {
 		m.modern.rack = r.Rack
 	}
@@ -238,8 +242,9 @@ func (g *group) describeModern(m *member, r *ConsumerHeartbeatRequest, match mat
 	if r.TopicRegex != nil {
 		m.regex, m.matcher = *r.TopicRegex, match
 	}
-	changed := !slices.Equal(m.names, known.names) || m.regex != known.regex || m.modern.assignor != assigned.assignor
-	if changed || m.clientID != known.clientID || m.clientHost != known.clientHost || m.session != known.session ||
+	changed := !slices.Equal(m.names, known.names) || m.regex != known.regex || m.modern.assignor != assigned.assignor ||
+		m.matcher != nil && (m.modern.principal != assigned.principal || m.clientHost != known.clientHost)
+	if changed || m.modern.principal != assigned.principal || m.clientID != known.clientID || m.clientHost != known.clientHost || m.session != known.session ||
 		m.rebalance != known.rebalance || m.modern.rack != assigned.rack {
 		g.touched(m)
 	}

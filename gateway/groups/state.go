@@ -60,6 +60,8 @@ type storedModern struct {
 	Assignor string `json:"assignor,omitempty"`
 	Rack     string `json:"rack,omitempty"`
 	Untold   bool   `json:"untold,omitempty"`
+
+	Principal string `json:"principal,omitempty"`
 }
 
 type storedProtocol struct {
@@ -148,7 +150,7 @@ func (m *member) stored() storedMember {
 		Assignment: m.assignment, Former: m.former, Topics: m.names, Regex: m.regex,
 	}
 	if m.modern != nil {
-		s.Modern = &storedModern{Epoch: m.modern.epoch, Previous: m.modern.previous, Assignor: m.modern.assignor, Rack: m.modern.rack, Untold: m.modern.untold}
+		s.Modern = &storedModern{Epoch: m.modern.epoch, Previous: m.modern.previous, Assignor: m.modern.assignor, Rack: m.modern.rack, Untold: m.modern.untold, Principal: m.modern.principal}
 	}
 	for _, p := range m.protocols {
 		s.Protocols = append(s.Protocols, storedProtocol(p))
@@ -259,7 +261,7 @@ func (g *group) loadMember(id string, b []byte) error {
 		return err
 	}
 	if s.Modern != nil {
-		m.modern = &modern{epoch: s.Modern.Epoch, previous: s.Modern.Previous, assignor: s.Modern.Assignor, rack: s.Modern.Rack, untold: s.Modern.Untold}
+		m.modern = &modern{epoch: s.Modern.Epoch, previous: s.Modern.Previous, assignor: s.Modern.Assignor, rack: s.Modern.Rack, untold: s.Modern.Untold, principal: s.Modern.Principal}
 	}
 	for _, p := range s.Protocols {
 		m.protocols = append(m.protocols, Protocol(p))

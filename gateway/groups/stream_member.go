@@ -503,13 +503,19 @@ func (g *group) subscription(m *member) []federation.TopicName {
 	}
 	if m.matcher != nil {
 		for _, n := range g.topics.TopicNames() {
-			if m.matcher.MatchString(string(n)) {
+			if m.matcher.MatchString(string(n)) && g.sees(m, n) {
 				topics = append(topics, n)
 			}
 		}
 	}
 	slices.Sort(topics)
 	return slices.Compact(topics)
+}
+
+// sees reports whether a member may be given a topic that its regular expression matches.
+// Connect members are told what they may not read when they begin to.
+func (g *group) sees(m *member, topic federation.TopicName) bool {
+	return g.cfg.Sees == nil || m.modern == nil || m.modern.principal == "" || g.cfg.Sees(m.modern.principal, m.clientHost, topic)
 }
 
 // onTopics takes a new map. Classic members of a group of their own notice changes
@@ -565,7 +571,8 @@ func (g *group) targetsOutdated() bool {
 	seen := map[federation.TopicName]bool{}
 	targets := map[federation.TopicPartition]bool{}
 	for _, m := range g.members {
-		for _, name := range g.subscription(m) {
+		subscription := g.subscription(m)
+		for _, name := range subscription {
 			if !seen[name] {
 				seen[name] = true
 				want += len(g.topics.Topic(name).Partitions)
@@ -575,6 +582,9 @@ func (g *group) targetsOutdated() bool {
 			targets[tp] = true
 			if !g.exists(tp) {
 				return true
+			}
+			if _, subscribed := slices.BinarySearch(subscription, tp.Topic); m.modern != nil && !subscribed {
+				return true // it may not describe the topic any more
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // Config has the settings of an Authorizer.
@@ -126,6 +128,20 @@ type Access struct {
 // connection and each frame of a stream, so that what is revoked ends there.
 func (a *Authorizer) Access(m *federation.Map, who Subject, api string) Access {
 	return Access{a: a, s: a.Snapshot(m), who: who, api: api}
+}
+
+// SeesTopic decides whether who is not there now, by principal and host as they were
+// written down, may describe a topic. It records nothing.
+func (a *Authorizer) SeesTopic(m *federation.Map, principal, host string, topic federation.TopicName) bool {
+	if !a.Enabled() {
+		return true
+	}
+	p, err := security.ParsePrincipal(principal)
+	if err != nil {
+		return false
+	}
+	x := a.Access(m, Subject{Principal: p, Host: Host(strings.TrimPrefix(host, "/"))}, "")
+	return x.Sees(Describe, Topic, string(topic))
 }
 
 // Snapshot returns the ACLs that decide; nil if none do. What was allowed by the same ones

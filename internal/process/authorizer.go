@@ -1,6 +1,7 @@
 package process
 
 import (
+	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/security"
 )
@@ -55,4 +56,15 @@ func (w *wiring) authorizer() (*acl.Authorizer, error) {
 		return nil, err
 	}
 	return acl.New(cfg, w.log, w.telemetry.meter())
+}
+
+// seesTopic tells the group engine which topics a member may describe; nil if all members
+// may describe all.
+func seesTopic(a *acl.Authorizer, maps interface{ Current() *federation.Map }) func(principal, host string, topic federation.TopicName) bool {
+	if !a.Enabled() {
+		return nil
+	}
+	return func(principal, host string, topic federation.TopicName) bool {
+		return a.SeesTopic(maps.Current(), principal, host, topic)
+	}
 }

@@ -194,7 +194,12 @@ func (w *wiring) router(ctx context.Context, g *gatewayParts, pool *upstream.Poo
 func (w *wiring) engine(g *gatewayParts) error {
 	cfg := w.cfg.Groups
 	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(w.id), g.maps, g.store, w.log
-	var err error
+	authorizer, err := w.authorizer()
+	if err != nil {
+		return err
+	}
+	g.tenants.authz = authorizer
+	cfg.Sees = seesTopic(authorizer, g.maps)
 	if g.groups, err = groups.NewEngine(cfg); err != nil {
 		return err
 	}
@@ -208,11 +213,8 @@ func (w *wiring) doors(g *gatewayParts) error {
 	g.names = nameserver.New(w.cfg.NameServer, g.maps)
 	cfg := w.cfg.Gateway
 	cfg.LogicalCluster, cfg.CORSOrigins = w.cfg.LogicalCluster, w.cfg.CORSOrigins
-	authorizer, err := w.authorizer()
-	if err != nil {
-		return err
-	}
-	g.tenants.authz = authorizer
+	authorizer := g.tenants.authz
+	var err error
 	g.door, err = gateway.New(cfg, gateway.Deps{
 		Log: w.log, Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.members, Requests: g.memory.requests,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },

@@ -231,13 +231,14 @@ func (t *tenancy) get(name string) (*tenantParts, error) {
 func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	log := t.w.log.With("tenant", name)
 	view := &tenantView{t.views, name}
-	cfg := t.w.cfg.Groups
-	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(t.w.id), view, t.g.store, log
-	engine, err := groups.NewEngine(cfg)
+	authorizer, err := t.authorizer(name, log)
 	if err != nil {
 		return nil, err
 	}
-	authorizer, err := t.authorizer(name, log)
+	cfg := t.w.cfg.Groups
+	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(t.w.id), view, t.g.store, log
+	cfg.Sees = seesTopic(authorizer, view)
+	engine, err := groups.NewEngine(cfg)
 	if err != nil {
 		return nil, err
 	}

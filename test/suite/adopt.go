@@ -16,6 +16,7 @@ import (
 func (s *suite) adopt() []test {
 	return []test{
 		{"a topic with its offsets and groups", s.testAdopt},
+		{"what transactions have written", s.testAdoptTransactions},
 		{"what cannot be adopted", s.testAdoptRefused},
 		{"producers that were not switched over", s.testDirectWriters},
 	}
