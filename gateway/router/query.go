@@ -327,12 +327,12 @@ func (r *Router) listOffset(ctx context.Context, part *federation.Partition, q *
 		}
 		return OffsetAnswer{Offset: at, TimestampMs: -1, Epoch: epochAt(part, at)}, nil
 	case TimestampMax:
-		return r.listMax(ctx, part)
+		return r.listMax(ctx, part, q.ReadCommitted)
 	}
 	if q.TimestampMs < 0 {
 		return OffsetAnswer{}, federation.Errorf(federation.Unsupported, "%s-%d: the special timestamp %d is not served", part.Topic, part.Number, q.TimestampMs)
 	}
-	return r.listTime(ctx, part, q.TimestampMs)
+	return r.listTime(ctx, part, q.TimestampMs, q.ReadCommitted)
 }
 
 // epochAt returns the epoch of the extent that holds an offset; within an extent
@@ -343,14 +343,15 @@ func epochAt(part *federation.Partition, at federation.LogicalOffset) federation
 }
 
 // listTime finds the first record at or after a time, oldest extent first:
-// clocks of clusters differ, so a later extent can begin with an earlier time.
-func (r *Router) listTime(ctx context.Context, part *federation.Partition, timestamp int64) (OffsetAnswer, error) {
+// clocks of clusters differ, so a later extent can begin with an earlier time. With
+// committed, one that is not below the last stable offset is none, as at a broker.
+func (r *Router) listTime(ctx context.Context, part *federation.Partition, timestamp int64, committed bool) (OffsetAnswer, error) {
 	extents, err := r.listable(part)
 	if err != nil {
 		return OffsetAnswer{}, err
 	}
 	for _, e := range extents {
-		l, err := r.listPhysical(ctx, e, timestamp, false)
+		l, err := r.listPhysical(ctx, e, timestamp, committed)
 		if err != nil {
 			return OffsetAnswer{}, err
 		}
@@ -391,14 +392,14 @@ func (r *Router) firstWithin(ctx context.Context, e *federation.Extent, l listed
 // listMax finds the record with the largest timestamp over all extents; of
 // equal ones the newest. A mark, or what is hidden, can be the newest of its extent, so
 // where the answer is no record of the extent, its last record stands in for it.
-func (r *Router) listMax(ctx context.Context, part *federation.Partition) (OffsetAnswer, error) {
+func (r *Router) listMax(ctx context.Context, part *federation.Partition, committed bool) (OffsetAnswer, error) {
 	best := OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}
 	extents, err := r.listable(part)
 	if err != nil {
 		return best, err
 	}
 	for _, e := range extents {
-		l, err := r.listPhysical(ctx, e, TimestampMax, false)
+		l, err := r.listPhysical(ctx, e, TimestampMax, committed)
 		if err != nil {
 			return OffsetAnswer{}, err
 		}

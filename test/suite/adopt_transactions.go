@@ -48,10 +48,13 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 	send(t, direct, plain("plain"))
 	open := producer("-2")
 	begin(open, "open")
-	send(t, direct, plain("behind"))
+	late := plain("behind")
+	late.Timestamp = time.Now().Add(30 * time.Minute)
+	send(t, direct, late)
 	// 0 1 committed, 2 marker, 3 aborted, 4 marker, 5 plain, 6 open, 7 behind
 	s.w.MustBraid(t, "", "topic", "adopt", topic, "--cluster", old)
 
+	client := s.client(t)
 	reader := func(level kgo.IsolationLevel) *kgo.Client {
 		return s.client(t, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(level))
 	}
@@ -74,6 +77,12 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 	stable, end := ends()
 	require.EqualValues(t, 6, stable)
 	require.EqualValues(t, 8, end)
+	for _, timestamp := range []int64{0, late.Timestamp.UnixMilli(), -3} {
+		for level := range int8(2) {
+			require.Equal(t, listAt(t, direct, topic, timestamp, level), listAt(t, client, topic, timestamp, level), "timestamp %d, level %d", timestamp, level)
+		}
+	}
+	require.EqualValues(t, -1, listAt(t, client, topic, late.Timestamp.UnixMilli(), 1), "a record above the last stable offset is no answer")
 	got := s.fetchCommitted(t, topic, 3)
 	require.EqualValues(t, 6, got.LastStableOffset)
 	require.Len(t, got.AbortedTransactions, 1)
@@ -84,7 +93,6 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 
 	// Readers pass from the one cluster to the other at both levels.
 	s.w.MustBraid(t, "", "topic", "move", topic, "--partitions", "0", "--to", next)
-	client := s.client(t)
 	for i := range 3 {
 		send(t, client, plain(strconv.Itoa(i)))
 	}
@@ -92,6 +100,23 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 	require.Equal(t, []string{"committed", "committed too", "plain", "open", "behind", "0", "1", "2"}, texts(poll(t, reader(kgo.ReadCommitted()), 8)))
 	stable, end = ends()
 	require.Equal(t, end, stable)
+}
+
+// listAt asks for the offset of a time.
+func listAt(t *testing.T, cl *kgo.Client, topic string, timestamp int64, level int8) int64 {
+	t.Helper()
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.IsolationLevel = level
+	rt := kmsg.NewListOffsetsRequestTopic()
+	rt.Topic = topic
+	rp := kmsg.NewListOffsetsRequestTopicPartition()
+	rp.Timestamp, rp.CurrentLeaderEpoch = timestamp, -1
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := req.RequestWith(call(t), cl)
+	require.NoError(t, err)
+	require.Zero(t, resp.Topics[0].Partitions[0].ErrorCode)
+	return resp.Topics[0].Partitions[0].Offset
 }
 
 // fetchCommitted fetches partition 0 of a topic with read_committed, from an offset on.
