@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -16,7 +17,7 @@ import (
 // DescribeConfigs: v1-v4
 //
 // Topics with what was set and Kafka's defaults; nodes with the settings of this
-// door that have a Kafka name.
+// door that have a Kafka name; groups with those that the coordinators have for all.
 //
 // Version notes:
 // * v1: sources and synonyms
@@ -86,13 +87,18 @@ func (c *conn) describeResource(ctx context.Context, r *kmsg.DescribeConfigsRequ
 			return nil, federation.Errorf(federation.InvalidArgument, "node %q: Metadata lists none of that id", r.ResourceName)
 		}
 		return c.s.brokerConfigs(m.GatewayByNode(federation.NodeID(id))), nil
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if r.ResourceName == "" {
+			return nil, federation.Errorf(federation.InvalidArgument, "group: the name is empty")
+		}
+		return c.s.groupConfigs(), nil
 	default:
 		return nil, unknownResource(r.ResourceType)
 	}
 }
 
 func unknownResource(t kmsg.ConfigResourceType) error {
-	return federation.Errorf(federation.InvalidArgument, "configs of type %s are not offered: want topics or brokers", t)
+	return federation.Errorf(federation.InvalidArgument, "configs of type %s are not offered: want topics, groups or brokers", t)
 }
 
 // topicOverrides asks the control plane; while that is away, the map has the answer.
@@ -107,20 +113,46 @@ func (c *conn) topicOverrides(ctx context.Context, m *federation.Map, name feder
 	return nil, err
 }
 
+// groupConfigs are the settings of a group that Kafka has, as far as braid does: they are
+// the same for all groups.
+func (s *Server) groupConfigs() []described {
+	return describeAll([]configKey{
+		{"consumer.heartbeat.interval.ms", millisText(s.cfg.GroupConsumerHeartbeatInterval), kmsg.ConfigTypeInt, "How often members of the newer protocol send heartbeats."},
+		{"consumer.session.timeout.ms", millisText(s.cfg.GroupConsumerSessionTimeout), kmsg.ConfigTypeInt, "How long members of the newer protocol are kept without a heartbeat."},
+	}, kmsg.ConfigSourceDefaultConfig)
+}
+
+func millisText(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+
+// securityProtocol is how clients reach the Kafka door, by Kafka's names.
+func (s *Server) securityProtocol() string {
+	switch {
+	case s.deps.TLS != nil && s.deps.Auth != nil:
+		return "SASL_SSL"
+	case s.deps.TLS != nil:
+		return "SSL"
+	case s.deps.Auth != nil:
+		return "SASL_PLAINTEXT"
+	default:
+		return "PLAINTEXT"
+	}
+}
+
 // brokerConfigs are the settings of this door under their Kafka names.
 func (s *Server) brokerConfigs(g *federation.Gateway) []described {
-	ms := func(d interface{ Milliseconds() int64 }) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	c := s.cfg
 	keys := []configKey{
-		{"advertised.listeners", "PLAINTEXT://" + g.KafkaAddress, kmsg.ConfigTypeString, "Where clients reach this node."},
+		{"advertised.listeners", s.securityProtocol() + "://" + g.KafkaAddress, kmsg.ConfigTypeString, "Where clients reach this node."},
 		{"auto.create.topics.enable", strconv.FormatBool(c.AutoCreateTopics), kmsg.ConfigTypeBoolean, "Whether a topic is created when a client asks for its metadata."},
 		{"broker.id", fmt.Sprint(g.NodeID), kmsg.ConfigTypeInt, "The node's id."},
 		{"broker.rack", g.Zone, kmsg.ConfigTypeString, "The node's zone."},
-		{"connections.max.idle.ms", ms(c.IdleTimeout), kmsg.ConfigTypeLong, "When a connection without traffic is closed."},
+		{"connections.max.idle.ms", millisText(c.IdleTimeout), kmsg.ConfigTypeLong, "When a connection without traffic is closed."},
 		{"default.replication.factor", strconv.Itoa(int(max(c.DefaultReplicationFactor, 1))), kmsg.ConfigTypeInt, "The replication factor of topics created without one."},
 		{"fetch.max.bytes", strconv.Itoa(int(c.FetchBytesMax)), kmsg.ConfigTypeInt, "The largest Fetch response."},
-		{"group.max.session.timeout.ms", ms(c.GroupMaxSessionTimeout), kmsg.ConfigTypeInt, "The longest session timeout of a group member."},
-		{"group.min.session.timeout.ms", ms(c.GroupMinSessionTimeout), kmsg.ConfigTypeInt, "The shortest session timeout of a group member."},
+		{"group.consumer.heartbeat.interval.ms", millisText(c.GroupConsumerHeartbeatInterval), kmsg.ConfigTypeInt, "How often group members of the newer protocol send heartbeats."},
+		{"group.consumer.session.timeout.ms", millisText(c.GroupConsumerSessionTimeout), kmsg.ConfigTypeInt, "How long they are kept without one."},
+		{"group.max.session.timeout.ms", millisText(c.GroupMaxSessionTimeout), kmsg.ConfigTypeInt, "The longest session timeout of a group member."},
+		{"group.min.session.timeout.ms", millisText(c.GroupMinSessionTimeout), kmsg.ConfigTypeInt, "The shortest session timeout of a group member."},
 		{"max.connections", strconv.Itoa(c.ConnectionsMax), kmsg.ConfigTypeInt, "The most connections of this node."},
 		{"max.request.partition.size.limit", strconv.Itoa(int(c.DescribePartitionsMax)), kmsg.ConfigTypeInt, "The most partitions of one DescribeTopicPartitions response."},
 		{"message.max.bytes", strconv.Itoa(maxMessageBytesDefault), kmsg.ConfigTypeInt, "The largest record batch of topics that set none."},
@@ -129,9 +161,14 @@ func (s *Server) brokerConfigs(g *federation.Gateway) []described {
 		{"queued.max.request.bytes", strconv.FormatInt(c.BytesInFlightMax, 10), kmsg.ConfigTypeLong, "The most bytes of requests in memory."},
 		{"socket.request.max.bytes", strconv.Itoa(c.FrameBytesMax), kmsg.ConfigTypeInt, "The largest request."},
 	}
+	return describeAll(keys, kmsg.ConfigSourceStaticBrokerConfig)
+}
+
+// describeAll shows settings that cannot be altered here.
+func describeAll(keys []configKey, source kmsg.ConfigSource) []described {
 	out := make([]described, len(keys))
 	for i, k := range keys {
-		d := described{configKey: k, value: new(k.value), source: kmsg.ConfigSourceStaticBrokerConfig, readOnly: true}
+		d := described{configKey: k, value: new(k.value), source: source, readOnly: true}
 		d.synonyms = []kmsg.DescribeConfigsResponseResourceConfigConfigSynonym{synonym(k.name, d.value, d.source)}
 		out[i] = d
 	}
@@ -145,6 +182,8 @@ func alterable(req *request, t kmsg.ConfigResourceType) (int16, *string) {
 		return 0, nil
 	case kmsg.ConfigResourceTypeBroker:
 		return req.refuse(kerr.InvalidRequest), new("the settings of a gateway are changed in its own configuration, not by Kafka clients")
+	case kmsg.ConfigResourceTypeGroupConfig:
+		return req.refuse(kerr.InvalidRequest), new("the settings of groups are those of the gateways (--group-consumer-session-timeout, --group-consumer-heartbeat-interval), the same for all groups")
 	default:
 		return req.refuse(kerr.InvalidRequest), message(unknownResource(t))
 	}

@@ -245,6 +245,16 @@ func TestConfigs(t *testing.T) {
 	require.Equal(t, kerr.InvalidRequest.Code, describe(4, kmsg.ConfigResourceTypeBroker, "77").ErrorCode)
 	require.Equal(t, kerr.UnknownTopicOrPartition.Code, describe(4, kmsg.ConfigResourceTypeTopic, "never").ErrorCode)
 	require.Equal(t, kerr.InvalidRequest.Code, describe(4, kmsg.ConfigResourceTypeClientMetrics, "x").ErrorCode)
+	require.Equal(t, kerr.InvalidRequest.Code, describe(4, kmsg.ConfigResourceTypeGroupConfig, "").ErrorCode)
+	group := describe(4, kmsg.ConfigResourceTypeGroupConfig, "billing", "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms")
+	require.Zero(t, group.ErrorCode)
+	require.Len(t, group.Configs, 2)
+	require.Equal(t, "5000", *group.Configs[0].Value)
+	require.Equal(t, "45000", *group.Configs[1].Value)
+	require.True(t, group.Configs[0].ReadOnly, "the same for all groups")
+	node := describe(4, kmsg.ConfigResourceTypeBroker, "1", "advertised.listeners", "group.consumer.session.timeout.ms")
+	require.Regexp(t, "^PLAINTEXT://127.0.0.1:", *node.Configs[0].Value)
+	require.Equal(t, "45000", *node.Configs[1].Value)
 
 	alter := func(changes ...kmsg.IncrementalAlterConfigsRequestResourceConfig) int16 {
 		req := kmsg.NewPtrIncrementalAlterConfigsRequest()

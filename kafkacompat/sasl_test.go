@@ -95,6 +95,9 @@ func TestSaslClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cl := w.client(kgo.SeedBrokers(addr), kgo.SASL(mechanism("alice", "secret")), kgo.DefaultProduceTopic("orders"))
 			require.NoError(t, cl.ProduceSync(t.Context(), kgo.StringRecord(name)).FirstErr())
+			node, err := kadm.NewClient(cl).DescribeBrokerConfigs(t.Context(), 1)
+			require.NoError(t, err)
+			require.Regexp(t, "^SASL_PLAINTEXT://", *node[0].Configs[0].Value, node[0].Configs[0].Key)
 			for _, wrong := range []sasl.Mechanism{mechanism("alice", "wrong"), mechanism("bob", "secret")} {
 				cl, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.SASL(wrong))
 				require.NoError(t, err)

@@ -158,7 +158,7 @@ var versions = [...]api{
 	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: ownACLs},
 	{
 		key: kmsg.DescribeConfigs, name: "DescribeConfigs", min: 1, max: 4, flexible: 4, seen: 4, handle: on(handleDescribeConfigs),
-		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Nothing of the physical brokers.",
+		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Groups: session timeout and heartbeat interval of the newer protocol, which are the gateways' settings. Nothing of the physical brokers.",
 	},
 	{
 		key: kmsg.AlterConfigs, name: "AlterConfigs", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleAlterConfigs),

@@ -48,6 +48,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.bootstrap(cmd)
 	d.gateway(cmd, true)
 	d.quotas(cmd)
+	d.groupSettings(cmd)
 	d.authorization(cmd)
 	d.tenants(cmd)
 	d.memory(cmd, "none")

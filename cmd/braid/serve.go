@@ -50,6 +50,7 @@ func gatewayCommand() *cobra.Command {
 	s.kafka(cmd)
 	s.gateway(cmd, false)
 	s.quotas(cmd)
+	s.groupSettings(cmd)
 	s.authorization(cmd)
 	s.tenants(cmd)
 	s.access(cmd)
@@ -179,6 +180,16 @@ func (s *serving) quotas(cmd *cobra.Command) {
 	f.IntVar(&c.Connections.ConnectionsMax, "connections-max", 0, "how many connections clients may have open to this gateway; 0 = no limit but that of the Kafka facade, 20000")
 	f.IntVar(&c.Connections.PerIPMax, "connections-max-per-ip", 0, "how many of them from one IP address; 0 = no limit")
 	f.Float64Var(&c.Connections.Rate, "connection-rate", 0, "how many connections clients may open in a second; further ones wait; 0 = no limit. For a limit by IP address set the quota connection_creation_rate")
+}
+
+// groupSettings are the flags of the group coordinator.
+func (s *serving) groupSettings(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config.Groups
+	f.DurationVar(&c.ConsumerSessionTimeout, "group-consumer-session-timeout", 45*time.Second, "how long a group member of the newer protocol (group.protocol=consumer) is kept without a heartbeat; others ask for theirs. Give all gateways the same")
+	f.DurationVar(&c.ConsumerHeartbeatInterval, "group-consumer-heartbeat-interval", 5*time.Second, "how often such a member is told to send one; it hears of a change of its partitions with the next")
+	f.DurationVar(&c.SessionTimeoutMin, "group-session-timeout-min", 6*time.Second, "shortest session timeout that group members may ask for")
+	f.DurationVar(&c.SessionTimeoutMax, "group-session-timeout-max", 30*time.Minute, "longest session timeout that group members may ask for")
+	f.DurationVar(&c.OffsetsRetention, "offsets-retention", 7*24*time.Hour, "how long the committed offsets of a group without members are kept")
 }
 
 // tenants are the flags of who serves tenants.

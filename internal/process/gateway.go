@@ -244,6 +244,8 @@ func (w *wiring) doors(g *gatewayParts) error {
 	}
 	kafka := w.cfg.Kafka
 	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
+	kafka.GroupMinSessionTimeout, kafka.GroupMaxSessionTimeout = w.cfg.Groups.SessionTimeoutMin, w.cfg.Groups.SessionTimeoutMax
+	kafka.GroupConsumerSessionTimeout, kafka.GroupConsumerHeartbeatInterval = w.cfg.Groups.ConsumerSessionTimeout, w.cfg.Groups.ConsumerHeartbeatInterval
 	kafka.AutoCreateTopics, kafka.DefaultPartitions = w.cfg.AutoCreateTopics, w.cfg.DefaultPartitions
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -150,4 +151,14 @@ func TestConfigErrorsNameTheFlag(t *testing.T) {
 			require.ErrorContains(t, err, test.want)
 		})
 	}
+}
+
+// What is on a command line can be a secret, and stays on the machine.
+func TestTheCommandLineIsNotServed(t *testing.T) {
+	_, ops := withOps(t)
+	code, body := get(t, ops+"/debug/pprof/cmdline")
+	require.Equal(t, http.StatusNotFound, code)
+	require.NotContains(t, body, os.Args[0])
+	code, _ = get(t, ops+"/debug/pprof/goroutine?debug=1")
+	require.Equal(t, http.StatusOK, code)
 }
