@@ -130,7 +130,7 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 		c.abort()
 		return
 	}
-	if err := c.settle(); err != nil {
+	if err := c.settle(ctx); err != nil {
 		c.unknown(ctx, err)
 		c.abort()
 		return

@@ -53,13 +53,16 @@ func (c *conn) authenticate(ctx context.Context) error {
 			c.s.deps.Metrics.authentication(ctx, methodTLS, false)
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
+		if c.s.deps.ByServerName != nil && !c.awaitAnyMap(ctx, c.s.cfg.TopicWait) {
+			return errNoMap // without a map no name is that of a tenant
+		}
 		c.named(tc.ConnectionState().ServerName)
 		if c.s.deps.Auth == nil {
 			return c.certified(ctx, tc)
 		}
 	}
 	// Without a map nobody is known, and clients take a refusal for final.
-	if !c.s.awaitMap(ctx, c.s.cfg.TopicWait, func(*federation.Map) bool { return true }) {
+	if !c.awaitAnyMap(ctx, c.s.cfg.TopicWait) {
 		return errNoMap
 	}
 	for c.session.Load() == nil {
@@ -70,8 +73,12 @@ func (c *conn) authenticate(ctx context.Context) error {
 	return nil
 }
 
+func (c *conn) awaitAnyMap(ctx context.Context, d time.Duration) bool {
+	return c.s.awaitMap(ctx, d, func(*federation.Map) bool { return true })
+}
+
 // errNoMap closes a connection that comes before the map: the client tries elsewhere, or again.
-var errNoMap = errors.New("the gateway has no map yet, so it knows no users")
+var errNoMap = errors.New("the gateway has no map yet, so it knows no users and tenants")
 
 // methodTLS is how a client is known by its certificate, as Kafka calls it.
 const methodTLS = "SSL"

@@ -1,8 +1,10 @@
 package kafkacompat
 
 import (
+	"context"
 	"errors"
 	"log/slog"
+	"strings"
 
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
@@ -42,15 +44,23 @@ func (s *Server) Tenant(t TenantDeps) *Server {
 	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, tenant: t.Name, shared: s.shared}
 }
 
+// mapWaits is how many AuthenticationTimeouts a client waits for the map, which says
+// whose it is. That is longer than SDKs wait for an answer: some take a connection that
+// ends before the first one for their own mistake, and give up what they were to send.
+const mapWaits = 3
+
 // settle gives the connection to the Server that its client belongs to. Nothing works
 // for the connection yet.
-func (c *conn) settle() error {
+func (c *conn) settle(ctx context.Context) error {
 	if c.s.deps.TenantOf == nil {
 		return nil
 	}
 	id := security.Identity{Principal: c.principal, Method: methodTLS}
 	if s := c.session.Load(); s != nil {
 		id = s.identity
+	}
+	if (c.s.tenant != "" || strings.Contains(id.Principal.Name, "/")) && !c.awaitAnyMap(ctx, mapWaits*c.s.cfg.AuthenticationTimeout) {
+		return errNoMap
 	}
 	to, principal, err := c.s.deps.TenantOf(id)
 	if err != nil {

@@ -37,6 +37,9 @@ func (t *tenancy) handler(r *http.Request, p security.Principal, external bool) 
 		}
 		return nil, p, nil
 	}
+	if strings.Contains(p.Name, "/") && t.g.watch.Current().Version == 0 {
+		return nil, p, errNoMap() // it may be a user of a tenant
+	}
 	tenant, there, err := t.principal(p, external)
 	switch {
 	case err != nil:

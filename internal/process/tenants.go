@@ -36,6 +36,11 @@ func errNoTenant(name string) error {
 	return federation.Errorf(federation.UnknownCluster, "logical cluster %q is not served here", name)
 }
 
+// errNoMap is what a caller is told before it is known which tenants there are.
+func errNoMap() error {
+	return federation.Errorf(federation.NoLeader, "this process has no map yet, so it knows no tenants; try again")
+}
+
 func (c Config) validateTenants() error {
 	if !c.Tenants && (len(c.TenantKafkaListen) > 0 || len(c.TenantKafkaAdvertise) > 0 || c.TenantSNI) {
 		return configErrorf("--tenant-kafka-listen, --tenant-kafka-advertise and --tenant-sni do nothing without --tenants")
@@ -206,8 +211,11 @@ func (t *tenancy) forgetGone() {
 // get returns the parts of a tenant, made when they are first needed.
 func (t *tenancy) get(name string) (*tenantParts, error) {
 	m, served := t.views.split().Of(name)
-	if !t.w.cfg.Tenants || name == "" || !served {
+	if !t.w.cfg.Tenants || name == "" || !served && m.Version > 0 {
 		return nil, errNoTenant(name)
+	}
+	if !served {
+		return nil, errNoMap()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
