@@ -94,8 +94,8 @@ func (o *operator) active(ctx context.Context, name string) (yes bool) {
 // judgeFailing compares the log with what clients saw in a world with failovers. What
 // was acknowledged at the end of a cluster that failed has another offset if readers do
 // not wait for it, and is behind what was written later.
-func (w *world) judgeFailing(log []check.Record) *check.Report {
-	h := w.history
+func (l *logical) judgeFailing(log []check.Record) *check.Report {
+	h := l.history
 	acked := make([]check.Value, len(h.acked))
 	for i, a := range h.acked {
 		acked[i] = a.Value
@@ -127,7 +127,7 @@ func (w *world) judgeFailing(log []check.Record) *check.Report {
 			h.problemLocked("a member saw %q at partition %d offset %d, the log has %q", r.Value, r.Partition, r.Offset, value)
 		}
 	}
-	if !w.waiting() {
+	if !l.waiting() {
 		return check.AuditUnordered(log, acked)
 	}
 	for p, value := range at {

@@ -14,28 +14,36 @@ import (
 	"github.com/braidmq/braid/test/check"
 )
 
-// A history is what clients saw, and what was done to the world.
-type history struct {
+// A chronicle is what was done to a world, and what is wrong with it.
+type chronicle struct {
 	begin time.Time
-	jumps bool // readers may go on at a later offset than the next
 
-	mu       sync.Mutex // guards the following
-	acked    []check.Acknowledged
-	reads    map[string]*check.Seen // by topic: what all readers saw
-	group    []check.Record         // what members of the group read
+	mu       sync.Mutex // guards the following, and all histories of the world
 	problems []string
 	trace    []string
 	counts   map[string]int
 }
 
-func newHistory() *history {
-	h := &history{begin: time.Now(), reads: make(map[string]*check.Seen), counts: make(map[string]int)}
-	newest.Store(h)
-	return h
+func newChronicle() *chronicle {
+	c := &chronicle{begin: time.Now(), counts: make(map[string]int)}
+	newest.Store(c)
+	return c
 }
 
-// newest is the history of the world that was made last.
-var newest atomic.Pointer[history]
+// A history is what clients of a logical cluster saw.
+type history struct {
+	*chronicle
+	tenant string
+	jumps  bool // readers may go on at a later offset than the next
+
+	// The chronicle's mutex guards the following.
+	acked []check.Acknowledged
+	seen  *check.Seen    // what all readers saw of the topic
+	group []check.Record // what members of the group read
+}
+
+// newest is the chronicle of the world that was made last.
+var newest atomic.Pointer[chronicle]
 
 // Trace is what has been done to the newest world so far, for one that does not end.
 func Trace() []string {
@@ -48,6 +56,36 @@ func Trace() []string {
 // problemsMax bounds the problems that are kept.
 const problemsMax = 30
 
+func (c *chronicle) problem(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.problemLocked(format, args...)
+}
+
+func (c *chronicle) problemLocked(format string, args ...any) {
+	c.counts["problems"]++
+	if len(c.problems) < problemsMax {
+		c.problems = append(c.problems, fmt.Sprintf("%s %s", c.at(), fmt.Sprintf(format, args...)))
+	}
+}
+
+func (c *chronicle) at() string { return fmt.Sprintf("%9.4f", time.Since(c.begin).Seconds()) }
+
+// note adds a line to the trace.
+func (c *chronicle) note(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trace = append(c.trace, fmt.Sprintf("%s %s", c.at(), fmt.Sprintf(format, args...)))
+}
+
+// count counts things for the figures.
+func (c *chronicle) count(what string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts[what] += n
+}
+
+// problem says what is wrong for clients of the logical cluster.
 func (h *history) problem(format string, args ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,26 +93,10 @@ func (h *history) problem(format string, args ...any) {
 }
 
 func (h *history) problemLocked(format string, args ...any) {
-	h.counts["problems"]++
-	if len(h.problems) < problemsMax {
-		h.problems = append(h.problems, fmt.Sprintf("%s %s", h.at(), fmt.Sprintf(format, args...)))
+	if h.tenant != "" {
+		format, args = "%s: "+format, append([]any{h.tenant}, args...)
 	}
-}
-
-func (h *history) at() string { return fmt.Sprintf("%9.4f", time.Since(h.begin).Seconds()) }
-
-// note adds a line to the trace.
-func (h *history) note(format string, args ...any) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.trace = append(h.trace, fmt.Sprintf("%s %s", h.at(), fmt.Sprintf(format, args...)))
-}
-
-// count counts things for the figures.
-func (h *history) count(what string, n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.counts[what] += n
+	h.chronicle.problemLocked(format, args...)
 }
 
 // ack notes that a value was acknowledged, with its offset; -1 = not told.
@@ -85,39 +107,37 @@ func (h *history) ack(v check.Value, partition int32, offset int64) {
 }
 
 // read notes what a reader saw that reads each partition in order.
-func (h *history) read(topic, reader string, r check.Record) {
+func (h *history) read(reader string, r check.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	next := h.seenLocked(topic).Next
+	next := h.seen.Next
 	if h.jumps {
-		next = h.seenLocked(topic).Ahead
+		next = h.seen.Ahead
 	}
-	if problem := next(reader, r); problem != "" {
-		h.problemLocked("%s: %s", topic, problem)
-	}
+	h.sawLocked(next, reader, r)
 }
 
 // readAgain notes what a reader saw that reads what it likes.
-func (h *history) readAgain(topic, reader string, r check.Record) {
+func (h *history) readAgain(reader string, r check.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if problem := h.seenLocked(topic).Read(reader, r); problem != "" {
-		h.problemLocked("%s: %s", topic, problem)
-	}
+	h.sawLocked(h.seen.Read, reader, r)
 }
 
-func (h *history) seenLocked(topic string) *check.Seen {
-	s := h.reads[topic]
-	if s == nil {
-		s = check.NewSeen()
-		h.reads[topic] = s
+// sawLocked takes in what a reader saw. What another logical cluster's producers have
+// written nobody may see.
+func (h *history) sawLocked(take func(string, check.Record) string, reader string, r check.Record) {
+	if tenantOf(r.Value) != h.tenant {
+		h.problemLocked("%s saw %q at partition %d offset %d, which another logical cluster's producer has written", reader, r.Value, r.Partition, r.Offset)
 	}
-	return s
+	if problem := take(reader, r); problem != "" {
+		h.problemLocked("%s", problem)
+	}
 }
 
 // member notes what a member of the group read. Its reads may begin anew anywhere.
 func (h *history) member(name string, r check.Record) {
-	h.readAgain(topic, name, r)
+	h.readAgain(name, r)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.group = append(h.group, r)
@@ -125,22 +145,19 @@ func (h *history) member(name string, r check.Record) {
 
 // sortedTrace is the trace in an order that does not depend on who was first at an
 // instant.
-func (h *history) sortedTrace() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t := slices.Clone(h.trace)
+func (c *chronicle) sortedTrace() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := slices.Clone(c.trace)
 	slices.Sort(t)
 	return t
 }
 
 // highest is the offset after the highest one that anybody saw in a partition.
-func (h *history) highest(topic string, partition int32) int64 {
+func (h *history) highest(partition int32) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s := h.reads[topic]; s != nil {
-		return s.Highest(partition)
-	}
-	return 0
+	return h.seen.Highest(partition)
 }
 
 // sortedKeys returns the keys of a map in order.

@@ -31,7 +31,7 @@ type operator struct {
 	rng    *rand.Rand
 	name   string
 	asked  int
-	made   []string // topics
+	made   []target
 }
 
 func (w *world) operator(name string, rng *rand.Rand) *operator {
@@ -50,7 +50,16 @@ func (o *operator) operations() adminv1connect.OperationServiceClient {
 	return adminv1connect.NewOperationServiceClient(o.client.http, o.client.url())
 }
 
-func topicName(name string) string { return parent + "/topics/" + name }
+// A target is a topic that operators work on.
+type target struct {
+	*logical
+	topic string
+}
+
+// resource is its resource name.
+func (t target) resource() string { return t.parent() + "/topics/" + t.topic }
+
+func (t target) String() string { return t.label(t.topic) }
 
 // call repeats a call that can be repeated, by whatever gateway answers, until it is
 // decided or ctx ends.
@@ -168,9 +177,9 @@ func (o *operator) await(ctx context.Context, s *started) bool {
 }
 
 // createTopic creates a topic and waits for it.
-func (o *operator) createTopic(ctx context.Context, name string, count int32, config map[string]string) bool {
-	return o.await(ctx, o.begin(ctx, "create "+name, func(ctx context.Context, id string) (string, error) {
-		r, err := o.topics().CreateTopic(ctx, &adminv1.CreateTopicRequest{TopicId: name, Topic: &adminv1.Topic{PartitionCount: count, Config: config}, RequestId: id, NoWait: true})
+func (o *operator) createTopic(ctx context.Context, l *logical, name string, count int32, config map[string]string) bool {
+	return o.await(ctx, o.begin(ctx, "create "+l.label(name), func(ctx context.Context, id string) (string, error) {
+		r, err := o.topics().CreateTopic(ctx, &adminv1.CreateTopicRequest{Parent: l.parent(), TopicId: name, Topic: &adminv1.Topic{PartitionCount: count, Config: config}, RequestId: id, NoWait: true})
 		return r.GetOperation(), err
 	}))
 }
@@ -188,15 +197,19 @@ func (o *operator) work(ctx, producing context.Context, faulty func()) {
 			o.failover(ctx, producing, faulty)
 			continue
 		}
+		if o.tenants() > 0 && o.rng.IntN(10) == 0 {
+			o.guest(ctx, producing, faulty)
+			continue
+		}
 		kind := o.rng.IntN(10)
 		if o.focused() && o.rng.IntN(4) > 0 {
 			kind = 9
 		}
 		switch kind {
 		case 0:
-			name := fmt.Sprintf("%s-%d", o.name, len(o.made))
-			if o.createTopic(ctx, name, 3, nil) {
-				o.made = append(o.made, name)
+			l, name := o.anyLogical(), fmt.Sprintf("%s-%d", o.name, len(o.made))
+			if o.createTopic(ctx, l, name, 3, nil) {
+				o.made = append(o.made, target{l, name})
 			}
 		case 1:
 			o.grow(ctx)
@@ -210,37 +223,47 @@ func (o *operator) work(ctx, producing context.Context, faulty func()) {
 	}
 }
 
-// anyTopic is mostly the one that is written to.
-func (o *operator) anyTopic() (name string, count int32) {
+// anyLogical is that of the next operation.
+func (o *operator) anyLogical() *logical {
+	if len(o.logicals) == 1 {
+		return o.logicals[0]
+	}
+	return pick(o.rng, o.logicals)
+}
+
+// anyTopic is mostly one that is written to.
+func (o *operator) anyTopic() (t target, count int32) {
 	if i := o.rng.IntN(4 + len(o.made)); i < len(o.made) {
 		return o.made[i], 3
 	}
-	return topic, o.partitions.Load()
+	l := o.anyLogical()
+	return target{l, topic}, l.partitions.Load()
 }
 
 func (o *operator) grow(ctx context.Context) {
-	count := min(o.partitions.Load()+1, partitionsMax)
-	if o.await(ctx, o.begin(ctx, fmt.Sprint("grow to ", count), func(ctx context.Context, id string) (string, error) {
-		r, err := o.topics().GrowTopic(ctx, &adminv1.GrowTopicRequest{Name: topicName(topic), PartitionCount: count, RequestId: id, NoWait: true})
+	l := o.anyLogical()
+	count := min(l.partitions.Load()+1, partitionsMax)
+	if o.await(ctx, o.begin(ctx, fmt.Sprint("grow ", l.label(topic), " to ", count), func(ctx context.Context, id string) (string, error) {
+		r, err := o.topics().GrowTopic(ctx, &adminv1.GrowTopicRequest{Name: target{l, topic}.resource(), PartitionCount: count, RequestId: id, NoWait: true})
 		if connect.CodeOf(err) == connect.CodeInvalidArgument {
 			return "", nil // it has as many
 		}
 		return r.GetOperation(), err
 	})) {
-		o.partitions.Store(max(count, o.partitions.Load()))
+		l.partitions.Store(max(count, l.partitions.Load()))
 	}
 }
 
 func (o *operator) expand(ctx context.Context) {
-	name, _ := o.anyTopic()
-	o.await(ctx, o.begin(ctx, "expand "+name, func(ctx context.Context, id string) (string, error) {
-		r, err := o.topics().ExpandTopic(ctx, &adminv1.ExpandTopicRequest{Name: topicName(name), RequestId: id, NoWait: true})
+	t, _ := o.anyTopic()
+	o.await(ctx, o.begin(ctx, "expand "+t.String(), func(ctx context.Context, id string) (string, error) {
+		r, err := o.topics().ExpandTopic(ctx, &adminv1.ExpandTopicRequest{Name: t.resource(), RequestId: id, NoWait: true})
 		return r.GetOperation(), err
 	}))
 }
 
 func (o *operator) move(ctx, producing context.Context) {
-	name, count := o.anyTopic()
+	t, count := o.anyTopic()
 	to := clusterNames[o.rng.IntN(len(clusterNames))]
 	moving := make([]int32, 0, count)
 	for p := range count {
@@ -252,8 +275,8 @@ func (o *operator) move(ctx, producing context.Context) {
 		moving = append(moving, o.rng.Int32N(count))
 	}
 	cancelled, after := o.rng.IntN(8) == 0, time.Duration(o.rng.Int64N(int64(300*time.Millisecond)))
-	s := o.begin(ctx, fmt.Sprintf("move %s %v to %s", name, moving, to), func(ctx context.Context, id string) (string, error) {
-		r, err := o.topics().MovePartitions(ctx, &adminv1.MovePartitionsRequest{Name: topicName(name), Partitions: moving, PhysicalCluster: to, RequestId: id, NoWait: true})
+	s := o.begin(ctx, fmt.Sprintf("move %s %v to %s", t, moving, to), func(ctx context.Context, id string) (string, error) {
+		r, err := o.topics().MovePartitions(ctx, &adminv1.MovePartitionsRequest{Name: t.resource(), Partitions: moving, PhysicalCluster: to, RequestId: id, NoWait: true})
 		return r.GetOperation(), err
 	})
 	if s != nil && cancelled {
@@ -329,11 +352,15 @@ func (o *operator) settle(ctx context.Context) (moved int) {
 		return len(running) == 0, err
 	}, func(err error) { o.history.problem("operations do not end: %v %v", running, err) })
 	var stuck []string
-	for _, name := range append([]string{topic}, o.made...) {
+	targets := slices.Clone(o.made)
+	for _, l := range o.logicals {
+		targets = append(targets, target{l, topic})
+	}
+	for _, t := range targets {
 		var heads int
 		var chains []string
 		o.poll(ctx, 10*time.Second, func(ctx context.Context) (bool, error) {
-			r, err := o.topics().ListExtents(ctx, &adminv1.ListExtentsRequest{Parent: topicName(name)})
+			r, err := o.topics().ListExtents(ctx, &adminv1.ListExtentsRequest{Parent: t.resource()})
 			stuck, chains, heads = nil, nil, 0
 			for _, p := range r.GetPartitions() {
 				heads += len(p.GetExtents()) - 1
@@ -341,8 +368,8 @@ func (o *operator) settle(ctx context.Context) (moved int) {
 				if head.GetState() != adminv1.Extent_STATE_OPEN {
 					stuck = append(stuck, fmt.Sprint(head.GetName(), " ", head.GetState()))
 				}
-				o.checkChain(name, p)
-				chains = append(chains, fmt.Sprint("chain of ", name, " ", p))
+				o.checkChain(t.String(), p)
+				chains = append(chains, fmt.Sprint("chain of ", t, " ", p))
 			}
 			return len(stuck) == 0, err
 		}, func(err error) { o.history.problem("heads are left half way: %v %v", stuck, err) })

@@ -53,30 +53,23 @@ func (c *counters) pause() time.Duration {
 	return pace * 5
 }
 
-func (w *world) kafkaAddresses() (all []string) {
-	for _, g := range w.gateways {
-		all = append(all, g.kafka())
-	}
-	return all
-}
-
 // kafkaProducer is franz-go with its defaults: idempotent, retrying by itself, and
 // without end. No error may come.
-func (w *world) kafkaProducer(ctx context.Context, i int) {
-	name := fmt.Sprint("kafka", i)
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafkaAddresses()...), kgo.DefaultProduceTopic(topic), kgo.ClientID(name), kgo.Dialer(w.net.Host(name).Dial))
+func (l *logical) kafkaProducer(ctx context.Context, i int) {
+	name := l.client("kafka", i)
+	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafkaAddresses()...), kgo.DefaultProduceTopic(topic), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial))
 	if err != nil {
-		w.history.problem("%s: %v", name, err)
+		l.history.problem("%s: %v", name, err)
 		return
 	}
 	defer client.Close()
-	c := counters{producer: name}
+	c := l.counters(name)
 	unknown := make(map[int32]int64) // the next offset that says nothing, by partition
 	for ctx.Err() == nil {
 		v := c.next()
 		client.Produce(context.WithoutCancel(ctx), &kgo.Record{Key: []byte(v.Key), Value: []byte(v.String())}, func(r *kgo.Record, err error) {
 			if err != nil {
-				w.history.problem("%s: %s failed: %v", name, v, err)
+				l.history.problem("%s: %s failed: %v", name, v, err)
 				return
 			}
 			// A batch that was known already has offset -1, and franz-go counts on from it.
@@ -86,14 +79,14 @@ func (w *world) kafkaProducer(ctx context.Context, i int) {
 			} else {
 				delete(unknown, r.Partition)
 			}
-			w.history.ack(v, r.Partition, offset)
+			l.history.ack(v, r.Partition, offset)
 		})
 		wait(ctx, c.pause())
 	}
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
 	defer cancel()
 	if err := client.Flush(flush); err != nil {
-		w.history.problem("%s: %d records are not acknowledged %s after the faults: %v", name, client.BufferedProduceRecords(), flushLimit, err)
+		l.history.problem("%s: %d records are not acknowledged %s after the faults: %v", name, client.BufferedProduceRecords(), flushLimit, err)
 	}
 }
 
@@ -105,7 +98,7 @@ type connectClient struct {
 }
 
 func (w *world) connectClient(host string, gateway int) *connectClient {
-	c := &connectClient{http: w.http(host), gateway: gateway}
+	c := &connectClient{http: &http.Client{Transport: w.transport(host)}, gateway: gateway}
 	for _, g := range w.gateways {
 		c.urls = append(c.urls, g.url())
 	}
@@ -117,12 +110,12 @@ func (c *connectClient) close()      { c.http.CloseIdleConnections() }
 
 // batchProducer sends one idempotent batch after the other to one partition, each
 // until it is acknowledged, by whatever gateway answers.
-func (w *world) batchProducer(ctx context.Context, i int) {
-	name := fmt.Sprint("batch", i)
+func (l *logical) batchProducer(ctx context.Context, i int) {
+	name := l.client("batch", i)
 	partition := int32(i % partitions)
-	client := w.connectClient(name, i)
+	client := l.connectClient(name, i)
 	defer client.close()
-	limit, cancel := w.flushContext(ctx)
+	limit, cancel := l.flushContext(ctx)
 	defer cancel()
 	var producer *braidv1.ProducerIdentity
 	for producer == nil && ctx.Err() == nil {
@@ -136,7 +129,7 @@ func (w *world) batchProducer(ctx context.Context, i int) {
 		}
 		producer = response.GetProducer()
 	}
-	c := counters{producer: name}
+	c := l.counters(name)
 	for sequence := int32(0); ctx.Err() == nil; sequence++ {
 		v := c.next()
 		request := &braidv1.ProduceBatchRequest{
@@ -147,11 +140,11 @@ func (w *world) batchProducer(ctx context.Context, i int) {
 		for {
 			offset, again, err := sendBatch(limit, client, request)
 			if err == nil {
-				w.history.ack(v, partition, offset)
+				l.history.ack(v, partition, offset)
 				break
 			}
 			if !again || limit.Err() != nil {
-				w.history.problem("%s: %s failed: %v", name, v, err)
+				l.history.problem("%s: %s failed: %v", name, v, err)
 				return
 			}
 			client.gateway++
@@ -162,7 +155,7 @@ func (w *world) batchProducer(ctx context.Context, i int) {
 }
 
 // flushContext ends flushLimit after ctx.
-func (w *world) flushContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (l *logical) flushContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	limit, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		wait(limit, flushLimit)
@@ -200,20 +193,20 @@ func sendBatch(ctx context.Context, client *connectClient, request *braidv1.Prod
 // streamProducer pipelines frames on Produce streams. What a broken stream leaves
 // without an answer is never sent again: it can be in the log, but not twice. Each
 // stream is a producer of its own.
-func (w *world) streamProducer(ctx context.Context, i int) {
-	name := fmt.Sprint("stream", i)
-	client := w.connectClient(name, i)
+func (l *logical) streamProducer(ctx context.Context, i int) {
+	name := l.client("stream", i)
+	client := l.connectClient(name, i)
 	defer client.close()
 	for life := 0; ctx.Err() == nil; life++ {
-		c := counters{producer: fmt.Sprint(name, ".", life)}
-		w.stream(ctx, client, &c)
+		c := l.counters(fmt.Sprint(name, ".", life))
+		l.stream(ctx, client, &c)
 		client.gateway++
 		wait(ctx, 5*pace)
 	}
 }
 
 // stream runs one stream until it breaks or ctx ends.
-func (w *world) stream(ctx context.Context, client *connectClient, c *counters) {
+func (l *logical) stream(ctx context.Context, client *connectClient, c *counters) {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	watchdog := time.AfterFunc(callTimeout, cancel)
@@ -235,7 +228,7 @@ func (w *world) stream(ctx context.Context, client *connectClient, c *counters) 
 		return
 	}
 	watchdog.Stop()
-	s := &acks{world: w, producer: c.producer, credit: opened.GetOpened().GetCredit().GetMaxBatches(), sent: make(map[uint64]check.Value)}
+	s := &acks{history: l.history, producer: c.producer, credit: opened.GetOpened().GetCredit().GetMaxBatches(), sent: make(map[uint64]check.Value)}
 	broken := make(chan struct{})
 	go func() {
 		defer close(broken)
@@ -271,7 +264,7 @@ func (w *world) stream(ctx context.Context, client *connectClient, c *counters) 
 	select {
 	case <-broken:
 	case <-limit.C:
-		w.history.problem("%s: the stream does not end %s after the faults", c.producer, flushLimit)
+		l.history.problem("%s: the stream does not end %s after the faults", c.producer, flushLimit)
 		cancel()
 		<-broken
 	}
@@ -279,7 +272,7 @@ func (w *world) stream(ctx context.Context, client *connectClient, c *counters) 
 
 // acks take in the answers of a Produce stream.
 type acks struct {
-	world    *world
+	history  *history
 	producer string
 
 	mu     sync.Mutex // guards the following
@@ -310,11 +303,11 @@ func (s *acks) take(response *braidv1.ProduceResponse) {
 			v := s.sent[a.GetBatchSeq()]
 			switch f := result.GetFailure(); {
 			case f == nil:
-				s.world.history.ack(v, result.GetPartition(), result.GetBaseOffset())
+				s.history.ack(v, result.GetPartition(), result.GetBaseOffset())
 			case !f.GetRetriable():
-				s.world.history.problem("%s: %s failed: %s", s.producer, v, f.GetMessage())
+				s.history.problem("%s: %s failed: %s", s.producer, v, f.GetMessage())
 			default:
-				s.world.history.count("failures on streams", 1)
+				s.history.count("failures on streams", 1)
 			}
 		}
 	}

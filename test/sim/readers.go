@@ -34,11 +34,11 @@ type rawClient struct {
 	client *kgo.Client
 }
 
-func (w *world) rawClient(name string, g *node) *rawClient {
-	client, err := kgo.NewClient(kgo.SeedBrokers(g.kafka()), kgo.ClientID(name), kgo.Dialer(w.net.Host(name).Dial), kgo.RequestRetries(0),
+func (l *logical) rawClient(name string, g *node) *rawClient {
+	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafka(g)), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial), kgo.RequestRetries(0),
 		kgo.MaxVersions(kversion.V2_8_0())) // its Fetch names topics
 	if err != nil {
-		w.history.problem("%s: %v", name, err)
+		l.history.problem("%s: %v", name, err)
 		return nil
 	}
 	return &rawClient{name, client}
@@ -92,14 +92,14 @@ func recordOf(r *kgo.Record) check.Record {
 }
 
 // tailReader follows the log by one gateway, from its beginning, whatever happens.
-func (w *world) tailReader(ctx context.Context, i int) {
-	name := fmt.Sprint("tail", i)
-	c := w.rawClient(name, w.gateways[i])
+func (l *logical) tailReader(ctx context.Context, i int) {
+	name := l.client("tail", i)
+	c := l.rawClient(name, l.gateways[i])
 	defer c.client.Close()
 	at := make(map[int32]int64)
 	epochs := make(check.Growing)
 	for ctx.Err() == nil {
-		for p := range w.partitions.Load() {
+		for p := range l.partitions.Load() {
 			at[p] += 0
 		}
 		records, failed, err := c.fetch(ctx, topic, at, 500*time.Millisecond)
@@ -107,11 +107,11 @@ func (w *world) tailReader(ctx context.Context, i int) {
 			wait(ctx, 200*time.Millisecond)
 			continue
 		}
-		w.history.failedReads(name, failed)
+		l.history.failedReads(name, failed)
 		for _, r := range records {
-			w.history.read(topic, name, recordOf(r))
+			l.history.read(name, recordOf(r))
 			if problem := epochs.See(fmt.Sprintf("the epoch of partition %d that %s reads", r.Partition, name), int64(r.LeaderEpoch)); problem != "" {
-				w.history.problem("%s", problem)
+				l.history.problem("%s", problem)
 			}
 		}
 		if len(records) == 0 && len(failed) > 0 {
@@ -130,44 +130,44 @@ func (h *history) failedReads(name string, failed map[int32]error) {
 }
 
 // historian reads old offsets again, by any gateway.
-func (w *world) historian(ctx context.Context, rng *rand.Rand) {
+func (l *logical) historian(ctx context.Context, rng *rand.Rand) {
 	var clients []*rawClient
-	for i, g := range w.gateways {
-		c := w.rawClient(fmt.Sprint("historian", i), g)
+	for i, g := range l.gateways {
+		c := l.rawClient(l.client("historian", i), g)
 		defer c.client.Close()
 		clients = append(clients, c)
 	}
 	for ctx.Err() == nil {
 		wait(ctx, 300*time.Millisecond)
 		c := clients[rng.IntN(len(clients))]
-		p := rng.Int32N(w.partitions.Load())
-		end := w.history.highest(topic, p)
+		p := rng.Int32N(l.partitions.Load())
+		end := l.history.highest(p)
 		if end == 0 {
 			continue
 		}
 		at := rng.Int64N(end)
-		if w.failing() { // most of the offsets below the end are in gaps
+		if l.failing() { // most of the offsets below the end are in gaps
 			at = end - 1 - rng.Int64N(min(end, 300))
 		}
 		records, failed, err := c.fetch(ctx, topic, map[int32]int64{p: at}, 10*time.Millisecond)
 		if err != nil {
 			continue
 		}
-		w.history.failedReads(c.name, failed)
-		w.history.count("reads of old offsets", len(records))
+		l.history.failedReads(c.name, failed)
+		l.history.count("reads of old offsets", len(records))
 		for _, r := range records {
-			w.history.readAgain(topic, c.name, recordOf(r))
+			l.history.readAgain(c.name, recordOf(r))
 		}
-		if len(records) > 0 && records[0].Offset != at && (!w.failing() || records[0].Offset < at) {
-			w.history.problem("%s asked for partition %d offset %d and got %d", c.name, p, at, records[0].Offset)
+		if len(records) > 0 && records[0].Offset != at && (!l.failing() || records[0].Offset < at) {
+			l.history.problem("%s asked for partition %d offset %d and got %d", c.name, p, at, records[0].Offset)
 		}
 	}
 }
 
 // metadataWatcher watches what a gateway says of leaders and epochs.
-func (w *world) metadataWatcher(ctx context.Context, i int) {
-	name := fmt.Sprint("watch", i)
-	c := w.rawClient(name, w.gateways[i])
+func (l *logical) metadataWatcher(ctx context.Context, i int) {
+	name := l.client("watch", i)
+	c := l.rawClient(name, l.gateways[i])
 	defer c.client.Close()
 	growing := make(check.Growing)
 	for ctx.Err() == nil {
@@ -182,13 +182,13 @@ func (w *world) metadataWatcher(ctx context.Context, i int) {
 		}
 		for _, t := range resp.(*kmsg.MetadataResponse).Topics {
 			for _, p := range t.Partitions {
-				if problem := growing.See(fmt.Sprintf("the epoch of partition %d at %s", p.Partition, w.gateways[i].host), int64(p.LeaderEpoch)); problem != "" {
-					w.history.problem("%s", problem)
+				if problem := growing.See(fmt.Sprintf("the epoch of partition %d at %s", p.Partition, l.gateways[i].host), int64(p.LeaderEpoch)); problem != "" {
+					l.history.problem("%s", problem)
 				}
 			}
 			if n := len(t.Partitions); n > 0 {
-				if problem := growing.See("the partition count at "+w.gateways[i].host, int64(n)); problem != "" {
-					w.history.problem("%s", problem)
+				if problem := growing.See("the partition count at "+l.gateways[i].host, int64(n)); problem != "" {
+					l.history.problem("%s", problem)
 				}
 			}
 		}
@@ -197,46 +197,46 @@ func (w *world) metadataWatcher(ctx context.Context, i int) {
 
 // kafkaMember is a member of the group that leaves and comes back after each stay;
 // 0 = it stays.
-func (w *world) kafkaMember(ctx context.Context, i int, stay time.Duration) {
+func (l *logical) kafkaMember(ctx context.Context, i int, stay time.Duration) {
 	for ctx.Err() == nil {
 		life, end := ctx, context.CancelFunc(func() {})
 		if stay > 0 {
 			life, end = context.WithTimeout(ctx, stay)
 		}
-		w.kafkaLife(life, fmt.Sprint("member", i))
+		l.kafkaLife(life, l.client("member", i))
 		end()
 		wait(ctx, stay/3+time.Millisecond)
 	}
 }
 
-func (w *world) kafkaLife(ctx context.Context, name string) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafkaAddresses()...), kgo.ClientID(name), kgo.Dialer(w.net.Host(name).Dial),
+func (l *logical) kafkaLife(ctx context.Context, name string) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafkaAddresses()...), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial),
 		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(time.Second))
 	if err != nil {
-		w.history.problem("%s: %v", name, err)
+		l.history.problem("%s: %v", name, err)
 		return
 	}
 	// It says goodbye, and waits for an answer; not when there is none.
 	defer client.Close()
 	for ctx.Err() == nil {
 		// Errors of a poll are told for information: the client goes on by itself.
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { w.history.member(name, recordOf(r)) })
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { l.history.member(name, recordOf(r)) })
 	}
 }
 
 // connectMember is a member by Connect that leaves and comes back after each stay;
 // 0 = it stays, and comes back only when its stream has broken.
-func (w *world) connectMember(ctx context.Context, i int, stay time.Duration) {
-	name := fmt.Sprint("connect", i)
-	client := w.connectClient(name, i)
+func (l *logical) connectMember(ctx context.Context, i int, stay time.Duration) {
+	name := l.client("connect", i)
+	client := l.connectClient(name, i)
 	defer client.close()
 	for ctx.Err() == nil {
 		life, end := context.WithCancel(ctx)
 		if stay > 0 {
 			life, end = context.WithTimeout(ctx, stay)
 		}
-		if err := w.connectLife(life, client, name); err != nil {
-			w.history.problem("%s: %v", name, err)
+		if err := l.connectLife(life, client, name); err != nil {
+			l.history.problem("%s: %v", name, err)
 		}
 		end()
 		client.gateway++
@@ -245,7 +245,7 @@ func (w *world) connectMember(ctx context.Context, i int, stay time.Duration) {
 }
 
 // connectLife is one membership. Its error is one that no client should see.
-func (w *world) connectLife(ctx context.Context, client *connectClient, name string) error {
+func (l *logical) connectLife(ctx context.Context, client *connectClient, name string) error {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stream, err := braidv1connect.NewConsumerServiceClient(client.http, client.url()).Consume(streamCtx)
@@ -288,11 +288,11 @@ func (w *world) connectLife(ctx context.Context, client *connectClient, name str
 			<-left
 		}
 	}()
-	return w.consume(name, stream, send)
+	return l.consume(name, stream, send)
 }
 
 // consume reads until the stream ends.
-func (w *world) consume(name string, stream *connect.BidiStreamForClientSimple[braidv1.ConsumeRequest, braidv1.ConsumeResponse], send func(*braidv1.ConsumeRequest)) error {
+func (l *logical) consume(name string, stream *connect.BidiStreamForClientSimple[braidv1.ConsumeRequest, braidv1.ConsumeResponse], send func(*braidv1.ConsumeRequest)) error {
 	var commit, bytes int64
 	for {
 		response, err := stream.Receive()
@@ -310,7 +310,7 @@ func (w *world) consume(name string, stream *connect.BidiStreamForClientSimple[b
 		case *braidv1.ConsumeResponse_Records:
 			b := f.Records
 			for _, k := range b.GetRecords() {
-				w.history.member(name, check.Record{Partition: b.GetPartition(), Offset: k.GetOffset(), Key: string(k.GetKey()), Value: string(k.GetValue())})
+				l.history.member(name, check.Record{Partition: b.GetPartition(), Offset: k.GetOffset(), Key: string(k.GetKey()), Value: string(k.GetValue())})
 				bytes += int64(len(k.GetKey()) + len(k.GetValue()))
 				commit++
 			}

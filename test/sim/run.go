@@ -24,7 +24,7 @@ type Result struct {
 	// Trace are the faults and operations, in the order of time.
 	Trace   []string
 	Counts  map[string]int
-	Report  *check.Report
+	Reports []*check.Report // the deployment's own logical cluster first
 	Virtual time.Duration
 }
 
@@ -34,7 +34,11 @@ func (r *Result) String() string {
 	for _, what := range sortedKeys(r.Counts) {
 		counts = append(counts, fmt.Sprint(r.Counts[what], " ", what))
 	}
-	return fmt.Sprintf("seed %d, %.0f virtual s: %s; %v", r.Seed, r.Virtual.Seconds(), strings.Join(counts, ", "), r.Report)
+	reports := make([]string, 0, len(r.Reports))
+	for _, report := range r.Reports {
+		reports = append(reports, report.String())
+	}
+	return fmt.Sprintf("seed %d, %.0f virtual s: %s; %s", r.Seed, r.Virtual.Seconds(), strings.Join(counts, ", "), strings.Join(reports, "; "))
 }
 
 // Run runs a world, within a bubble. Telemetry is made outside of it.
@@ -46,16 +50,18 @@ func Run(ctx context.Context, o Options, telemetry *process.Telemetry) *Result {
 	if err != nil {
 		return &Result{Seed: o.Seed, Problems: []string{err.Error()}}
 	}
-	report := w.run(ctx)
+	reports := w.run(ctx)
 	if err := w.close(); err != nil {
 		w.history.problem("close: %v", err)
 	}
 	wait(ctx, streamsEnd)
 	h := w.history
-	if report != nil && report.Err() != nil {
-		h.problem("%v", report.Err())
+	for i, report := range reports {
+		if err := report.Err(); err != nil {
+			w.logicals[i].history.problem("%v", err)
+		}
 	}
-	return &Result{Seed: o.Seed, Problems: h.problems, Trace: h.sortedTrace(), Counts: h.counts, Report: report, Virtual: w.since()}
+	return &Result{Seed: o.Seed, Problems: h.problems, Trace: h.sortedTrace(), Counts: h.counts, Reports: reports, Virtual: w.since()}
 }
 
 // streamsEnd is more than what a stream takes to end when its gateway has gone: its
@@ -65,21 +71,13 @@ const streamsEnd = 5 * time.Second
 // source is a stream of random numbers for one purpose.
 func (w *world) source(purpose uint64) *rand.Rand { return rand.New(rand.NewPCG(w.Seed, purpose)) }
 
-func (w *world) run(ctx context.Context) *check.Report {
+func (w *world) run(ctx context.Context) []*check.Report {
 	ops := w.operator("ops0", w.source(1))
 	defer ops.client.close()
 	setup, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := ops.register(setup); err != nil {
+	if err := w.setUp(setup, ops); err != nil {
 		w.history.problem("%v", err)
-		return nil
-	}
-	if err := w.awaitReady(setup, time.Minute); err != nil {
-		w.history.problem("%v", err)
-		return nil
-	}
-	if !ops.createTopic(setup, topic, partitions, w.topicConfig()) {
-		w.history.problem("the topic could not be created")
 		return nil
 	}
 	w.history.note("ready")
@@ -89,7 +87,9 @@ func (w *world) run(ctx context.Context) *check.Report {
 	reading, end := context.WithCancel(ctx)
 	defer end()
 	var producers, readers, operators sync.WaitGroup
-	w.clients(producing, reading, &producers, &readers)
+	for _, l := range w.logicals {
+		l.clients(producing, reading, &producers, &readers)
+	}
 	operating, finish := context.WithCancel(ctx)
 	defer finish()
 	f := w.faults(w.source(2))
@@ -121,32 +121,39 @@ func (w *world) run(ctx context.Context) *check.Report {
 	operators.Wait()
 	w.history.note("producers and operators have ended")
 	w.history.note("%d heads have moved", ops.settle(ctx))
-	log := w.audit(ctx)
-	if !w.failing() || w.waiting() {
-		w.awaitGroup(ctx, len(log))
+	logs := make([][]check.Record, len(w.logicals))
+	for i, l := range w.logicals {
+		logs[i] = l.audit(ctx)
+		if !w.failing() || w.waiting() {
+			l.awaitGroup(ctx, len(logs[i]))
+		}
 	}
 	end()
 	readers.Wait()
-	return w.judge(log)
+	reports := make([]*check.Report, len(w.logicals))
+	for i, l := range w.logicals {
+		reports[i] = l.judge(logs[i])
+	}
+	return reports
 }
 
-// clients starts producers, which end with one context, and readers, which end with
-// another.
-func (w *world) clients(producing, reading context.Context, producers, readers *sync.WaitGroup) {
-	for i := range 2 {
-		producers.Go(func() { w.kafkaProducer(producing, i) })
-		producers.Go(func() { w.batchProducer(producing, i) })
-		producers.Go(func() { w.streamProducer(producing, i) })
+// setUp makes clusters, tenants and topics, and waits for all processes.
+func (w *world) setUp(ctx context.Context, ops *operator) error {
+	if err := ops.register(ctx); err != nil {
+		return err
 	}
-	readers.Go(func() { w.kafkaMember(reading, 0, 0) })
-	readers.Go(func() { w.kafkaMember(reading, 1, w.Duration/4) })
-	readers.Go(func() { w.connectMember(reading, 0, 0) })
-	readers.Go(func() { w.connectMember(reading, 1, w.Duration/5) })
-	for i := range w.gateways {
-		readers.Go(func() { w.tailReader(reading, i) })
-		readers.Go(func() { w.metadataWatcher(reading, i) })
+	if err := w.awaitReady(ctx, time.Minute); err != nil {
+		return err
 	}
-	readers.Go(func() { w.historian(reading, w.source(4)) })
+	if err := ops.createTenants(ctx); err != nil {
+		return err
+	}
+	for _, l := range w.logicals {
+		if !ops.createTopic(ctx, l, topic, partitions, w.topicConfig()) {
+			return fmt.Errorf("the topic %s could not be created", l.label(topic))
+		}
+	}
+	return nil
 }
 
 // restartAll starts what a fault has left dead.
@@ -166,12 +173,12 @@ func (w *world) restartAll() {
 const auditLimit = 2 * time.Minute
 
 // audit reads the whole log by each gateway; all of them must have the same.
-func (w *world) audit(ctx context.Context) (log []check.Record) {
-	for i, g := range w.gateways {
-		name := fmt.Sprint("audit", i)
-		got := w.readAll(ctx, name, g)
+func (l *logical) audit(ctx context.Context) (log []check.Record) {
+	for i, g := range l.gateways {
+		name := l.client("audit", i)
+		got := l.readAll(ctx, name, g)
 		if i > 0 && !slices.Equal(log, got) {
-			w.history.problem("%s reads %d records, and %s %d", w.gateways[0].host, len(log), g.host, len(got))
+			l.history.problem("%s reads %d records, and %s %d", l.gateways[0].host, len(log), g.host, len(got))
 		}
 		if len(got) > len(log) {
 			log = got
@@ -181,30 +188,30 @@ func (w *world) audit(ctx context.Context) (log []check.Record) {
 }
 
 // readAll reads each partition from its beginning to its end.
-func (w *world) readAll(ctx context.Context, name string, g *node) (log []check.Record) {
-	c := w.rawClient(name, g)
+func (l *logical) readAll(ctx context.Context, name string, g *node) (log []check.Record) {
+	c := l.rawClient(name, g)
 	defer c.client.Close()
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
 	epochs := make(check.Growing)
-	for p := range w.partitions.Load() {
+	for p := range l.partitions.Load() {
 		var begin, end int64
 		for at, to := range map[int64]*int64{-2: &begin, -1: &end} {
 			if !poll(ctx, auditLimit, func() (ok bool) {
 				*to, ok = c.listOffset(ctx, p, at)
 				return ok
 			}) {
-				w.history.problem("%s cannot list the offsets of partition %d", name, p)
+				l.history.problem("%s cannot list the offsets of partition %d", name, p)
 				return log
 			}
 		}
-		if begin != 0 && !w.failing() { // an extent of which nobody had seen a record is empty, and leaves the map
-			w.history.problem("%s: partition %d begins at offset %d", name, p, begin)
+		if begin != 0 && !l.failing() { // an extent of which nobody had seen a record is empty, and leaves the map
+			l.history.problem("%s: partition %d begins at offset %d", name, p, begin)
 		}
 		for at := map[int32]int64{p: begin}; at[p] < end; {
 			records, failed, err := c.fetch(ctx, topic, at, 100*time.Millisecond)
 			if ctx.Err() != nil {
-				w.history.problem("%s reads partition %d only up to offset %d of %d: %v %v", name, p, at[p], end, failed, err)
+				l.history.problem("%s reads partition %d only up to offset %d of %d: %v %v", name, p, at[p], end, failed, err)
 				return log
 			}
 			if err != nil || len(records) == 0 {
@@ -212,9 +219,9 @@ func (w *world) readAll(ctx context.Context, name string, g *node) (log []check.
 			}
 			for _, r := range records {
 				if problem := epochs.See(fmt.Sprintf("the epoch of partition %d that %s reads", p, name), int64(r.LeaderEpoch)); problem != "" {
-					w.history.problem("%s", problem)
+					l.history.problem("%s", problem)
 				}
-				w.history.read(topic, name, recordOf(r))
+				l.history.read(name, recordOf(r))
 				log = append(log, recordOf(r))
 			}
 		}
@@ -243,24 +250,22 @@ func (c *rawClient) listOffset(ctx context.Context, partition int32, at int64) (
 }
 
 // awaitGroup waits until the group has read as many different offsets.
-func (w *world) awaitGroup(ctx context.Context, count int) {
-	if !poll(ctx, auditLimit, func() bool { return w.history.readByGroup() >= count }) {
-		w.history.problem("the group has read only %d of %d records %s after the faults", w.history.readByGroup(), count, auditLimit)
+func (l *logical) awaitGroup(ctx context.Context, count int) {
+	if !poll(ctx, auditLimit, func() bool { return l.history.readByGroup() >= count }) {
+		l.history.problem("the group has read only %d of %d records %s after the faults", l.history.readByGroup(), count, auditLimit)
 	}
 }
 
 // judge compares the log with what clients saw.
-func (w *world) judge(log []check.Record) *check.Report {
-	h := w.history
+func (l *logical) judge(log []check.Record) *check.Report {
+	h := l.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, r := range log {
-		if problem := h.seenLocked(topic).Read("the audit", r); problem != "" {
-			h.problemLocked("%s", problem)
-		}
+		h.sawLocked(h.seen.Read, "the audit", r)
 	}
-	if w.failing() {
-		return w.judgeFailing(log)
+	if l.failing() {
+		return l.judgeFailing(log)
 	}
 	acked := make([]check.Value, len(h.acked))
 	for i, a := range h.acked {

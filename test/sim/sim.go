@@ -76,8 +76,8 @@ type world struct {
 	gateways    []*node
 	telemetry   *process.Telemetry
 	begin       time.Time
-	history     *history
-	partitions  atomic.Int32 // of the topic
+	history     *chronicle
+	logicals    []*logical // the deployment's own first
 
 	failingNow    atomic.Bool // a cluster is being failed over or restored
 	failedCluster atomic.Value
@@ -87,10 +87,12 @@ type world struct {
 func start(o Options, telemetry *process.Telemetry) (*world, error) {
 	w := &world{
 		Options: o, net: simnet.New(nil), kafka: make(map[string]*embedded.Kafka),
-		telemetry: telemetry, begin: time.Now(), history: newHistory(),
+		telemetry: telemetry, begin: time.Now(), history: newChronicle(),
 	}
-	w.partitions.Store(partitions)
-	w.history.jumps = o.failing()
+	w.logicals = append(w.logicals, w.logical(""))
+	for _, name := range tenantNames[:o.tenants()] {
+		w.logicals = append(w.logicals, w.logical(name))
+	}
 	w.failedCluster.Store("")
 	var err error
 	if w.redis, err = embedded.StartRedis(w.net.Host("redis").Listen, ""); err != nil {
@@ -167,9 +169,6 @@ const (
 // url is the base URL of a node's Connect API.
 func (n *node) url() string { return "http://" + n.host + ":" + connectPort }
 
-// kafka is the address of a gateway's Kafka facade.
-func (n *node) kafka() string { return n.host + ":" + kafkaPort }
-
 func (n *node) config() process.Config {
 	w, h := n.world, n.world.net.Host(n.host)
 	c := process.Config{
@@ -179,7 +178,10 @@ func (n *node) config() process.Config {
 		Controller: controller.Config{GatewayLease: gatewayLease},
 	}
 	if n.role == process.Gateway {
-		c.KafkaListen = n.kafka()
+		c.KafkaListen = w.logicals[0].kafka(n)
+		if w.tenants() > 0 {
+			c.Tenants, c.TenantKafkaListen = true, tenantListeners(n)
+		}
 		for _, other := range w.controllers {
 			c.Controllers = append(c.Controllers, other.url())
 		}
@@ -281,14 +283,14 @@ func (w *world) awaitReady(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// http returns a client on a host. The caller closes its idle connections.
-func (w *world) http(host string) *http.Client {
+// transport returns that of a client on a host. The caller closes its idle connections.
+func (w *world) transport(host string) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: &http.Transport{
+	return &http.Transport{
 		DialContext: w.net.Host(host).Dial, Protocols: protocols,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 2 * time.Second},
-	}}
+	}
 }
 
 // poll asks until the answer is yes; false after a limit.

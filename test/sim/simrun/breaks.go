@@ -64,6 +64,16 @@ var breaches = []breach{
 	{"known-before", "a failover forgets what the extents before the failed one knew", []edit{
 		{"controller/failover_known.go", "	known := s.knownBefore(ctx, heads)\n", "	known := make([]endedHead, len(heads))\n"},
 	}, true},
+	{"tenant-topic", "the session of a tenant's client reaches the topic of another logical cluster", []edit{
+		{"gateway/router/scoped.go", "		tp.Topic = federation.Qualify(s.tenant, tp.Topic)\n", "		tp.Topic = federation.Qualify(\"\", tp.Topic)\n"},
+	}, false},
+	{"tenant-group", "the groups of a tenant are those of another logical cluster", []edit{
+		{"federation/tenant.go", "		s.add(t.Name, t.Name, t.ClusterID)\n", "		s.add(t.Name, m.LogicalCluster, m.ClusterID)\n"},
+	}, false},
+	{"tenant-again", "a tenant that is deleted leaves its topics to the next one of its name", []edit{
+		{"controller/tenant_rpc.go", "	if err := t.deleteTopics(ctx, topics); err != nil {\n", "	if err := t.deleteTopics(ctx, nil); err != nil {\n"},
+		{"controller/planner/tenant.go", "	if n := len(TenantTopics(m, name)); n > 0 {\n", "	if n := len(TenantTopics(m, name)); n < 0 {\n"},
+	}, false},
 }
 
 // runBreaks shows for each rule that is left out the first seed that fails.
