@@ -66,9 +66,13 @@ type Deps struct {
 	Limiter *quota.Limiter
 	// Interceptors are at all calls, within what observes them.
 	Interceptors []connect.Interceptor
-	// Requests is what the frames of produce streams are taken from until they are decided,
-	// together with others that hold what clients send; nil = no bound but credit.
+	// Requests is what calls, and the frames of produce streams until they are decided, are
+	// taken from, together with others that hold what clients send; nil = no bound but credit.
 	Requests *memory.Budget
+	// Incoming is what messages are taken from that are not whole yet; nil = no bound.
+	Incoming *memory.Budget
+	// Expansions are those of another Gateway of this process; nil makes new ones.
+	Expansions *Expansions
 
 	// TracerProvider and MeterProvider receive traces and metrics of the calls; nil is the
 	// process's global one.
@@ -84,6 +88,8 @@ type Gateway struct {
 	log      *slog.Logger
 	tokens   tokenSigner
 	readers  sync.Pool // *recordbatch.Reader
+	intakes  intakes
+	expands  *Expansions
 	options  []connect.HandlerOption
 	health   *grpchealth.StaticChecker
 	services []string
@@ -117,11 +123,18 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, federation.Errorf(federation.InvalidConfig, "gateway: neither Config.TokenKey nor Deps.TokenKey is set")
 	}
 	g.readers.New = func() any { return recordbatch.NewReader(cfg.DecompressedBytesMax) }
+	g.intakes, g.expands = newIntakes(&cfg, &deps), deps.Expansions
+	if g.expands == nil {
+		g.expands = newExpansions(cfg.MessageBytesMax, deps.Requests)
+	}
 	g.services = g.serviceNames()
 	g.health = grpchealth.NewStaticChecker(g.services...)
 	g.options, err = g.handlerOptions()
 	return g, err
 }
+
+// Expansions are for other Gateways of this process.
+func (g *Gateway) Expansions() *Expansions { return g.expands }
 
 // Streams returns the number of streams that are open.
 func (g *Gateway) Streams() int {

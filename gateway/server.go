@@ -59,7 +59,7 @@ func (g *Gateway) Handler() http.Handler {
 
 // Wrap puts what the API needs around a mux that it was mounted on.
 func (g *Gateway) Wrap(h http.Handler) http.Handler {
-	h = g.cutStalled(g.coalesce(h))
+	h = g.intakes.wrap(g.cutStalled(g.coalesce(h)))
 	if len(g.cfg.CORSOrigins) > 0 {
 		h = cors.New(cors.Options{
 			AllowedOrigins: g.cfg.CORSOrigins,
@@ -126,8 +126,9 @@ func (g *Gateway) handlerOptions() ([]connect.HandlerOption, error) {
 	}
 	return []connect.HandlerOption{
 		connect.WithReadMaxBytes(g.cfg.MessageBytesMax),
+		g.expands.option(),
 		connect.WithCompressMinBytes(math.MaxInt),
-		connect.WithInterceptors(slices.Concat([]connect.Interceptor{observe}, g.deps.Interceptors, []connect.Interceptor{rpcerror.Subjects(), connect.UnaryInterceptorFunc(g.throttleCalls)})...),
+		connect.WithInterceptors(slices.Concat([]connect.Interceptor{observe}, g.deps.Interceptors, []connect.Interceptor{rpcerror.Subjects(), connect.UnaryInterceptorFunc(g.intakes.countExpanded), connect.UnaryInterceptorFunc(g.throttleCalls)})...),
 		connect.WithRecover(g.recovered),
 	}, nil
 }

@@ -439,7 +439,7 @@ func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer
 	members := groups.NewCluster(groups.ClusterConfig{Engine: p.engine, Dial: relayDialer(t.g.peers, t.w.access.scheme(), name, clientOptions(t.g.observe)...)})
 	var err error
 	p.door, err = gateway.New(cfg, gateway.Deps{
-		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests,
+		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests, Incoming: t.g.memory.incoming, Expansions: t.g.door.Expansions(),
 		TokenKey: func(ctx context.Context) ([]byte, error) { return t.g.store.TokenKey(ctx, name) },
 		Topics:   t.g.admin.topics, Operations: t.g.admin.operations, Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Quotas: t.g.admin.quotas, Authorizer: authorizer, Limiter: p.limiter,
 		TracerProvider: t.w.telemetry.tracers, MeterProvider: t.w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, t.scope(name)},

@@ -1,0 +1,184 @@
+package gateway_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/braidmq/braid/gateway"
+	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/memory"
+)
+
+const (
+	infoCall    = "/braid.v1.ConsumerService/GetTopicInfo"
+	batchCall   = "/braid.v1.ProducerService/ProduceBatch"
+	produceCall = "/braid.v1.ProducerService/Produce"
+	readCall    = "/braid.v1.ConsumerService/Read"
+)
+
+// half sends the beginning of a call whose message has so many bytes, and no more of it.
+// The channel gets how the call ends.
+func half(t *testing.T, client *http.Client, url, kind string, size, sent int) <-chan error {
+	body := make([]byte, sent)
+	if strings.HasPrefix(kind, "application/connect+") {
+		copy(body, binary.BigEndian.AppendUint32([]byte{0}, uint32(size-5)))
+	}
+	more, never := io.Pipe()
+	t.Cleanup(func() { _ = never.Close() })
+	r, err := http.NewRequestWithContext(ctxFor(t), http.MethodPost, url, io.MultiReader(bytes.NewReader(body), more))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", kind)
+	r.ContentLength = int64(size)
+	ended := make(chan error, 1)
+	go func() {
+		resp, err := client.Do(r)
+		if err != nil {
+			ended <- err
+			return
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		ended <- err
+		_ = resp.Body.Close() // which waits for the request's body
+	}()
+	return ended
+}
+
+// Clients that send a part of a message and then nothing have the gateway hold no more
+// than a share of its budget, whatever sizes they tell; they are cut off, sooner when
+// others wait, and clients that send all of a message are served.
+func TestHalvesOfMessages(t *testing.T) {
+	const room, size, clients = 4 << 20, 3 << 20, 6
+	http1, http2 := &http.Client{Transport: &http.Transport{}}, h2c(t)
+	for name, c := range map[string]struct {
+		client          *http.Client
+		procedure, kind string
+		sent            int
+	}{
+		"unary, HTTP/1.1":       {http1, batchCall, "application/proto", size - 1},
+		"small parts, HTTP/1.1": {http1, batchCall, "application/proto", 30_000},
+		"Read, HTTP/1.1":        {http1, readCall, "application/connect+proto", size - 1},
+		"unary":                 {http2, batchCall, "application/proto", size - 1},
+		"small parts":           {http2, batchCall, "application/proto", 30_000},
+		"Produce":               {http2, produceCall, "application/connect+proto", size - 1},
+		"a head":                {http2, produceCall, "application/connect+proto", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			incoming := memory.NewBudget(room)
+			w := newWorld(t, func(cfg *gateway.Config, d *gateway.Deps) {
+				d.Requests, d.Incoming, cfg.StallTimeout = memory.NewBudget(room), incoming, 250*time.Millisecond
+			})
+			w.topic("orders", 1, nil)
+			begin := time.Now()
+			var ends []<-chan error
+			for range clients {
+				ends = append(ends, half(t, c.client, w.url+c.procedure, c.kind, size, c.sent))
+			}
+			require.Eventually(t, func() bool { return incoming.Used() > 0 || c.sent < 5 }, waitFor, tick)
+			p := w.produce(t, &braidv1.ProduceOpen{})
+			partition := int32(0)
+			p.frame(&braidv1.ProduceFrame{Topic: "orders", Partition: &partition, Records: []*braidv1.Record{record("", string(make([]byte, 400_000)))}})
+			p.await(func() bool { return len(p.acks) == 1 })
+			p.finish()
+			require.LessOrEqual(t, incoming.Used(), int64(room+clients*64<<10))
+			for _, ended := range ends {
+				select {
+				case err := <-ended:
+					t.Log(err)
+				case <-time.After(waitFor):
+					require.FailNow(t, "the call goes on")
+				}
+			}
+			require.GreaterOrEqual(t, time.Since(begin), 250*time.Millisecond)
+			require.Eventually(t, func() bool { return incoming.Used() == 0 }, waitFor, tick)
+		})
+	}
+}
+
+// A slow client is not cut off as long as it goes on.
+func TestMessagesThatComeSlowly(t *testing.T) {
+	w := newWorld(t, func(cfg *gateway.Config, d *gateway.Deps) {
+		d.Requests, d.Incoming, cfg.StallTimeout = memory.NewBudget(4<<20), memory.NewBudget(1<<20), 400*time.Millisecond
+	})
+	w.topic("orders", 1, nil)
+	body, err := proto.Marshal(&braidv1.GetTopicInfoRequest{Topic: "orders" + strings.Repeat("x", 100_000)})
+	require.NoError(t, err)
+	begin := time.Now()
+	r, w1 := io.Pipe()
+	go func() {
+		step := time.NewTicker(50 * time.Millisecond)
+		defer step.Stop()
+		for len(body) > 0 {
+			n := min(len(body), 5000)
+			_, _ = w1.Write(body[:n])
+			body = body[n:]
+			<-step.C
+		}
+		_ = w1.Close()
+	}()
+	status, answer := post(t, h2c(t), w.url+infoCall, r, nil)
+	require.Equal(t, http.StatusNotFound, status, "%s", answer)
+	require.Greater(t, time.Since(begin), 800*time.Millisecond)
+}
+
+func post(t *testing.T, client *http.Client, url string, body io.Reader, header http.Header) (status int, answer string) {
+	r, err := http.NewRequestWithContext(ctxFor(t), http.MethodPost, url, body)
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/proto")
+	maps.Copy(r.Header, header)
+	resp, err := client.Do(r)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, string(b)
+}
+
+func zipped(t *testing.T, parts ...[]byte) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	for _, p := range parts {
+		_, err := z.Write(p)
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	return b.Bytes()
+}
+
+// A message that is far larger than it was sent is refused where it gets too large, and
+// whatever is wrong with one, the next one is taken.
+func TestMessagesThatGrow(t *testing.T) {
+	requests := memory.NewBudget(4 << 20)
+	w := newWorld(t, func(cfg *gateway.Config, d *gateway.Deps) {
+		d.Requests, d.Incoming, cfg.MessageBytesMax, cfg.FrameBytesMax = requests, memory.NewBudget(1<<20), 1<<20, 1<<20
+	})
+	w.topic("orders", 1, nil)
+	gzipped := http.Header{"Content-Encoding": {"gzip"}}
+	zeros := make([]byte, 1<<20)
+	bomb := zipped(t, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
+	right, err := proto.Marshal(&braidv1.GetTopicInfoRequest{Topic: "orders"})
+	require.NoError(t, err)
+	client := h2c(t)
+	for range 2 * (runtime.GOMAXPROCS(0) + 1) {
+		for _, wrong := range [][]byte{bomb, []byte("no gzip"), bomb[:len(bomb)-9], zipped(t, []byte("no message")), {}} {
+			status, _ := post(t, client, w.url+infoCall, bytes.NewReader(wrong), gzipped)
+			require.NotEqual(t, http.StatusOK, status)
+		}
+	}
+	status, answer := post(t, client, w.url+infoCall, bytes.NewReader(bomb), gzipped)
+	require.Equal(t, http.StatusTooManyRequests, status)
+	require.Contains(t, answer, "larger than 1048576 bytes")
+	status, answer = post(t, client, w.url+infoCall, bytes.NewReader(zipped(t, right)), gzipped)
+	require.Equal(t, http.StatusOK, status, "%s", answer)
+	require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
+}
