@@ -36,7 +36,7 @@ func newGuarded(t *testing.T, opts ...option) *world {
 	handler := w.g.Handler()
 	w.listen(t, gateway.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(out, r.WithContext(security.WithPrincipal(r.Context(), security.User("alice"))))
-	})))
+	}), 0))
 	return w
 }
 

@@ -110,7 +110,7 @@ func streamFrames(b *testing.B, raw encoded, plain bool, payload int64) {
 	require.NoError(b, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
-	server := NewServer(g.Handler())
+	server := NewServer(g.Handler(), 0)
 	go func() { _ = server.Serve(listener) }()
 	defer func() { _ = server.Close() }()
 	protocols := new(http.Protocols)

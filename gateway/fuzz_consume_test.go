@@ -93,7 +93,7 @@ func FuzzConsumerFrames(f *testing.F) {
 			}
 		}()
 		handler.ServeHTTP(rw, r)
-	})))
+	}), 0))
 	client := h2c(f)
 	f.Fuzz(func(t *testing.T, b []byte, read, whole bool) {
 		method := "Consume"

@@ -78,7 +78,7 @@ func newWorld(t testing.TB, opts ...option) *world {
 	g, err := gateway.New(cfg, deps)
 	require.NoError(t, err)
 	w.g = g
-	w.listen(t, gateway.NewServer(g.Handler()))
+	w.listen(t, gateway.NewServer(g.Handler(), 0))
 	return w
 }
 

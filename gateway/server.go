@@ -22,11 +22,29 @@ import (
 	"github.com/braidmq/braid/internal/rpcerror"
 )
 
+const (
+	streamsMax, streamsLeast = 10_000, 250
+	// streamMemory is what there has to be of the limit for each stream of a connection.
+	streamMemory                         = 128 << 10
+	receiveBufferMax, receiveBufferLeast = 4<<20 - 1, 1<<20 - 1
+	receiveBufferShare                   = 64 // of the limit, for a connection
+	receiveStreams                       = 8  // streams that are not read and stop the others
+)
+
 // NewServer makes the HTTP server of the Connect API: HTTP/1.1, and HTTP/2
 // without TLS by prior knowledge, on one port. The limits of a stream are a small
 // part of the connection's, as HTTP/2 gives a connection's window back only as
 // handlers read: one stream that is not read must not stop the others.
-func NewServer(handler http.Handler) *http.Server {
+//
+// What one connection can have the server hold is bounded by the process's memory limit,
+// in bytes; 0 = no limit: streams, which a client can open and reset again as fast as it
+// writes, and what has come of messages that nobody reads.
+func NewServer(handler http.Handler, memoryLimit int64) *http.Server {
+	streams, received := streamsMax, receiveBufferMax
+	if memoryLimit > 0 {
+		streams = int(min(int64(streams), max(streamsLeast, memoryLimit/streamMemory)))
+		received = int(min(int64(received), max(receiveBufferLeast, memoryLimit/receiveBufferShare)))
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -36,11 +54,11 @@ func NewServer(handler http.Handler) *http.Server {
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       5 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    32 << 10,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          10000,
-			MaxReceiveBufferPerConnection: 4<<20 - 1,
-			MaxReceiveBufferPerStream:     512 << 10,
+			MaxConcurrentStreams:          streams,
+			MaxReceiveBufferPerConnection: received,
+			MaxReceiveBufferPerStream:     received/receiveStreams + 1,
 			MaxReadFrameSize:              1 << 20,
 			SendPingTimeout:               30 * time.Second,
 			PingTimeout:                   10 * time.Second,

@@ -72,7 +72,7 @@ func withController(t *testing.T) option {
 	mux.Handle(adminv1connect.NewTopicServiceHandler(controller{}))
 	mux.Handle(adminv1connect.NewOperationServiceHandler(controller{}))
 	w := &world{}
-	w.listen(t, gateway.NewServer(mux))
+	w.listen(t, gateway.NewServer(mux, 0))
 	return func(_ *gateway.Config, d *gateway.Deps) {
 		d.Topics = adminv1connect.NewTopicServiceClient(h2c(t), w.url)
 		d.Operations = adminv1connect.NewOperationServiceClient(h2c(t), w.url, connect.WithGRPC())

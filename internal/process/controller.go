@@ -60,7 +60,7 @@ func (w *wiring) controller(context.Context) error {
 	c.Mount(mux, connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax))
 	mountHealth(mux, controllerServices)
 	// The port goes first: a leader that cannot be reached must not lead.
-	w.task(httpTask("connect api", w.connect, gateway.NewServer(w.access.guard(mux, false, true))))
+	w.task(httpTask("connect api", w.connect, gateway.NewServer(w.access.guard(mux, false, true), 0)))
 	w.task(lifecycle.Task{Name: "controller", Run: func(ctx context.Context) error {
 		if err := c.Run(ctx); err != nil || ctx.Err() == nil {
 			return errors.Join(err, errors.New("the controller ended"))

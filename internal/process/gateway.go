@@ -236,7 +236,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	guard.tenant = g.tenants.handler
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
-	g.http = gateway.NewServer(g.requests)
+	g.http = gateway.NewServer(g.requests, w.cfg.MemoryLimit)
 	g.http.ConnState = g.gate.ConnState
 	w.task(httpTask("connect api", g.gate.Listener(w.connect), g.http))
 	if w.kafka == nil {

@@ -49,7 +49,7 @@ func (w *wiring) nameserver(context.Context) error {
 		mountHealth(mux, []string{namingv1connect.NameServiceName})
 		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
 		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
-		w.task(httpTask("connect api", w.connect, gateway.NewServer(guard)))
+		w.task(httpTask("connect api", w.connect, gateway.NewServer(guard, 0)))
 	}
 	if w.bootstrap != nil {
 		clients := controllers.clients(clientOptions(observe)...)
