@@ -33,6 +33,7 @@ type options struct {
 	page       string
 	profiles   string
 	profileFor time.Duration
+	soak       time.Duration
 }
 
 func main() {
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&o.page, "page", "", "page whose newest run is replaced by this one, such as docs/benchmarks.md")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for the gateway's CPU and allocation profiles, as text")
 	flag.DurationVar(&o.profileFor, "profile-for", 5*time.Second, "how long profiles are taken")
+	flag.DurationVar(&o.soak, "soak", 0, "how long clients misbehave in abuse, all kinds together; 0 = 6 s each")
 	flag.BoolVar(&list, "list", false, "list the scenarios")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -136,6 +138,7 @@ var scenarios = []scenario{
 	{name: "groups", about: "10,000 members of groups: joins, heartbeats, commits", run: runGroups},
 	{name: "connect", about: "streams of the Connect API: frames, raw batches, single records", run: runConnect},
 	{name: "overload", about: "clients that send and ask for more than a small gateway may hold", run: runOverload},
+	{name: "abuse", about: "what clients that misbehave cost a gateway, and a client that does not", run: runAbuse},
 	{name: "seal", about: "how long appends are held while heads move between two clusters", run: runSeal},
 	{name: "brokers", about: "produce and consume where each record goes to three brokers", run: runBrokers, alone: true},
 	{name: "maps", about: "a change of the map at many gateways", run: runMaps, alone: true},
