@@ -85,7 +85,7 @@ func StartSecureKafka(t TB, heapMB int, a *Authority, user, password string, lif
 		id[0] &= 0x3f
 		s := &secureKafka{Keystore: a.all("broker"), CA: a.CA, User: user, Password: password, SessionLifetime: lifetime, saslAddress: FreeAddress(t), tls: FreeAddress(t)}
 		k := &Kafka{
-			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t), secure: s,
+			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, controllerID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t), secure: s,
 		}
 		all[i] = &SecureKafka{Kafka: k, SASL: s.saslAddress, TLS: s.tls}
 		wg.Go(func() { errs[i] = k.create(t) })
