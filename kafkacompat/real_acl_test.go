@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -147,9 +148,66 @@ func TestACLsDecideAsARealBrokerDoes(t *testing.T) {
 		}
 		require.Equal(t, got, want, "seed %d: %v", seed, acls)
 		different[fmt.Sprint(want)] = true
+		rootAlike(t, root, w, r)
 		remove.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: 1, ResourcePatternType: 1, Operation: 1, PermissionType: 1}}
 		_, err = remove.RequestWith(t.Context(), root)
 		require.NoError(t, err)
 	}
 	require.Greater(t, len(different), 20, "most ACLs give other rights")
+}
+
+// rootAlike asks both for ACLs by filters, and both to make ACLs that are wrong in some way,
+// and requires the same answers. Texts of errors differ.
+func rootAlike(t *testing.T, root *kgo.Client, w *world, r *rand.Rand) {
+	t.Helper()
+	pick := func(of ...string) *string {
+		if i := r.IntN(len(of) + 1); i < len(of) {
+			return &of[i]
+		}
+		return nil
+	}
+	ours := dial(t, w.listen("root"))
+	listed := func(resp kmsg.Response) (out []string) {
+		d := resp.(*kmsg.DescribeACLsResponse)
+		out = append(out, fmt.Sprint(kerr.ErrorForCode(d.ErrorCode)))
+		for _, res := range d.Resources {
+			for _, a := range res.ACLs {
+				out = append(out, fmt.Sprint(res.ResourceType, res.ResourcePatternType, res.ResourceName, a.Principal, a.Host, a.Operation, a.PermissionType))
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	for range 10 {
+		f := kmsg.NewPtrDescribeACLsRequest()
+		f.ResourceType, f.ResourcePatternType = kmsg.ACLResourceType(1+r.IntN(4)), kmsg.ACLResourcePatternType(1+r.IntN(4))
+		f.ResourceName, f.Principal, f.Host = pick("orders", "orders.eu", "*", "bill", "billing"), pick("User:alice", "User:*"), pick("*", "127.0.0.1")
+		f.Operation, f.PermissionType = kmsg.ACLOperation(1+r.IntN(4)), kmsg.ACLPermissionType(1+r.IntN(3))
+		theirs, err := f.RequestWith(t.Context(), root)
+		require.NoError(t, err)
+		require.Equal(t, listed(theirs), listed(exchange[*kmsg.DescribeACLsResponse](ours, f, 3)), "%+v", f)
+	}
+	good := kmsg.CreateACLsRequestCreation{ResourceType: 2, ResourceName: "x", ResourcePatternType: 3, Principal: "User:x", Host: "*", Operation: 3, PermissionType: 3}
+	for _, spoil := range []func(*kmsg.CreateACLsRequestCreation){
+		func(c *kmsg.CreateACLsRequestCreation) { c.ResourceType = 1 },
+		func(c *kmsg.CreateACLsRequestCreation) { c.ResourcePatternType = 2 },
+		func(c *kmsg.CreateACLsRequestCreation) { c.ResourceName = "" },
+		func(c *kmsg.CreateACLsRequestCreation) { c.ResourceType, c.ResourceName = 4, "mine" },
+		func(c *kmsg.CreateACLsRequestCreation) { c.Principal = "alice" },
+		func(c *kmsg.CreateACLsRequestCreation) { c.Operation = 1 },
+		func(c *kmsg.CreateACLsRequestCreation) { c.PermissionType = 1 },
+	} {
+		c := good
+		spoil(&c)
+		bad := kmsg.NewPtrCreateACLsRequest()
+		bad.Creations = []kmsg.CreateACLsRequestCreation{c}
+		theirs, err := bad.RequestWith(t.Context(), root)
+		require.NoError(t, err)
+		want := theirs.Results[0].ErrorCode
+		require.NotZero(t, want, "%+v", c)
+		if want == kerr.UnknownServerError.Code { // what a broker has no words for is as wrong
+			want = kerr.InvalidRequest.Code
+		}
+		require.Equal(t, want, exchange[*kmsg.CreateACLsResponse](ours, bad, 3).Results[0].ErrorCode, "%+v", c)
+	}
 }

@@ -79,7 +79,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.Fetch, name: "Fetch", min: 4, max: 18, flexible: 12, seen: 18, hot: true,
-		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica ([0020](decisions/0020-hints-racks-and-rebootstrap.md)). NOT_LEADER_OR_FOLLOWER comes with the leader as in Produce, from version 16 on.",
+		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. An older leader epoch than the partition has is no error (FENCED_LEADER_EPOCH at a broker), here and in ListOffsets and OffsetForLeaderEpoch: every gateway reads from the newest leader. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica ([0020](decisions/0020-hints-racks-and-rebootstrap.md)). NOT_LEADER_OR_FOLLOWER comes with the leader as in Produce, from version 16 on.",
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
