@@ -233,7 +233,7 @@ func (g *Gateway) authorizeAdmin(next connect.UnaryFunc) connect.UnaryFunc {
 		res, err := g.listed(ctx, r, &may, next)
 		if changes {
 			about := rights[len(rights)-1]
-			may.Changed(ctx, about.op, about.res, about.name, err)
+			may.Changed(ctx, about.op, about.res, audited(about, r.Any()), err)
 		}
 		return res, err
 	}

@@ -148,7 +148,7 @@ func handleAlterUserSCRAM(ctx context.Context, c *conn, req *request, kreq *kmsg
 			r.ErrorCode, r.ErrorMessage = req.refuse(s.refuse), &s.why
 		default:
 			err := c.s.deps.Credentials.AlterCredentials(ctx, user, s.set, s.remove)
-			req.changed(ctx, acl.Alter, acl.Cluster, federation.ACLClusterName, err)
+			req.changed(ctx, acl.Alter, acl.Cluster, fmt.Sprintf("credentials of user %q", user), err)
 			r.ErrorCode, r.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Results = append(resp.Results, r)

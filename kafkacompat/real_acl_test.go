@@ -138,15 +138,15 @@ func TestACLsDecideAsARealBrokerDoes(t *testing.T) {
 		}
 		w.revokeAll()
 		w.Change(func(m *federation.Map) { m.ACLs = planner.WithACLs(m, acls, nil).ACLs })
-		want := rightsOf(t, func(req kmsg.Request, version int16) kmsg.Response {
+		got := rightsOf(t, func(req kmsg.Request, version int16) kmsg.Response {
 			return exchange[kmsg.Response](ours, req, version)
 		})
-		got := rightsOf(t, theirs)
+		want := rightsOf(t, theirs)
 		for until := time.Now().Add(5 * time.Second); !maps.Equal(got, want) && time.Now().Before(until); { // the broker follows its controller
 			<-time.After(20 * time.Millisecond)
-			got = rightsOf(t, theirs)
+			want = rightsOf(t, theirs)
 		}
-		require.Equal(t, got, want, "seed %d: %v", seed, acls)
+		require.Equal(t, want, got, "seed %d: %v", seed, acls)
 		different[fmt.Sprint(want)] = true
 		rootAlike(t, root, w, r)
 		remove.Filters = []kmsg.DeleteACLsRequestFilter{{ResourceType: 1, ResourcePatternType: 1, Operation: 1, PermissionType: 1}}
