@@ -46,7 +46,8 @@ var abuses = []abuse{
 	{"nobody", 0, nil},
 	{"connections that send nothing", 2000, heldOpen(nil)},
 	{"half a request's head", 1000, heldOpen([]byte{0, 0, 1, 0, 0, 3})},
-	{"1 MiB of a Produce request of 64 MiB, and no more", 100, heldOpen(halfProduce())},
+	{"1 MiB of a Produce request of 64 MiB, and no more", 100, heldOpen(halfProduce(64 << 20))},
+	{"1 MiB of a Produce request of 8 MiB, and no more", 100, heldOpen(halfProduce(8 << 20))},
 	{"a length of 2 GB", 16, again(sendAndWait([]byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 9}))},
 	{"keys and versions from the future", 16, again(sendAndWait(futureRequest()))},
 	{"HTTP and TLS on Kafka's port", 16, again(sendAndWait([]byte("POST / HTTP/1.1\r\nHost: braid\r\nContent-Length: 999999999\r\n\r\n")))},
@@ -293,8 +294,8 @@ func withConn(ctx context.Context, address string, f func(net.Conn)) {
 	f(conn)
 }
 
-func halfProduce() []byte {
-	b := binary.BigEndian.AppendUint32(nil, 64<<20)
+func halfProduce(size uint32) []byte {
+	b := binary.BigEndian.AppendUint32(nil, size)
 	b = append(b, 0, 0, 0, 9)
 	return append(b, make([]byte, 1<<20)...)
 }
