@@ -49,10 +49,13 @@ func newIntakes(cfg *Config, deps *Deps) intakes {
 	}
 }
 
-// wrap counts what is sent to a handler.
+// fleetPaths are those of calls that the processes of the fleet make among themselves.
+const fleetPaths = "/braid.control."
+
+// wrap counts what clients send to a handler.
 func (in *intakes) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody {
+		if r.Body == nil || r.Body == http.NoBody || strings.HasPrefix(r.URL.Path, fleetPaths) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -61,7 +64,8 @@ func (in *intakes) wrap(next http.Handler) http.Handler {
 			ReadCloser: r.Body, in: in, ctx: r.Context(), control: http.NewResponseController(w), from: r.RemoteAddr,
 			enveloped: strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc"),
 			// Produce counts by itself what it has of whole frames.
-			keeps: r.URL.Path != braidv1connect.ProducerServiceProduceProcedure,
+			keeps:  r.URL.Path != braidv1connect.ProducerServiceProduceProcedure,
+			stream: r.URL.Path == braidv1connect.ConsumerServiceConsumeProcedure,
 		}
 		if b.size = r.ContentLength; b.size < 0 || b.size > in.max {
 			b.size = in.max + 1 // what Connect reads before it refuses
@@ -83,7 +87,8 @@ type intake struct {
 	control   *http.ResponseController
 	from      string
 	enveloped bool // has a prefix before each message; else it is one message
-	keeps     bool // a whole message is counted until the next one is read, or the call ends
+	keeps     bool // a whole message is counted until the call ends
+	stream    bool // ... or until the next one is asked for
 
 	// Of the message that comes in, used by the reader.
 	prefix []byte // nil before the first
@@ -141,7 +146,7 @@ func (b *intake) wasCut() bool {
 func (b *intake) admit() (int64, error) {
 	switch {
 	case b.enveloped && len(b.prefix) < envelopePrefixBytes:
-		if len(b.prefix) == 0 {
+		if len(b.prefix) == 0 && b.stream {
 			b.give(true)
 		}
 		return int64(envelopePrefixBytes - len(b.prefix)), nil
@@ -225,6 +230,7 @@ func (b *intake) keep() error {
 		b.free(b.got)
 		return errIntakeEnded
 	}
+	b.free(b.kept) // of a client that sends more than one message where one is wanted
 	b.kept = b.got
 	return nil
 }

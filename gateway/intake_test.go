@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/braidmq/braid/gateway"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
 	"github.com/braidmq/braid/internal/memory"
 )
 
@@ -181,4 +184,48 @@ func TestMessagesThatGrow(t *testing.T) {
 	status, answer = post(t, client, w.url+infoCall, bytes.NewReader(zipped(t, right)), gzipped)
 	require.Equal(t, http.StatusOK, status, "%s", answer)
 	require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
+}
+
+// A whole message is counted until its call is done, in each protocol; messages of a stream
+// do not add up.
+func TestWholeMessagesAreCounted(t *testing.T) {
+	const size = 200_000
+	requests := memory.NewBudget(8 << 20)
+	w := newWorld(t, func(_ *gateway.Config, d *gateway.Deps) { d.Requests, d.Incoming = requests, memory.NewBudget(2<<20) })
+	w.topic("orders", 1, nil)
+	gate, reached := make(chan struct{}), make(chan struct{}, 10)
+	for _, c := range w.clusters {
+		c.ControlKey(kmsg.Produce.Int16(), func(kmsg.Request) (kmsg.Response, error, bool) {
+			c.KeepControl()
+			reached <- struct{}{}
+			c.SleepControl(func() { <-gate })
+			return nil, nil, false
+		})
+	}
+	for name, opts := range map[string][]connect.ClientOption{"Connect": nil, "gRPC": {connect.WithGRPC()}, "gRPC-Web": {connect.WithGRPCWeb()}, "gzip": {connect.WithSendGzip()}} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan error, 1)
+			go func() {
+				partition := int32(0)
+				_, err := braidv1connect.NewProducerServiceClient(h2c(t), w.url, opts...).ProduceBatch(ctxFor(t), &braidv1.ProduceBatchRequest{
+					Batch: &braidv1.ProduceFrame{Topic: "orders", Partition: &partition, Records: []*braidv1.Record{record("", string(make([]byte, size)))}},
+				})
+				done <- err
+			}()
+			<-reached
+			require.Greater(t, requests.Used(), int64(size))
+			require.Less(t, requests.Used(), int64(2*size))
+			gate <- struct{}{}
+			require.NoError(t, <-done)
+			require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
+		})
+	}
+	t.Run("Consume", func(t *testing.T) {
+		c := w.consume(t, &braidv1.Subscribe{Group: "g", Topics: []string{"orders"}})
+		for range 20 {
+			require.NoError(t, c.stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Ping{Ping: &braidv1.Ping{Nonce: 1}}}))
+		}
+		require.NoError(t, c.stream.CloseRequest())
+		require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
+	})
 }
