@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sasl"
@@ -126,7 +126,7 @@ func (r *profileReader) oauth(p *Profile, s *profileSASL) (sasl.Mechanism, error
 	}
 	p.User = s.ClientID
 	source := &tokenSource{
-		url: at.String(), id: s.ClientID, secret: secret, scope: s.Scope,
+		turn: make(chan struct{}, 1), url: at.String(), id: s.ClientID, secret: secret, scope: s.Scope,
 		client: &http.Client{
 			Timeout:   tokenTimeout,
 			Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trust, IdleConnTimeout: time.Minute},
@@ -185,43 +185,76 @@ const (
 	tokenUse = 0.8
 )
 
+// issuerPause is how long an issuer that gave no token is not asked again: many connections
+// may want one at that time.
+const issuerPause = time.Second
+
 // A tokenSource gets tokens for client credentials (RFC 6749, section 4.4), and keeps one
-// for as long as it is fresh.
+// for as long as it is fresh, or as it holds if the issuer gives no other.
 type tokenSource struct {
 	url, id, secret, scope string
 	client                 *http.Client
 
-	mu    sync.Mutex // guards the following
-	have  string
-	until time.Time
+	turn   chan struct{} // of one slot: who has it may use the following
+	have   string
+	fresh  time.Time // until then it is used without a question
+	holds  time.Time // until then it can be used
+	err    error     // of the last question; nil if it had a token
+	failed time.Time
 }
 
 func (s *tokenSource) token(ctx context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.have != "" && time.Now().Before(s.until) {
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	now := time.Now()
+	if s.have != "" && now.Before(s.fresh) {
 		return s.have, nil
 	}
+	if s.err == nil || now.Sub(s.failed) >= issuerPause {
+		token, life, err := s.ask(ctx)
+		switch {
+		case err == nil:
+			s.have, s.fresh, s.holds, s.err = token, now.Add(time.Duration(float64(life)*tokenUse)), now.Add(life), nil
+			return token, nil
+		case ctx.Err() != nil: // whoever asked did not wait
+			return "", err
+		}
+		s.err, s.failed = err, time.Now()
+	}
+	if s.have != "" && time.Now().Before(s.holds) {
+		return s.have, nil
+	}
+	return "", s.err
+}
+
+// tokenLifeMax is what a longer life of a token is taken for.
+const tokenLifeMax = 365 * 24 * time.Hour
+
+// ask asks the issuer for a token, and returns for how long it holds.
+func (s *tokenSource) ask(ctx context.Context) (token string, life time.Duration, err error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if s.scope != "" {
 		form.Set("scope", s.scope)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, strings.NewReader(form.Encode()))
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	req.SetBasicAuth(url.QueryEscape(s.id), url.QueryEscape(s.secret))
-	asked := time.Now()
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("the issuer gives no token: %w", err)
+		return "", 0, fmt.Errorf("the issuer of tokens cannot be reached: %w", withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, issuerBytesMax))
 	if err != nil {
-		return "", fmt.Errorf("the issuer gives no token: %w", err)
+		return "", 0, fmt.Errorf("the issuer gives no token: %w", withoutURL(err))
 	}
 	var answer struct {
 		Token     string  `json:"access_token"`
@@ -231,10 +264,22 @@ func (s *tokenSource) token(ctx context.Context) (string, error) {
 	err = json.Unmarshal(body, &answer)
 	switch {
 	case resp.StatusCode != http.StatusOK:
-		return "", fmt.Errorf("the issuer gives no token: status %d %s", resp.StatusCode, answer.Error)
+		return "", 0, fmt.Errorf("the issuer gives no token: status %d %.100s; check token-url, client-id and client-secret-file", resp.StatusCode, answer.Error)
 	case err != nil || answer.Token == "":
-		return "", errors.New("the issuer gives no token: its answer has no access_token")
+		return "", 0, errors.New("the issuer gives no token: its answer has no access_token")
 	}
-	s.have, s.until = answer.Token, asked.Add(time.Duration(answer.ExpiresIn*tokenUse*float64(time.Second)))
-	return s.have, nil
+	seconds := min(max(answer.ExpiresIn, 0), tokenLifeMax.Seconds())
+	return answer.Token, time.Duration(seconds * float64(time.Second)), nil
+}
+
+// withoutURL is what is wrong, without the addresses, which not everybody may see who sees
+// the state of a cluster.
+func withoutURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		err = e.Err
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		err = e.Err
+	}
+	return err
 }

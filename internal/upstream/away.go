@@ -50,7 +50,8 @@ func (c *contact) cause(err error, within time.Duration) error {
 	if timedOut := ok && timeout.Timeout(); !timedOut && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		return err
 	}
-	if failed := c.tls.Load(); failed != nil && time.Since(failed.at) <= within {
+	// It may have begun some time before, and its timer may have fired late.
+	if failed := c.tls.Load(); failed != nil && time.Since(failed.at) <= 2*within {
 		return failed.err
 	}
 	return err

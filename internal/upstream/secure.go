@@ -117,7 +117,11 @@ func (m currentMechanism) Authenticate(ctx context.Context, host string) (sasl.S
 	case p == nil || p.Mechanism == nil:
 		return nil, nil, &security.ProfileError{Profile: m.c.profileName, Reason: "it has no sasl any more"}
 	}
-	return p.Mechanism.Authenticate(ctx, host)
+	session, first, err := p.Mechanism.Authenticate(ctx, host)
+	if err != nil {
+		return nil, nil, &saslError{err}
+	}
+	return session, first, nil
 }
 
 // general is the client for everything but appends and reads. One that proves who it is

@@ -329,3 +329,24 @@ func TestSessionsAreRenewed(t *testing.T) {
 	require.False(t, conn.Closed())
 	require.GreaterOrEqual(t, proofs.Load()-begun, int32(2))
 }
+
+// An issuer of tokens that is away is told as such, by both kinds of connections.
+func TestIssuerAway(t *testing.T) {
+	g := newGuarded(t, false, kfake.NumBrokers(1))
+	g.kafka.ControlKey(kmsg.SASLHandshake.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		g.kafka.KeepControl()
+		return r.ResponseKind(), nil, true
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	g.writeCA()
+	g.write("secret", password)
+	g.write("issued.yaml", tlsPart+"sasl:\n  mechanism: OAUTHBEARER\n  token-url: https://"+l.Addr().String()+"/token\n  client-id: braid\n  client-secret-file: secret\n")
+	c := g.open("issued")
+	_, err = c.Info(t.Context())
+	require.ErrorContains(t, err, `SASL failed with security profile "issued" (OAUTHBEARER as "braid"): the issuer of tokens cannot be reached: connect: connection refused`)
+	require.NotContains(t, err.Error(), l.Addr().String())
+	require.NotEmpty(t, c.Refused())
+	g.fails(c, `security profile "issued" (OAUTHBEARER as "braid")`, "the issuer of tokens cannot be reached")
+}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"text/template"
@@ -150,7 +151,7 @@ func (k *Kafka) create(t TB) error {
 func (k *Kafka) properties() string { return filepath.Join(k.dir, "server.properties") }
 
 func (k *Kafka) start(t TB) (err error) {
-	command := JavaCommand(t, k.heap, nil, "kafka.Kafka", k.properties())
+	command := slices.Insert(JavaCommand(t, k.heap, nil, "kafka.Kafka", k.properties()), 1, k.secure.javaArgs()...)
 	if k.proc, err = StartProcess(t, "kafka-"+k.Name, k.dir, command...); err != nil {
 		return err
 	}

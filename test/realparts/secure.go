@@ -28,7 +28,25 @@ type secureKafka struct {
 	Keystore, CA     string
 	User, Password   string
 	SessionLifetime  time.Duration
+	Issuer           *Issuer // nil = tokens need no signature
 	saslAddress, tls string
+}
+
+// An Issuer is whose tokens a broker takes.
+type Issuer struct {
+	Name     string // their claim iss
+	Audience string // their claim aud
+	Keys     string // the file of its public keys, a JWK set
+}
+
+// javaArgs are what the broker's virtual machine has to be told: Kafka reads keys only from
+// where it may.
+func (s *secureKafka) javaArgs() []string {
+	if s == nil || s.Issuer == nil {
+		return nil
+	}
+	const allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed."
+	return []string{allowed + "urls=file://" + s.Issuer.Keys, allowed + "files=" + s.Issuer.Keys}
 }
 
 func (s *secureKafka) listeners() string {
@@ -50,7 +68,15 @@ sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{{.User}}="{{.Password}}";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+{{if .Issuer -}}
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url=file://{{.Issuer.Keys}}
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.issuer={{.Issuer.Name}}
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience={{.Issuer.Audience}}
+{{else -}}
 listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
+{{end -}}
 ssl.keystore.type=PEM
 ssl.keystore.location={{.Keystore}}
 ssl.truststore.type=PEM
@@ -74,6 +100,17 @@ func (s *secureKafka) settings() string {
 // PLAIN and SCRAM; sessions of SASL must be renewed before lifetime is over.
 func StartSecureKafka(t TB, heapMB int, a *Authority, user, password string, lifetime time.Duration, names ...string) []*SecureKafka {
 	t.Helper()
+	return startSecureKafka(t, heapMB, a, secureKafka{User: user, Password: password, SessionLifetime: lifetime}, names...)
+}
+
+// StartIssuedKafka starts one such cluster that takes the tokens of an issuer.
+func StartIssuedKafka(t TB, heapMB int, a *Authority, issuer *Issuer, lifetime time.Duration, name string) *SecureKafka {
+	t.Helper()
+	return startSecureKafka(t, heapMB, a, secureKafka{User: "nobody", Password: rand.Text(), SessionLifetime: lifetime, Issuer: issuer}, name)[0]
+}
+
+func startSecureKafka(t TB, heapMB int, a *Authority, like secureKafka, names ...string) []*SecureKafka {
+	t.Helper()
 	Jars(t)
 	a.Issue(t, "broker")
 	all := make([]*SecureKafka, len(names))
@@ -83,9 +120,10 @@ func StartSecureKafka(t TB, heapMB int, a *Authority, user, password string, lif
 		id := make([]byte, 16)
 		_, _ = rand.Read(id)
 		id[0] &= 0x3f
-		s := &secureKafka{Keystore: a.all("broker"), CA: a.CA, User: user, Password: password, SessionLifetime: lifetime, saslAddress: FreeAddress(t), tls: FreeAddress(t)}
+		s := like
+		s.Keystore, s.CA, s.saslAddress, s.tls = a.all("broker"), a.CA, FreeAddress(t), FreeAddress(t)
 		k := &Kafka{
-			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, controllerID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t), secure: s,
+			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, controllerID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t), secure: &s,
 		}
 		all[i] = &SecureKafka{Kafka: k, SASL: s.saslAddress, TLS: s.tls}
 		wg.Go(func() { errs[i] = k.create(t) })
