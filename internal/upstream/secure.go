@@ -135,9 +135,10 @@ type general struct {
 
 func (g *general) close() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.closed = true
-	g.client.Close()
+	client := g.client // it is not replaced any more
+	g.mu.Unlock()
+	client.Close() // it waits, and who has a request meanwhile must be told at once
 }
 
 // generalClient returns the client that fits the cluster's profile.

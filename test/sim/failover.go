@@ -91,6 +91,12 @@ func (o *operator) active(ctx context.Context, name string) (yes bool) {
 	return yes
 }
 
+// A place is an offset of a partition.
+type place struct {
+	partition int32
+	offset    int64
+}
+
 // judgeFailing compares the log with what clients saw in a world with failovers. What
 // was acknowledged at the end of a cluster that failed has another offset if readers do
 // not wait for it, and is behind what was written later.
@@ -99,10 +105,6 @@ func (l *logical) judgeFailing(log []check.Record) *check.Report {
 	acked := make([]check.Value, len(h.acked))
 	for i, a := range h.acked {
 		acked[i] = a.Value
-	}
-	type place struct {
-		partition int32
-		offset    int64
 	}
 	at := make(map[place]string, len(log))
 	for _, r := range log {
@@ -118,24 +120,32 @@ func (l *logical) judgeFailing(log []check.Record) *check.Report {
 	for _, r := range log {
 		inLog[r.Value] = true
 	}
-	read := make(map[place]bool, len(h.group))
-	for _, r := range h.group {
-		p := place{r.Partition, r.Offset}
-		read[p] = true
-		// What its producer had to send again is hidden at its first offset.
-		if value, there := at[p]; there && value != r.Value || !there && !inLog[r.Value] {
-			h.problemLocked("a member saw %q at partition %d offset %d, the log has %q", r.Value, r.Partition, r.Offset, value)
-		}
+	for _, group := range l.groups() {
+		h.judgeReadsLocked(group, at, inLog, l.waiting())
 	}
 	if !l.waiting() {
 		return check.AuditUnordered(log, acked)
 	}
-	for p, value := range at {
-		if !read[p] {
-			h.problemLocked("no member saw %q at partition %d offset %d", value, p.partition, p.offset)
+	return check.Audit(log, acked, nil)
+}
+
+// judgeReadsLocked compares what a group has read with the log: all of it, if it waits
+// for clusters that fail.
+func (h *history) judgeReadsLocked(group string, at map[place]string, inLog map[string]bool, waits bool) {
+	read := make(map[place]bool, len(h.groups[group]))
+	for _, r := range h.groups[group] {
+		p := place{r.Partition, r.Offset}
+		read[p] = true
+		// What its producer had to send again is hidden at its first offset.
+		if value, there := at[p]; there && value != r.Value || !there && !inLog[r.Value] {
+			h.problemLocked("a member of %s saw %q at partition %d offset %d, the log has %q", group, r.Value, r.Partition, r.Offset, value)
 		}
 	}
-	return check.Audit(log, acked, nil)
+	for p, value := range at {
+		if waits && !read[p] {
+			h.problemLocked("no member of %s saw %q at partition %d offset %d", group, value, p.partition, p.offset)
+		}
+	}
 }
 
 // chainGap says what is wrong with where two extents meet.

@@ -127,7 +127,7 @@ func (f *faults) draw() harm {
 	case 10:
 		return f.apart(ctl.host, pick(f.rng, []string{brokers, broker}), 8*time.Second)
 	case 11:
-		return f.apart(pick(f.rng, []string{"kafka*", "batch*", "stream*", "tail*", "member*", "connect*", "*[0-9]"}), gw.host, 8*time.Second)
+		return f.apart(pick(f.rng, []string{"kafka*", "batch*", "stream*", "tail*", "m[eo]*", "connect*", "*[0-9]"}), gw.host, 8*time.Second)
 	case 12:
 		return harm{"hold " + gw.host, 20 * time.Second, func() func() { return f.net.HoldHost(gw.host) }}
 	case 13:

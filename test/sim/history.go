@@ -37,9 +37,10 @@ type history struct {
 	jumps  bool // readers may go on at a later offset than the next
 
 	// The chronicle's mutex guards the following.
-	acked []check.Acknowledged
-	seen  *check.Seen    // what all readers saw of the topic
-	group []check.Record // what members of the group read
+	acked   []check.Acknowledged
+	seen    *check.Seen               // what all readers saw of the topic
+	groups  map[string][]check.Record // what members of each group read
+	tenures tenures
 }
 
 // newest is the chronicle of the world that was made last.
@@ -135,12 +136,12 @@ func (h *history) sawLocked(take func(string, check.Record) string, reader strin
 	}
 }
 
-// member notes what a member of the group read. Its reads may begin anew anywhere.
-func (h *history) member(name string, r check.Record) {
+// member notes what a member of a group read. Its reads may begin anew anywhere.
+func (h *history) member(group, name string, r check.Record) {
 	h.readAgain(name, r)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.group = append(h.group, r)
+	h.groups[group] = append(h.groups[group], r)
 }
 
 // sortedTrace is the trace in an order that does not depend on who was first at an

@@ -44,7 +44,7 @@ type logical struct {
 }
 
 func (w *world) logical(tenant string) *logical {
-	l := &logical{world: w, tenant: tenant, history: &history{chronicle: w.history, tenant: tenant, seen: check.NewSeen(), jumps: w.failing()}}
+	l := &logical{world: w, tenant: tenant, history: &history{chronicle: w.history, tenant: tenant, seen: check.NewSeen(), groups: make(map[string][]check.Record), tenures: newTenures(), jumps: w.failing()}}
 	l.partitions.Store(partitions)
 	return l
 }
@@ -153,15 +153,29 @@ func (l *logical) clients(producing, reading context.Context, producers, readers
 		producers.Go(func() { l.kafkaProducer(producing, i) })
 		producers.Go(func() { l.batchProducer(producing, i) })
 		producers.Go(func() { l.streamProducer(producing, i) })
-		readers.Go(func() { l.connectMember(reading, i, l.Duration/5*time.Duration(i)) })
+		readers.Go(func() { l.connectMember(reading, group, i, l.Duration/5*time.Duration(i)) })
 	}
 	readers.Go(func() { l.kafkaMember(reading, 0, 0) })
 	readers.Go(func() { l.kafkaMember(reading, 1, l.Duration/4) })
+	if l.modern() {
+		for i := range modernCount {
+			readers.Go(func() { l.modernMember(reading, i, l.Duration/6*time.Duration(i)) })
+		}
+		readers.Go(func() { l.connectMember(reading, modernGroup, count, l.Duration/4) })
+	}
 	for i := range l.gateways {
 		readers.Go(func() { l.tailReader(reading, i) })
 		readers.Go(func() { l.metadataWatcher(reading, i) })
 	}
 	readers.Go(func() { l.historian(reading, l.source(4)) })
+}
+
+// groups are the groups that read the topic.
+func (l *logical) groups() []string {
+	if l.modern() {
+		return []string{group, modernGroup}
+	}
+	return []string{group}
 }
 
 // createTenants makes the tenants known.

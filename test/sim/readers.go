@@ -34,9 +34,18 @@ type rawClient struct {
 	client *kgo.Client
 }
 
+// rawVersions are those of a client whose Fetch names topics, but for groups.
+func rawVersions() *kversion.Versions {
+	v := kversion.V2_8_0()
+	v.SetMaxKeyVersion(kmsg.ConsumerGroupHeartbeat.Int16(), 1)
+	v.SetMaxKeyVersion(kmsg.OffsetCommit.Int16(), 9)
+	v.SetMaxKeyVersion(kmsg.OffsetFetch.Int16(), 9)
+	return v
+}
+
 func (l *logical) rawClient(name string, g *node) *rawClient {
 	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafka(g)), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial), kgo.RequestRetries(0),
-		kgo.MaxVersions(kversion.V2_8_0())) // its Fetch names topics
+		kgo.MaxVersions(rawVersions()))
 	if err != nil {
 		l.history.problem("%s: %v", name, err)
 		return nil
@@ -220,13 +229,13 @@ func (l *logical) kafkaLife(ctx context.Context, name string) {
 	defer client.Close()
 	for ctx.Err() == nil {
 		// Errors of a poll are told for information: the client goes on by itself.
-		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { l.history.member(name, recordOf(r)) })
+		client.PollFetches(ctx).EachRecord(func(r *kgo.Record) { l.history.member(group, name, recordOf(r)) })
 	}
 }
 
 // connectMember is a member by Connect that leaves and comes back after each stay;
 // 0 = it stays, and comes back only when its stream has broken.
-func (l *logical) connectMember(ctx context.Context, i int, stay time.Duration) {
+func (l *logical) connectMember(ctx context.Context, group string, i int, stay time.Duration) {
 	name := l.client("connect", i)
 	client := l.connectClient(name, i)
 	defer client.close()
@@ -235,7 +244,7 @@ func (l *logical) connectMember(ctx context.Context, i int, stay time.Duration) 
 		if stay > 0 {
 			life, end = context.WithTimeout(ctx, stay)
 		}
-		if err := l.connectLife(life, client, name); err != nil {
+		if err := l.connectLife(life, client, group, name); err != nil {
 			l.history.problem("%s: %v", name, err)
 		}
 		end()
@@ -245,7 +254,7 @@ func (l *logical) connectMember(ctx context.Context, i int, stay time.Duration) 
 }
 
 // connectLife is one membership. Its error is one that no client should see.
-func (l *logical) connectLife(ctx context.Context, client *connectClient, name string) error {
+func (l *logical) connectLife(ctx context.Context, client *connectClient, group, name string) error {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stream, err := braidv1connect.NewConsumerServiceClient(client.http, client.url()).Consume(streamCtx)
@@ -288,11 +297,11 @@ func (l *logical) connectLife(ctx context.Context, client *connectClient, name s
 			<-left
 		}
 	}()
-	return l.consume(name, stream, send)
+	return l.consume(group, name, stream, send)
 }
 
 // consume reads until the stream ends.
-func (l *logical) consume(name string, stream *connect.BidiStreamForClientSimple[braidv1.ConsumeRequest, braidv1.ConsumeResponse], send func(*braidv1.ConsumeRequest)) error {
+func (l *logical) consume(group, name string, stream *connect.BidiStreamForClientSimple[braidv1.ConsumeRequest, braidv1.ConsumeResponse], send func(*braidv1.ConsumeRequest)) error {
 	var commit, bytes int64
 	for {
 		response, err := stream.Receive()
@@ -310,7 +319,7 @@ func (l *logical) consume(name string, stream *connect.BidiStreamForClientSimple
 		case *braidv1.ConsumeResponse_Records:
 			b := f.Records
 			for _, k := range b.GetRecords() {
-				l.history.member(name, check.Record{Partition: b.GetPartition(), Offset: k.GetOffset(), Key: string(k.GetKey()), Value: string(k.GetValue())})
+				l.history.member(group, name, check.Record{Partition: b.GetPartition(), Offset: k.GetOffset(), Key: string(k.GetKey()), Value: string(k.GetValue())})
 				bytes += int64(len(k.GetKey()) + len(k.GetValue()))
 				commit++
 			}

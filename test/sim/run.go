@@ -125,7 +125,9 @@ func (w *world) run(ctx context.Context) []*check.Report {
 	for i, l := range w.logicals {
 		logs[i] = l.audit(ctx)
 		if !w.failing() || w.waiting() {
-			l.awaitGroup(ctx, len(logs[i]))
+			for _, group := range l.groups() {
+				l.awaitGroup(ctx, group, len(logs[i]))
+			}
 		}
 	}
 	end()
@@ -249,10 +251,10 @@ func (c *rawClient) listOffset(ctx context.Context, partition int32, at int64) (
 	return 0, false
 }
 
-// awaitGroup waits until the group has read as many different offsets.
-func (l *logical) awaitGroup(ctx context.Context, count int) {
-	if !poll(ctx, auditLimit, func() bool { return l.history.readByGroup() >= count }) {
-		l.history.problem("the group has read only %d of %d records %s after the faults", l.history.readByGroup(), count, auditLimit)
+// awaitGroup waits until a group has read as many different offsets.
+func (l *logical) awaitGroup(ctx context.Context, group string, count int) {
+	if !poll(ctx, auditLimit, func() bool { return l.history.readByGroup(group) >= count }) {
+		l.history.problem("the group %s has read only %d of %d records %s after the faults", group, l.history.readByGroup(group), count, auditLimit)
 	}
 }
 
@@ -274,18 +276,24 @@ func (l *logical) judge(log []check.Record) *check.Report {
 	for _, problem := range slices.Concat(check.Contiguous(log), check.Placed(log, h.acked)) {
 		h.problemLocked("%s", problem)
 	}
-	return check.Audit(log, acked, h.group)
+	report := check.Audit(log, acked, h.groups[group])
+	if l.modern() && report.Err() == nil {
+		if err := check.Audit(log, acked, h.groups[modernGroup]).Err(); err != nil {
+			h.problemLocked("the group %s: %v", modernGroup, err)
+		}
+	}
+	return report
 }
 
-func (h *history) readByGroup() int {
+func (h *history) readByGroup(group string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	type at struct {
 		partition int32
 		offset    int64
 	}
-	seen := make(map[at]bool, len(h.group))
-	for _, r := range h.group {
+	seen := make(map[at]bool, len(h.groups[group]))
+	for _, r := range h.groups[group] {
 		seen[at{r.Partition, r.Offset}] = true
 	}
 	return len(seen)

@@ -74,6 +74,15 @@ var breaches = []breach{
 		{"controller/tenant_rpc.go", "	if err := t.deleteTopics(ctx, topics); err != nil {\n", "	if err := t.deleteTopics(ctx, nil); err != nil {\n"},
 		{"controller/planner/tenant.go", "	if n := len(TenantTopics(m, name)); n > 0 {\n", "	if n := len(TenantTopics(m, name)); n < 0 {\n"},
 	}, false},
+	{"848-held", "a member of KIP-848 is given a partition that another one has not given up", []edit{
+		{"gateway/groups/modern.go", "		if !held[tp] {\n", "		if !held[tp] || true {\n"},
+	}, false},
+	{"848-revoking", "a partition is free as soon as its member of KIP-848 has been told to give it up", []edit{
+		{"gateway/groups/modern.go", "				m.revoking[tp] = g.now.Add(m.rebalance)\n				g.wakeAt(m.revoking[tp])\n", "				g.free(m, tp)\n				freed = true\n"},
+	}, false},
+	{"848-stale", "a member of KIP-848 commits in an epoch that is over", []edit{
+		{"gateway/groups/offsets.go", "got, ok := m.owned[o.TopicPartition]; r.Generation != m.modern.epoch && (!ok || int64(r.Generation) < got) {", "got, ok := m.owned[o.TopicPartition]; got < 0 && ok {"},
+	}, false},
 }
 
 // runBreaks shows for each rule that is left out the first seed that fails.
