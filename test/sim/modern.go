@@ -4,7 +4,9 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -146,23 +148,23 @@ func (m *modernMember) heartbeat(ctx context.Context) bool {
 		return false
 	}
 	answer := resp.(*kmsg.ConsumerGroupHeartbeatResponse)
-	switch err := kerr.ErrorForCode(answer.ErrorCode); err {
-	case nil:
+	switch err := kerr.ErrorForCode(answer.ErrorCode); {
+	case err == nil:
 		m.epoch, m.full = answer.MemberEpoch, false
 		m.history.heartbeat(m.owner848, sent)
 		if answer.Assignment != nil {
 			m.follow(answer.Assignment)
 		}
 		return true
-	case kerr.FencedMemberEpoch, kerr.UnknownMemberID:
+	case errors.Is(err, kerr.FencedMemberEpoch), errors.Is(err, kerr.UnknownMemberID):
 		// Two answers in a row that got lost are enough for the former.
-		if err == kerr.UnknownMemberID && m.epoch > 0 && m.holds() {
+		if errors.Is(err, kerr.UnknownMemberID) && m.epoch > 0 && m.holds() {
 			m.history.problem("%s is not known any more %s after a heartbeat that was answered", m.name, time.Since(m.answered))
 		}
 		m.history.count("members of KIP-848 fenced", 1)
 		m.epoch = 0
 		m.drop()
-	case kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress:
+	case errors.Is(err, kerr.NotCoordinator), errors.Is(err, kerr.CoordinatorNotAvailable), errors.Is(err, kerr.CoordinatorLoadInProgress):
 		m.lookUp(ctx)
 	default:
 		m.history.problem("%s: heartbeat: %v", m.name, err)
@@ -255,9 +257,7 @@ func (m *modernMember) read(ctx context.Context) {
 	for _, r := range records {
 		m.history.member(modernGroup, m.name, recordOf(r))
 	}
-	for p, offset := range at {
-		m.reads[p] = offset
-	}
+	maps.Copy(m.reads, at)
 	if len(records) > 0 && m.rng.IntN(2) == 0 {
 		m.commit(ctx)
 	}
@@ -331,7 +331,7 @@ func (m *modernMember) commit(ctx context.Context) {
 		switch err, answered := answers[p]; {
 		case answered && err == nil:
 			m.history.commit(m.owner848, p, offset, lost[p], true)
-		case err == kerr.StaleMemberEpoch || err == kerr.UnknownMemberID || err == kerr.FencedMemberEpoch:
+		case errors.Is(err, kerr.StaleMemberEpoch), errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.FencedMemberEpoch):
 			m.history.count("commits of members of KIP-848 refused", 1)
 		default: // it can be taken still
 			m.history.commit(m.owner848, p, offset, lost[p], false)
