@@ -83,9 +83,9 @@ func rightsOf(t *testing.T, ask func(kmsg.Request, int16) kmsg.Response) rights 
 	return out
 }
 
-// TestACLsDecideAsARealBrokerDoes gives StandardAuthorizer and a gateway the same ACLs,
+// TestRealACLsDecideAlike gives StandardAuthorizer and a gateway the same ACLs,
 // made up at random, and compares all rights of a user.
-func TestACLsDecideAsARealBrokerDoes(t *testing.T) {
+func TestRealACLsDecideAlike(t *testing.T) {
 	authority := realparts.NewAuthority(t)
 	broker := realparts.StartSecureKafka(t, 512, authority, "alice", "alice-secret", time.Hour, "acls")[0]
 	root, err := kgo.NewClient(kgo.SeedBrokers(broker.Seed))

@@ -16,9 +16,9 @@ import (
 	"github.com/braidmq/braid/test/realparts"
 )
 
-// TestAnswersAsARealBrokerDoes asks Apache Kafka's broker and a gateway the same, and
+// TestRealAnswersAlike asks Apache Kafka's broker and a gateway the same, and
 // compares what a client sees: special timestamps, admin tools, and refused batches.
-func TestAnswersAsARealBrokerDoes(t *testing.T) {
+func TestRealAnswersAlike(t *testing.T) {
 	broker := realparts.StartKafka(t, 512, "answers")[0]
 	cl, err := kgo.NewClient(kgo.SeedBrokers(broker.Seed))
 	require.NoError(t, err)

@@ -25,9 +25,9 @@ var more = map[kmsg.Key]string{
 	kmsg.PushTelemetry:             "likewise",
 }
 
-// TestTableIsThatOfARealBroker compares what is advertised with what Apache Kafka's broker
+// TestRealTableOfAPIs compares what is advertised with what Apache Kafka's broker
 // does: with the same versions, or left out with a reason; and nothing that it lacks.
-func TestTableIsThatOfARealBroker(t *testing.T) {
+func TestRealTableOfAPIs(t *testing.T) {
 	broker := realparts.StartKafka(t, 512, "versions")[0]
 	cl, err := kgo.NewClient(kgo.SeedBrokers(broker.Seed))
 	require.NoError(t, err)
