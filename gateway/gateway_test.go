@@ -192,17 +192,15 @@ func (w *world) physical(t *testing.T, cluster string, partition int32, n int) [
 // fill writes n records, "v0" and so on, to each partition of a topic.
 func (w *world) fill(t testing.TB, topic string, partitions, n int) {
 	t.Helper()
-	c := w.produce(t, &braidv1.ProduceOpen{})
+	client := braidv1connect.NewProducerServiceClient(h2c(t), w.url)
 	for p := range partitions {
 		number := int32(p)
 		f := &braidv1.ProduceFrame{Topic: topic, Partition: &number}
 		for i := range n {
 			f.Records = append(f.Records, &braidv1.Record{Key: []byte(fmt.Sprint("k", i)), Value: []byte(fmt.Sprint("v", i)), TimestampMs: int64(1000 + i)})
 		}
-		c.frame(f)
-	}
-	c.finish()
-	for _, ack := range c.acks {
-		require.Nil(t, ack.GetResults()[0].GetFailure())
+		res, err := client.ProduceBatch(ctxFor(t), &braidv1.ProduceBatchRequest{Batch: f})
+		require.NoError(t, err)
+		require.Nil(t, res.GetAck().GetResults()[0].GetFailure())
 	}
 }
