@@ -55,15 +55,18 @@ func (c Config) withDefaults() Config {
 type Service struct {
 	cfg      Config
 	maps     Maps
-	watchers atomic.Int64
+	watchers *atomic.Int64
 }
 
 var _ namingv1connect.NameServiceHandler = (*Service)(nil)
 
 // New makes a Service over maps.
 func New(cfg Config, maps Maps) *Service {
-	return &Service{cfg: cfg.withDefaults(), maps: maps}
+	return &Service{cfg: cfg.withDefaults(), maps: maps, watchers: new(atomic.Int64)}
 }
+
+// Of is the name service of another logical cluster, within the bounds of this one.
+func (s *Service) Of(maps Maps) *Service { return &Service{cfg: s.cfg, maps: maps, watchers: s.watchers} }
 
 // Handler returns the path and the HTTP handler of the service.
 func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) {
