@@ -66,7 +66,9 @@ func New(cfg Config, maps Maps) *Service {
 }
 
 // Of is the name service of another logical cluster, within the bounds of this one.
-func (s *Service) Of(maps Maps) *Service { return &Service{cfg: s.cfg, maps: maps, watchers: s.watchers} }
+func (s *Service) Of(maps Maps) *Service {
+	return &Service{cfg: s.cfg, maps: maps, watchers: s.watchers}
+}
 
 // Handler returns the path and the HTTP handler of the service.
 func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) {

@@ -203,6 +203,7 @@ func (d *dev) configure(c *process.Config, index int) {
 			c.TenantKafkaListen[tenant] = nextFree(address, index, taken)
 		}
 	case process.NameServer:
+		c.Tenants = d.config.Tenants
 		c.BootstrapListen = d.config.BootstrapListen
 	case process.Controller:
 		c.Access.Connect.ClientAuth = "" // its clients are the other processes, which have the fleet's token

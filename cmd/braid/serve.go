@@ -105,6 +105,7 @@ func nameserverCommand() *cobra.Command {
 	s.access(cmd)
 	s.opsAccess(cmd)
 	s.clients(cmd)
+	cmd.Flags().BoolVar(&s.config.Tenants, "tenants", false, "tell clients of the deployment's tenants of their gateways, too; users of one log in as TENANT/USER")
 	return cmd
 }
 

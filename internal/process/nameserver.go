@@ -42,18 +42,31 @@ func (w *wiring) nameserver(context.Context) error {
 	}
 	w.task(lifecycle.Task{Name: "map watch", Run: watch.Run})
 	own := newTenantView(watch, "")
-	w.users(own.Current)
+	clients := controllers.clients(clientOptions(observe)...)
+	tenants := &namedTenants{
+		tenantChoice: w.tenantChoice(watch.Current, own.Current), w: w, views: own.splitter, names: nameserver.New(w.cfg.NameServer, own),
+		options: []connect.HandlerOption{connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)},
+		ids:     store.ProducerIDs(), admin: clients, servers: make(map[string]*namedTenant),
+	}
+	if tenants.authz, err = w.authorizer(); err != nil {
+		return err
+	}
+	users := own.Current
+	if w.cfg.Tenants {
+		users = watch.Current // users of tenants too, by qualified names
+	}
+	w.users(users)
 	if w.connect != nil {
 		mux := http.NewServeMux()
-		mux.Handle(nameserver.New(w.cfg.NameServer, own).Handler(connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)))
+		mux.Handle(tenants.names.Handler(tenants.options...))
 		mountHealth(mux, []string{namingv1connect.NameServiceName})
 		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
+		guard.tenant = tenants.handler
 		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
 		w.task(httpTask("connect api", w.connect, gateway.NewServer(guard, 0)))
 	}
 	if w.bootstrap != nil {
-		clients := controllers.clients(clientOptions(observe)...)
-		if err := w.kafkaBootstrap(own, store.ProducerIDs(), newKafkaAdmin(clients, w.cfg.LogicalCluster), &kafkaCredentials{clients.creds, "logicalClusters/" + w.cfg.LogicalCluster}); err != nil {
+		if err := w.kafkaBootstrap(own, tenants); err != nil {
 			return err
 		}
 	}
@@ -73,11 +86,7 @@ func (w *wiring) nameserver(context.Context) error {
 	return nil
 }
 
-func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, ids router.ProducerIDs, admin kafkacompat.Admin, creds kafkacompat.Credentials) error {
-	authorizer, err := w.authorizer()
-	if err != nil {
-		return err
-	}
+func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) error {
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {
 		return err
@@ -85,7 +94,11 @@ func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, ids router.ProducerIDs, 
 	kafka := w.cfg.Kafka
 	kafka.GatewayID = federation.GatewayID(w.id)
 	deps := kafkacompat.Deps{
-		Maps: watch, NewSession: func() router.Session { return noSession{ids} }, Groups: noGroups{}, Admin: admin, Credentials: creds, Authorizer: authorizer, Metrics: metrics, Logger: w.log,
+		Maps: own, NewSession: func() router.Session { return noSession{tenants.ids} }, Groups: noGroups{}, Admin: newKafkaAdmin(tenants.admin, w.cfg.LogicalCluster),
+		Credentials: &kafkaCredentials{tenants.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster}, Authorizer: tenants.authz, Metrics: metrics, Logger: w.log,
+	}
+	if w.cfg.Tenants {
+		deps.TenantOf = tenants.kafkaOf
 	}
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err
@@ -94,6 +107,7 @@ func (w *wiring) kafkaBootstrap(watch kafkacompat.Maps, ids router.ProducerIDs, 
 	if err != nil {
 		return err
 	}
+	tenants.root = server
 	w.task(lifecycle.Task{
 		Name: "kafka bootstrap",
 		Run: func(ctx context.Context) error {

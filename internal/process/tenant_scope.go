@@ -13,7 +13,6 @@ import (
 	"github.com/braidmq/braid/federation"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
-	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/security"
 )
@@ -23,51 +22,17 @@ import (
 const headerLogicalCluster = "Braid-Logical-Cluster"
 
 // handler says who serves a call of the Connect API, and who calls there; nil = what is
-// the deployment's own. Users of a tenant are served by it alone. Who may do everything
-// chooses by the header.
+// the deployment's own.
 func (t *tenancy) handler(r *http.Request, p security.Principal, external bool) (http.Handler, security.Principal, error) {
-	named := r.Header.Get(headerLogicalCluster)
-	wanted := named
-	if named == t.w.cfg.LogicalCluster {
-		wanted = ""
-	}
-	if !t.w.cfg.Tenants {
-		if wanted != "" {
-			return nil, p, errNoTenant(wanted)
-		}
-		return nil, p, nil
-	}
-	if strings.Contains(p.Name, "/") && t.g.watch.Current().Version == 0 {
-		return nil, p, errNoMap() // it may be a user of a tenant
-	}
-	tenant, there, err := t.principal(p, external)
-	switch {
-	case err != nil:
+	tenant, there, err := t.choose(r, p, external)
+	if err != nil || tenant == "" {
 		return nil, p, err
-	case tenant == "" && wanted == "":
-		return nil, p, nil
-	case tenant == "" && !t.everything(p, r.RemoteAddr):
-		return nil, p, errNoTenant(wanted)
-	case tenant == "":
-		tenant, there = wanted, security.Fleet // it may do everything there
-	case named != "" && named != tenant:
-		return nil, p, errNoTenant(named)
 	}
 	parts, err := t.get(tenant)
 	if err != nil {
 		return nil, p, err
 	}
 	return parts.handler, there, nil
-}
-
-// everything reports whether a principal may alter the cluster of the deployment's own:
-// who may delete a tenant may also look into it.
-func (t *tenancy) everything(p security.Principal, peer string) bool {
-	if p == security.Fleet || !t.authz.Enabled() {
-		return true
-	}
-	may := t.authz.Access(t.g.maps.Current(), acl.Subject{Principal: p, Host: acl.Host(peer)}, "tenant")
-	return may.Sees(acl.Alter, acl.Cluster, federation.ACLClusterName)
 }
 
 // tenantProcedures are the calls of forwarded services that a tenant has: those about

@@ -128,10 +128,11 @@ func (v *tenantView) Changed() <-chan struct{} { return v.source.Changed() }
 // A tenancy is what a gateway has of tenants. Parts of one are made when the first client
 // or peer comes for it: one that nobody uses costs its entries of the map.
 type tenancy struct {
+	tenantChoice // doors set its authorizer
+
 	w     *wiring
 	g     *gatewayParts
 	views *splitter
-	authz *acl.Authorizer // of the deployment's own logical cluster; set by doors
 	ctx   context.Context //nolint:containedctx // the life of the engines
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
@@ -157,7 +158,7 @@ type tenantParts struct {
 func (w *wiring) tenancy(g *gatewayParts) {
 	views := &splitter{source: g.watch}
 	g.maps = &tenantView{views, ""}
-	t := &tenancy{w: w, g: g, views: views, parts: make(map[string]*tenantParts), byName: make(map[string]*kafkacompat.Server)}
+	t := &tenancy{tenantChoice: w.tenantChoice(g.watch.Current, g.maps.Current), w: w, g: g, views: views, parts: make(map[string]*tenantParts), byName: make(map[string]*kafkacompat.Server)}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	g.tenants = t
 	w.onEnd(func() {
@@ -171,6 +172,10 @@ func (w *wiring) tenancy(g *gatewayParts) {
 	}
 	w.users(users)
 	w.task(lifecycle.Task{Name: "secret of unknown users", Run: func(ctx context.Context) error { return w.shareSecret(ctx, g.store) }})
+}
+
+func (w *wiring) tenantChoice(base, own func() *federation.Map) tenantChoice {
+	return tenantChoice{enabled: w.cfg.Tenants, logicalCluster: w.cfg.LogicalCluster, base: base, own: own}
 }
 
 // run lets go of tenants that are deleted.
@@ -239,7 +244,7 @@ func (t *tenancy) get(name string) (*tenantParts, error) {
 func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	log := t.w.log.With("tenant", name)
 	view := &tenantView{t.views, name}
-	authorizer, err := t.authorizer(name, log)
+	authorizer, err := t.w.tenantAuthorizer(name, log)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +266,7 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	if t.g.kafka != nil {
 		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
 			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name), Authorizer: authorizer,
-			Limiter: limiter, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.auth(view), Logger: log,
+			Limiter: limiter, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.w.tenantAuth(view), Logger: log,
 		})
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
@@ -274,20 +279,20 @@ func (t *tenancy) session(name string) func() router.Session {
 	return func() router.Session { return t.g.router.NewSessionOf(name) }
 }
 
-// auth knows the users of a tenant by their plain names, and by their qualified ones:
+// tenantAuth knows the users of a tenant by their plain names, and by their qualified ones:
 // clients that came to the common listener are sent here too.
-func (t *tenancy) auth(view *tenantView) *security.Authenticator {
-	return security.NewAuthenticator(t.w.access.cfg.SaslMechanisms,
+func (w *wiring) tenantAuth(view *tenantView) *security.Authenticator {
+	return security.NewAuthenticator(w.access.cfg.SaslMechanisms,
 		func(id federation.CredentialID) *federation.Credential {
 			id.User = strings.TrimPrefix(id.User, federation.QualifyUser(view.tenant, ""))
 			return view.Current().Credential(id)
-		}, t.w.access.tokens)
+		}, w.access.tokens)
 }
 
-// authorizer decides by the ACLs of a tenant. Super users of it are those that are named
+// tenantAuthorizer decides by the ACLs of a tenant. Super users of it are those that are named
 // as its users: the deployment's own are nobody there.
-func (t *tenancy) authorizer(name string, log *slog.Logger) (*acl.Authorizer, error) {
-	cfg, err := t.w.cfg.Authorization.config()
+func (w *wiring) tenantAuthorizer(name string, log *slog.Logger) (*acl.Authorizer, error) {
+	cfg, err := w.cfg.Authorization.config()
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +304,7 @@ func (t *tenancy) authorizer(name string, log *slog.Logger) (*acl.Authorizer, er
 	}
 	super = append(super, security.Fleet) // operators with the fleet's token, and granted ones
 	cfg.SuperUsers = super
-	return acl.New(cfg, log, t.w.telemetry.meter())
+	return acl.New(cfg, log, w.telemetry.meter())
 }
 
 // kafkaDeps has the Kafka facade find out whose a client is.
@@ -340,19 +345,6 @@ func external(id security.Identity) bool {
 	return id.Method == "SSL" || id.Method == security.OAuthBearer
 }
 
-// principal reads a name that can be qualified. A token or certificate that names a
-// tenant which is not there is nobody's: it must not become another user by a deletion.
-func (t *tenancy) principal(p security.Principal, external bool) (tenant string, plain security.Principal, err error) {
-	tenant, name := t.g.watch.Current().SplitUser(p.Name)
-	if tenant != "" {
-		return tenant, security.Principal{Type: p.Type, Name: name}, checkPlain(p, name)
-	}
-	if prefix, _, ok := strings.Cut(p.Name, "/"); ok && external && logicalClusterName(prefix) {
-		return "", p, federation.Errorf(federation.Unauthenticated, "%s names the tenant %q, which does not exist", p, prefix)
-	}
-	return "", p, nil
-}
-
 // checkPlain refuses a token or certificate that names one of braid's own in a tenant: it
 // would be a super user there.
 func checkPlain(p security.Principal, name string) error {
@@ -372,7 +364,7 @@ func (t *tenancy) listener(root *kafkacompat.Server, tenant string) *kafkacompat
 	return root.Tenant(kafkacompat.TenantDeps{
 		Name: tenant, Maps: view, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{},
 		Admin: newKafkaAdmin(t.g.admin, tenant), Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + tenant},
-		Auth: t.auth(view), Logger: t.w.log.With("tenant", tenant),
+		Auth: t.w.tenantAuth(view), Logger: t.w.log.With("tenant", tenant),
 		TenantOf: func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
 			p := id.Principal
 			name, ok := strings.CutPrefix(p.Name, federation.QualifyUser(tenant, ""))

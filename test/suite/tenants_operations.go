@@ -60,27 +60,31 @@ func (s *suite) testTenantOperations(t *testing.T) {
 	s.w.MustBraid(t, "", "topic", "delete", topic+"-cli", "--logical-cluster", "acme")
 }
 
-// A tenant's clients learn from any gateway where its gateways are, and where nobody else's are.
+// A tenant's clients learn from any gateway, and from the name service, where its gateways
+// are, and where nobody else's are.
 func (s *suite) testTenantNames(t *testing.T) {
 	for _, tenant := range []string{"acme", "beta"} {
-		names := namingv1connect.NewNameServiceClient(&http.Client{Transport: inTenant{tenant, s.w.Client.Transport}}, s.w.API())
 		var want []string
 		for _, g := range s.w.Gateways {
 			want = append(want, g.Tenants[tenant])
 		}
-		for _, logical := range []string{"", tenant} {
-			res, err := names.Resolve(call(t), &namingv1.ResolveRequest{ClientId: name(t), LogicalCluster: logical, Protocol: namingv1.Protocol_PROTOCOL_KAFKA})
-			require.NoError(t, err)
-			var got []string
-			for _, e := range res.GetEndpoints() {
-				got = append(got, e.GetAddress())
+		client := &http.Client{Transport: inTenant{tenant, s.w.Client.Transport}}
+		for _, url := range []string{s.w.API(), s.w.NameServer.URL()} {
+			names := namingv1connect.NewNameServiceClient(client, url)
+			for _, logical := range []string{"", tenant} {
+				res, err := names.Resolve(call(t), &namingv1.ResolveRequest{ClientId: name(t), LogicalCluster: logical, Protocol: namingv1.Protocol_PROTOCOL_KAFKA})
+				require.NoError(t, err)
+				var got []string
+				for _, e := range res.GetEndpoints() {
+					got = append(got, e.GetAddress())
+				}
+				require.NotEmpty(t, got)
+				require.Subset(t, want, got)
 			}
-			require.NotEmpty(t, got)
-			require.Subset(t, want, got)
-		}
-		for _, other := range []string{"default", "ghost", map[string]string{"acme": "beta", "beta": "acme"}[tenant]} {
-			_, err := names.Resolve(call(t), &namingv1.ResolveRequest{ClientId: name(t), LogicalCluster: other})
-			require.ErrorContains(t, err, "does not exist")
+			for _, other := range []string{"default", "ghost", map[string]string{"acme": "beta", "beta": "acme"}[tenant]} {
+				_, err := names.Resolve(call(t), &namingv1.ResolveRequest{ClientId: name(t), LogicalCluster: other})
+				require.ErrorContains(t, err, "does not exist")
+			}
 		}
 	}
 }

@@ -103,7 +103,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 		c.KafkaListen, c.AutoCreateTopics = n.Kafka, e.options.AutoCreateTopics
 		c.Tenants, c.TenantKafkaListen = len(n.Tenants) > 0, n.Tenants
 	case process.NameServer:
-		c.BootstrapListen = n.Kafka
+		c.BootstrapListen, c.Tenants = n.Kafka, len(e.options.Tenants) > 0
 	case process.Controller:
 		c.Controller.GatewayLease, c.Controller.SealHeadsMax = e.options.GatewayLease, e.options.SealHeadsMax
 		c.Controller.OffsetsBackupInterval = e.options.OffsetsBackup

@@ -106,6 +106,9 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		}
 	case "nameserver":
 		command = append(command, "--bootstrap-listen", n.Kafka)
+		if len(r.options.Tenants) > 0 {
+			command = append(command, "--tenants")
+		}
 	}
 	command = append(command, r.options.Flags[n.role]...)
 	p, err := realparts.StartProcess(r.t, n.ID, r.dir, command...)
