@@ -57,7 +57,7 @@ func (c *counters) pause() time.Duration {
 // without end. No error may come.
 func (l *logical) kafkaProducer(ctx context.Context, i int) {
 	name := l.client("kafka", i)
-	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafkaAddresses()...), kgo.DefaultProduceTopic(topic), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial))
+	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafkaAddresses()...), kgo.DefaultProduceTopic(topic), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial), kgo.WithHooks(throttling{l.history}))
 	if err != nil {
 		l.history.problem("%s: %v", name, err)
 		return
@@ -133,7 +133,7 @@ func (l *logical) batchProducer(ctx context.Context, i int) {
 	for sequence := int32(0); ctx.Err() == nil; sequence++ {
 		v := c.next()
 		request := &braidv1.ProduceBatchRequest{
-			Producer:  producer,
+			Producer: producer, ClientId: name,
 			Batch:     &braidv1.ProduceFrame{BatchSeq: uint64(sequence + 1), Topic: topic, Partition: &partition, Records: []*braidv1.Record{{Key: []byte(v.Key), Value: []byte(v.String())}}},
 			Sequences: []*braidv1.PartitionSequence{{Topic: topic, Partition: partition, NextSequence: sequence}},
 		}
@@ -146,6 +146,10 @@ func (l *logical) batchProducer(ctx context.Context, i int) {
 			if !again || limit.Err() != nil {
 				l.history.problem("%s: %s failed: %v", name, v, err)
 				return
+			}
+			if connect.CodeOf(err) == connect.CodeResourceExhausted { // its turn comes after its deadline
+				l.history.count("calls refused for quotas", 1)
+				wait(limit, time.Second)
 			}
 			client.gateway++
 			wait(limit, pace)
@@ -171,7 +175,7 @@ func sendBatch(ctx context.Context, client *connectClient, request *braidv1.Prod
 	response, err := braidv1connect.NewProducerServiceClient(client.http, client.url()).ProduceBatch(ctx, request)
 	if err != nil {
 		switch connect.CodeOf(err) {
-		case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown, connect.CodeInternal:
+		case connect.CodeUnavailable, connect.CodeDeadlineExceeded, connect.CodeCanceled, connect.CodeUnknown, connect.CodeInternal, connect.CodeResourceExhausted:
 			return -1, true, err // the outcome is unknown, and repeating does no harm
 		default:
 			return -1, false, err
@@ -199,14 +203,14 @@ func (l *logical) streamProducer(ctx context.Context, i int) {
 	defer client.close()
 	for life := 0; ctx.Err() == nil; life++ {
 		c := l.counters(fmt.Sprint(name, ".", life))
-		l.stream(ctx, client, &c)
+		l.stream(ctx, client, name, &c)
 		client.gateway++
 		wait(ctx, 5*pace)
 	}
 }
 
 // stream runs one stream until it breaks or ctx ends.
-func (l *logical) stream(ctx context.Context, client *connectClient, c *counters) {
+func (l *logical) stream(ctx context.Context, client *connectClient, name string, c *counters) {
 	streamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	watchdog := time.AfterFunc(callTimeout, cancel)
@@ -220,7 +224,7 @@ func (l *logical) stream(ctx context.Context, client *connectClient, c *counters
 		_ = stream.CloseRequest()
 		_ = stream.CloseResponse()
 	}()
-	if stream.Send(&braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{ClientId: c.producer}}}) != nil {
+	if stream.Send(&braidv1.ProduceRequest{Frame: &braidv1.ProduceRequest_Open{Open: &braidv1.ProduceOpen{ClientId: name}}}) != nil {
 		return
 	}
 	opened, err := stream.Receive()
@@ -295,6 +299,9 @@ func (s *acks) wrote(seq uint64, v check.Value) {
 func (s *acks) take(response *braidv1.ProduceResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if response.GetThrottleMs() > 0 {
+		s.history.count("waits of streams for quotas", 1)
+	}
 	if f := response.GetCredit(); f != nil {
 		s.credit = f.GetMaxBatches()
 	}

@@ -220,7 +220,7 @@ func (l *logical) kafkaMember(ctx context.Context, i int, stay time.Duration) {
 
 func (l *logical) kafkaLife(ctx context.Context, name string) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(l.kafkaAddresses()...), kgo.ClientID(name), kgo.Dialer(l.net.Host(name).Dial),
-		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(time.Second))
+		kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitInterval(time.Second), kgo.WithHooks(throttling{l.history}))
 	if err != nil {
 		l.history.problem("%s: %v", name, err)
 		return

@@ -132,6 +132,7 @@ func (w *world) run(ctx context.Context) []*check.Report {
 	}
 	end()
 	readers.Wait()
+	w.judgeQuotas()
 	reports := make([]*check.Report, len(w.logicals))
 	for i, l := range w.logicals {
 		reports[i] = l.judge(logs[i])
@@ -153,6 +154,9 @@ func (w *world) setUp(ctx context.Context, ops *operator) error {
 	for _, l := range w.logicals {
 		if !ops.createTopic(ctx, l, topic, partitions, w.topicConfig()) {
 			return fmt.Errorf("the topic %s could not be created", l.label(topic))
+		}
+		if err := ops.setQuotas(ctx, l); err != nil {
+			return err
 		}
 	}
 	return nil
