@@ -421,10 +421,10 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		}
 	}
 
-	// Appends that are in flight to the old heads keep these sealing. The append is
-	// stopped only when the controller has seen that both clusters answer, of which this is
-	// the last request: it does not begin to seal otherwise.
-	var primed, asked atomic.Bool
+	// An append that is in flight to an old head keeps it sealing. It has to be there when the
+	// controller begins to seal: so the last request before that waits for it, with which the
+	// controller sees that both clusters answer.
+	var primed atomic.Bool
 	primedAt := to
 	clusters[primedAt].Fake.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
 		clusters[primedAt].Fake.KeepControl()
@@ -433,11 +433,20 @@ func (s *suite) testLeaderKilledAtRequests(t *testing.T) {
 		}
 		return nil, nil, false
 	})
-	h := stopAt(clusters[from].Fake, 1, func(r kmsg.Request) bool {
-		if primed.Load() && r.Key() == int16(kmsg.OffsetForLeaderEpoch) {
-			asked.Store(true)
+	h := &stop{reached: make(chan struct{}), let: make(chan bool, 1)}
+	old, held := clusters[from].Fake, false
+	old.Control(func(r kmsg.Request) (kmsg.Response, error, bool) {
+		old.KeepControl()
+		switch {
+		case !primed.Load():
+		case r.Key() == int16(kmsg.OffsetForLeaderEpoch):
+			old.SleepControl(func() { <-h.reached })
+		case byClient(r) && !held:
+			held = true
+			close(h.reached)
+			old.SleepControl(func() { <-h.let })
 		}
-		return asked.Load() && byClient(r)
+		return nil, nil, false
 	})
 	operation := s.beginMove(t, topic, partitions, clusters[to].Name)
 	h.await(t, "an append")
