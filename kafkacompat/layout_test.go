@@ -6,56 +6,14 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/internal/layout"
+	"github.com/braidmq/braid/internal/layout/layouttest"
 )
-
-// fill sets all fields of v to random values, arrays to a few elements.
-func fill(rnd *rand.Rand, v reflect.Value) {
-	switch v.Kind() {
-	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[kmsg.Tags]() {
-			return
-		}
-		for i := range v.NumField() {
-			if v.Type().Field(i).Name != "Version" {
-				fill(rnd, v.Field(i))
-			}
-		}
-	case reflect.Pointer:
-		if rnd.IntN(3) > 0 {
-			v.Set(reflect.New(v.Type().Elem()))
-			fill(rnd, v.Elem())
-		}
-	case reflect.Slice:
-		n := rnd.IntN(4)
-		v.Set(reflect.MakeSlice(v.Type(), n, n))
-		for i := range n {
-			fill(rnd, v.Index(i))
-		}
-	case reflect.Array:
-		for i := range v.Len() {
-			fill(rnd, v.Index(i))
-		}
-	case reflect.String:
-		v.SetString("name-" + strconv.Itoa(rnd.IntN(1000)))
-	case reflect.Bool:
-		v.SetBool(rnd.IntN(2) == 0)
-	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		v.SetInt(int64(int8(rnd.Uint32())))
-	case reflect.Uint8:
-		v.SetUint(uint64(rnd.IntN(256)))
-	case reflect.Float64:
-		v.SetFloat(rnd.Float64())
-	default:
-		panic("no value for " + v.Type().String())
-	}
-}
 
 // TestLayoutsFitTheCodec walks random requests of each version, whole and cut off.
 func TestLayoutsFitTheCodec(t *testing.T) {
@@ -67,7 +25,7 @@ func TestLayoutsFitTheCodec(t *testing.T) {
 		for v := a.min; v <= a.max; v++ {
 			for seed := range uint64(40) {
 				req := kmsg.RequestForKey(int16(a.key))
-				fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem())
+				layouttest.Fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem(), false)
 				req.SetVersion(v)
 				b := req.AppendTo(nil)
 				what := fmt.Sprintf("%s v%d seed %d: %s", a.name, v, seed, hex.EncodeToString(b))

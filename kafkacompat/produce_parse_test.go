@@ -14,6 +14,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/layout/layouttest"
 )
 
 type noMap struct{}
@@ -32,7 +33,7 @@ func FuzzProduceParser(f *testing.F) {
 	for v := int16(0); v <= 13; v++ {
 		for seed := range uint64(8) {
 			req := kmsg.NewPtrProduceRequest()
-			fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem())
+			layouttest.Fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem(), false)
 			req.SetVersion(v)
 			f.Add(v, req.AppendTo(nil))
 		}
@@ -71,7 +72,7 @@ func TestProduceParserTakesWhatKmsgWrites(t *testing.T) {
 	for v := int16(0); v <= 13; v++ {
 		for seed := range uint64(30) {
 			req := kmsg.NewPtrProduceRequest()
-			fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem())
+			layouttest.Fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(req).Elem(), false)
 			req.SetVersion(v)
 			b := req.AppendTo(nil)
 			_, err := c.parseProduce(&request{version: v, body: b})

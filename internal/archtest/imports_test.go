@@ -18,19 +18,20 @@ var edges = map[string]struct {
 	why string
 }{
 	// The core: values in, values out.
-	"federation":                {nil, "the model is pure: no clock, network, log or bytes of ours in it"},
-	"federation/federationtest": {[]string{"federation"}, "builders of maps for tests"},
-	"federation/wire":           {[]string{"federation", "gen/braid/control/v1"}, "the one place that turns maps into bytes"},
-	"internal/lifecycle":        {nil, "a named task group, of use to anybody"},
-	"internal/recordbatch":      {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
-	"internal/mark":             {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
-	"internal/acl":              {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
-	"internal/quota":            {[]string{"federation"}, "how much clients may take: the quotas of a map, counted"},
-	"internal/memory":           {nil, "budgets of bytes, of use to all who hold much"},
-	"internal/layout":           {nil, "the shape of Kafka messages, checked before a codec trusts their counts"},
-	"internal/security":         {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
-	"internal/rpcerror":         {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
-	"internal/archtest":         {nil, "reads source files only"},
+	"federation":                 {nil, "the model is pure: no clock, network, log or bytes of ours in it"},
+	"federation/federationtest":  {[]string{"federation"}, "builders of maps for tests"},
+	"federation/wire":            {[]string{"federation", "gen/braid/control/v1"}, "the one place that turns maps into bytes"},
+	"internal/lifecycle":         {nil, "a named task group, of use to anybody"},
+	"internal/recordbatch":       {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
+	"internal/mark":              {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
+	"internal/acl":               {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
+	"internal/quota":             {[]string{"federation"}, "how much clients may take: the quotas of a map, counted"},
+	"internal/memory":            {nil, "budgets of bytes, of use to all who hold much"},
+	"internal/layout/layouttest": {nil, "random messages for tests"},
+	"internal/layout":            {nil, "the shape of Kafka messages, checked before a codec trusts their counts"},
+	"internal/security":          {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
+	"internal/rpcerror":          {[]string{"federation", "gen/braid/v1"}, "one table from kinds to Connect codes, for all who answer or call"},
+	"internal/archtest":          {nil, "reads source files only"},
 
 	// Adapters: each the sole owner of a library.
 	"internal/upstream":   {[]string{"federation", "internal/layout", "internal/memory", "internal/recordbatch", "internal/security"}, "physical clusters know no map but names, numbers and headers of batches; what proves us to them is in files"},
@@ -107,7 +108,7 @@ var owners = []struct {
 }{
 	{"github.com/twmb/franz-go/pkg/kgo", []string{"internal/upstream"}, "one owner of clients of physical clusters"},
 	{"github.com/twmb/franz-go/pkg/kadm", nil, "admin of physical clusters goes through internal/upstream's own requests"},
-	{"github.com/twmb/franz-go/pkg/kmsg", []string{"internal/upstream", "gateway/router", "gateway/groups", "kafkacompat"}, "who reads or writes the Kafka protocol"},
+	{"github.com/twmb/franz-go/pkg/kmsg", []string{"internal/layout/layouttest", "internal/upstream", "gateway/router", "gateway/groups", "kafkacompat"}, "who reads or writes the Kafka protocol"},
 	{"github.com/twmb/franz-go/pkg/kfake", []string{"internal/embedded"}, "the embedded clusters"},
 	{"github.com/go-jose/", []string{"internal/security"}, "one owner of what is proven by tokens"},
 	{"github.com/redis/go-redis", []string{"internal/redisstore"}, "one owner of keys and scripts"},

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
@@ -14,48 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/internal/layout"
+	"github.com/braidmq/braid/internal/layout/layouttest"
 )
-
-// fill sets all fields of v to random values, arrays to a few elements.
-func fill(rnd *rand.Rand, v reflect.Value) {
-	switch v.Kind() {
-	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[kmsg.Tags]() {
-			if rnd.IntN(3) == 0 {
-				v.Addr().Interface().(*kmsg.Tags).Set(100, []byte("unknown"))
-			}
-			return
-		}
-		for i := range v.NumField() {
-			if v.Type().Field(i).Name != "Version" {
-				fill(rnd, v.Field(i))
-			}
-		}
-	case reflect.Pointer:
-		if rnd.IntN(3) > 0 {
-			v.Set(reflect.New(v.Type().Elem()))
-			fill(rnd, v.Elem())
-		}
-	case reflect.Slice:
-		n := rnd.IntN(4)
-		v.Set(reflect.MakeSlice(v.Type(), n, n))
-		for i := range n {
-			fill(rnd, v.Index(i))
-		}
-	case reflect.Array:
-		for i := range v.Len() {
-			fill(rnd, v.Index(i))
-		}
-	case reflect.String:
-		v.SetString("name-" + strconv.Itoa(rnd.IntN(1000)))
-	case reflect.Bool:
-		v.SetBool(rnd.IntN(2) == 0)
-	case reflect.Uint8:
-		v.SetUint(uint64(rnd.IntN(256)))
-	default:
-		v.SetInt(int64(int8(rnd.Uint32())))
-	}
-}
 
 // answers calls f with random answers of all kinds and versions that have a layout.
 func answers(seeds uint64, f func(resp kmsg.Response, body []byte)) {
@@ -63,7 +22,7 @@ func answers(seeds uint64, f func(resp kmsg.Response, body []byte)) {
 		for v := int16(0); v <= kmsg.ResponseForKey(key).MaxVersion(); v++ {
 			for seed := range seeds {
 				resp := kmsg.ResponseForKey(key)
-				fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(resp).Elem())
+				layouttest.Fill(rand.New(rand.NewPCG(seed, uint64(v))), reflect.ValueOf(resp).Elem(), true)
 				resp.SetVersion(v)
 				f(resp, resp.AppendTo(nil))
 			}
