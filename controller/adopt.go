@@ -123,7 +123,7 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 		if adopted(have, spec) {
 			return have, nil
 		}
-		return nil, federation.Errorf(federation.TopicExists, "topic %q exists already, and is not topic %q of physical cluster %q", spec.Name, spec.PhysicalTopic, spec.Cluster)
+		return nil, federation.Errorf(federation.TopicExists, "topic %q exists already, and is not topic %q of physical cluster %q", spec.Name, federation.Hidden(spec.PhysicalTopic), spec.Cluster)
 	}
 	if err := planner.CheckNewTopic(m, spec.Name); err != nil {
 		return nil, err
@@ -131,12 +131,12 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 	for _, other := range m.Topics {
 		for _, pt := range physicalTopics(other) {
 			if pt.Cluster == spec.Cluster && pt.Name == spec.PhysicalTopic {
-				return nil, federation.Errorf(federation.TopicExists, "topic %q of physical cluster %q belongs to topic %q already", spec.PhysicalTopic, spec.Cluster, other.Name)
+				return nil, federation.Errorf(federation.TopicExists, "topic %q of physical cluster %q belongs to topic %q already", federation.Hidden(spec.PhysicalTopic), spec.Cluster, other.Name)
 			}
 		}
 	}
 	if journal.IsTopic(spec.PhysicalTopic) {
-		return nil, federation.Errorf(federation.PolicyViolation, "topic %q of physical cluster %q is one of braid's own", spec.PhysicalTopic, spec.Cluster)
+		return nil, federation.Errorf(federation.PolicyViolation, "topic %q of physical cluster %q is one of braid's own", federation.Hidden(spec.PhysicalTopic), spec.Cluster)
 	}
 	c, err := t.parts.Clusters.Cluster(spec.Cluster)
 	if err != nil {
@@ -148,7 +148,7 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 	}
 	info, ok := found[spec.PhysicalTopic]
 	if !ok || len(info.Partitions) == 0 {
-		return nil, federation.Errorf(federation.UnknownTopic, "physical cluster %q has no topic %q", spec.Cluster, spec.PhysicalTopic)
+		return nil, federation.Errorf(federation.UnknownTopic, "physical cluster %q has no topic %q", spec.Cluster, federation.Hidden(spec.PhysicalTopic))
 	}
 	values, err := c.TopicConfig(ctx, spec.PhysicalTopic)
 	if err != nil {
@@ -165,7 +165,7 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 	}
 	for i, p := range info.Partitions {
 		if p.Leader < 0 {
-			return nil, federation.Errorf(federation.NoLeader, "partition %d of topic %q of physical cluster %q has no leader; try again when it has one", i, spec.PhysicalTopic, spec.Cluster)
+			return nil, federation.Errorf(federation.NoLeader, "partition %d of topic %q of physical cluster %q has no leader; try again when it has one", i, federation.Hidden(spec.PhysicalTopic), spec.Cluster)
 		}
 		topic.ReplicationFactor = min(topic.ReplicationFactor, int32(len(p.Replicas)))
 		// Base and start are equal: the offsets are those that clients have.

@@ -173,7 +173,7 @@ func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error 
 			if after[j].LogEnd > before[j].LogEnd {
 				return federation.Errorf(federation.PolicyViolation,
 					"%s: somebody writes to topic %q of physical cluster %q without braid; switch all producers over before its partitions move (`braid status` names those that have ids)",
-					moves[i].TopicPartition, moves[i].From.Topic, c.Name)
+					moves[i].TopicPartition, federation.Hidden(moves[i].From.Topic), c.Name)
 			}
 		}
 		for j, p := range c.Producers(ctx, parts) {
@@ -183,7 +183,7 @@ func (s *sealer) directWriters(ctx context.Context, moves []planner.Move) error 
 			for id, state := range p.States {
 				if state.TxnStart >= 0 {
 					return federation.Errorf(federation.Conflict, "%s: producer %d has an open transaction in topic %q of physical cluster %q; the move waits for its end",
-						moves[at[j]].TopicPartition, id, moves[at[j]].From.Topic, c.Name)
+						moves[at[j]].TopicPartition, id, federation.Hidden(moves[at[j]].From.Topic), c.Name)
 				}
 			}
 		}

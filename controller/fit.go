@@ -72,7 +72,7 @@ func (t *term) checkFit(ctx context.Context, plan planner.MovePlan, topic *feder
 }
 
 func misfit(topic *federation.Topic, cluster federation.ClusterName, what string) error {
-	return federation.Errorf(federation.PolicyViolation, "topic %q does not fit on physical cluster %q: %s", topic.Name, cluster, what)
+	return federation.Errorf(federation.PolicyViolation, "topic %q does not fit on physical cluster %q: %s", topic.Name, cluster, federation.Text{Whole: what, Public: "its operators see what differs"})
 }
 
 // effectiveConfig returns the settings that a physical topic has, or would have.

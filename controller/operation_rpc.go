@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -119,6 +120,8 @@ func operationProto(rec redisstore.Operation) *adminv1.Operation {
 		ErrorMessage: rec.ErrorMessage,
 		StartTime:    timestamppb.New(time.UnixMilli(rec.StartedMs)),
 		Target:       rec.Target,
+
+		TenantErrorMessage: cmp.Or(rec.ErrorPublic, rec.ErrorMessage),
 	}
 	switch rec.ErrorKind {
 	case "":

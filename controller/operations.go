@@ -426,6 +426,9 @@ func (o *operations) finish(ctx context.Context, op *operation, failure error) {
 		default:
 			rec.ErrorKind = rpcerror.KindName(federation.KindOf(failure))
 			rec.ErrorMessage, rec.ErrorSubject = rpcerror.Error(failure).Message(), federation.SubjectOf(failure)
+			if e, ok := errors.AsType[*federation.Error](failure); ok {
+				rec.ErrorPublic = e.Public()
+			}
 		}
 	}
 	rec := op.toSave()
@@ -606,7 +609,7 @@ func failure(rec redisstore.Operation) error {
 	case errorCancelled:
 		return federation.Errorf(federation.Conflict, "operation %s was cancelled", rec.ID)
 	default:
-		e := federation.Errorf(rpcerror.ParseKind(rec.ErrorKind), "%s", rec.ErrorMessage)
+		e := federation.Errorf(rpcerror.ParseKind(rec.ErrorKind), "%s", rec.ErrorMessage).WithPublic(rec.ErrorPublic)
 		e.Subject = rec.ErrorSubject
 		return e
 	}

@@ -101,6 +101,7 @@ type Error struct {
 	// RetryAfter is a hint when to try again; zero if unknown.
 	RetryAfter time.Duration
 	cause      error
+	public     string // the message as a tenant is told it; empty = the same
 }
 
 // Errorf makes an Error. A %w in the format is kept for errors.Is and logs. The
@@ -108,7 +109,7 @@ type Error struct {
 // that Subject has.
 func Errorf(k Kind, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	e := &Error{Kind: k, Message: err.Error(), cause: errors.Unwrap(err)}
+	e := &Error{Kind: k, Message: err.Error(), cause: errors.Unwrap(err), public: publicText(format, args)}
 	for _, a := range args {
 		e.Subject.note(a)
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/internal/acl"
@@ -31,4 +33,35 @@ func TestWhatTheAuditLogSaysOfAChange(t *testing.T) {
 	long := name("ClusterService/FailoverCluster", &adminv1.FailoverClusterRequest{Name: strings.Repeat("ä", 5000)})
 	require.Less(t, len(long), auditBytesMax+10)
 	require.Equal(t, "x", audited(right{acl.Read, acl.Topic, "x"}, nil))
+}
+
+// No call that only asks what would be done is in the audit log as a change, whichever it is.
+func TestValidationIsNoChange(t *testing.T) {
+	seen := 0
+	services := adminv1.File_braid_admin_v1_admin_proto.Package()
+	protoregistry.GlobalFiles.RangeFilesByPackage(services, func(file protoreflect.FileDescriptor) bool {
+		for i := range file.Services().Len() {
+			service := file.Services().Get(i)
+			for j := range service.Methods().Len() {
+				method := service.Methods().Get(j)
+				field := method.Input().Fields().ByName("validate_only")
+				if field == nil {
+					continue
+				}
+				kind, err := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
+				require.NoError(t, err)
+				msg := kind.New()
+				procedure := "/" + string(service.FullName()) + "/" + string(method.Name())
+				rights, changes := adminRights(procedure, msg.Interface())
+				require.True(t, changes, "%s", procedure)
+				msg.Set(field, protoreflect.ValueOfBool(true))
+				asked, changes := adminRights(procedure, msg.Interface())
+				require.False(t, changes, "%s", procedure)
+				require.Equal(t, rights, asked, "%s", procedure)
+				seen++
+			}
+		}
+		return true
+	})
+	require.GreaterOrEqual(t, seen, 13)
 }

@@ -167,22 +167,32 @@ func lastSegment(name, collection string) string {
 	return name
 }
 
-// adminRights is the table of the admin services: any of the rights is enough. A call
-// that is not in it needs the right to look at the cluster, or to change it.
+// adminRights says what a call of the admin services needs: any of the rights is enough.
+// One that only asks what would be done changes nothing.
 func adminRights(procedure string, msg any) (rights []right, changes bool) {
+	rights, changes = adminTable(procedure, msg)
+	if v, ok := msg.(interface{ GetValidateOnly() bool }); ok && v.GetValidateOnly() {
+		changes = false
+	}
+	return rights, changes
+}
+
+// adminTable is the table of adminRights. A call that is not in it needs the right to look
+// at the cluster, or to change it.
+func adminTable(procedure string, msg any) (rights []right, changes bool) {
 	switch r := msg.(type) {
 	case *adminv1.CreateTopicRequest:
 		name := r.GetTopicId()
 		if name == "" {
 			name = r.GetTopic().GetName()
 		}
-		return []right{onCluster(acl.Create), onTopic(acl.Create, name)}, !r.GetValidateOnly()
+		return []right{onCluster(acl.Create), onTopic(acl.Create, name)}, true
 	case *adminv1.GetTopicRequest:
 		return []right{onTopic(acl.Describe, r.GetName())}, false
 	case *adminv1.UpdateTopicRequest:
-		return []right{onTopic(acl.AlterConfigs, r.GetTopic().GetName())}, !r.GetValidateOnly()
+		return []right{onTopic(acl.AlterConfigs, r.GetTopic().GetName())}, true
 	case *adminv1.GrowTopicRequest:
-		return []right{onTopic(acl.Alter, r.GetName())}, !r.GetValidateOnly()
+		return []right{onTopic(acl.Alter, r.GetName())}, true
 	case *adminv1.DeleteTopicRequest:
 		return []right{onCluster(acl.Delete), onTopic(acl.Delete, r.GetName())}, true
 	case *adminv1.GetGroupRequest:
@@ -190,9 +200,9 @@ func adminRights(procedure string, msg any) (rights []right, changes bool) {
 	case *adminv1.DeleteGroupRequest:
 		return []right{onGroup(acl.Delete, r.GetName())}, true
 	case *adminv1.ResetOffsetsRequest:
-		return []right{onGroup(acl.Read, r.GetName())}, !r.GetValidateOnly()
+		return []right{onGroup(acl.Read, r.GetName())}, true
 	case *adminv1.AlterQuotasRequest:
-		return []right{onCluster(acl.AlterConfigs)}, !r.GetValidateOnly()
+		return []right{onCluster(acl.AlterConfigs)}, true
 	case *adminv1.ListQuotasRequest:
 		return []right{onCluster(acl.DescribeConfigs)}, false
 	case *adminv1.ListTopicsRequest, *adminv1.ListGroupsRequest:

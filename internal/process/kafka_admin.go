@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type kafkaAdmin struct {
 	acls   adminv1connect.AclServiceClient
 	quotas adminv1connect.QuotaServiceClient
 	parent string // logicalClusters/{lc}
+	tenant bool   // errors name no physical clusters
 }
 
 var _ kafkacompat.Admin = (*kafkaAdmin)(nil)
@@ -62,13 +64,27 @@ func retry(ctx context.Context, call func(context.Context) error) error {
 	}
 }
 
+// ofTenant has errors say what a tenant may know.
+func (a *kafkaAdmin) ofTenant() *kafkaAdmin {
+	a.tenant = true
+	return a
+}
+
+func (a *kafkaAdmin) retry(ctx context.Context, call func(context.Context) error) error {
+	err := retry(ctx, call)
+	if e, ok := errors.AsType[*federation.Error](err); ok && a.tenant {
+		return e.ForTenant()
+	}
+	return err
+}
+
 // CreateTopic implements kafkacompat.Admin.
 func (a *kafkaAdmin) CreateTopic(ctx context.Context, spec kafkacompat.TopicSpec) error {
 	req := &adminv1.CreateTopicRequest{
 		Parent: a.parent, TopicId: string(spec.Name), RequestId: uuid.NewString(), ValidateOnly: spec.ValidateOnly,
 		Topic: &adminv1.Topic{PartitionCount: spec.Partitions, ReplicationFactor: int32(spec.ReplicationFactor), Config: spec.Config},
 	}
-	return retry(ctx, func(ctx context.Context) error {
+	return a.retry(ctx, func(ctx context.Context) error {
 		_, err := a.topics.CreateTopic(ctx, req)
 		return err
 	})
@@ -78,7 +94,7 @@ func (a *kafkaAdmin) CreateTopic(ctx context.Context, spec kafkacompat.TopicSpec
 // deleted the topic: the next one then does not find it.
 func (a *kafkaAdmin) DeleteTopic(ctx context.Context, name federation.TopicName) error {
 	tried := false
-	return retry(ctx, func(ctx context.Context) error {
+	return a.retry(ctx, func(ctx context.Context) error {
 		_, err := a.topics.DeleteTopic(ctx, &adminv1.DeleteTopicRequest{Name: a.name(name)})
 		if tried && federation.KindOf(rpcerror.FromError(err)) == federation.UnknownTopic {
 			return nil
@@ -91,7 +107,7 @@ func (a *kafkaAdmin) DeleteTopic(ctx context.Context, name federation.TopicName)
 // GrowTopic implements kafkacompat.Admin.
 func (a *kafkaAdmin) GrowTopic(ctx context.Context, name federation.TopicName, total int32, validateOnly bool) error {
 	req := &adminv1.GrowTopicRequest{Name: a.name(name), PartitionCount: total, RequestId: uuid.NewString(), ValidateOnly: validateOnly}
-	return retry(ctx, func(ctx context.Context) error {
+	return a.retry(ctx, func(ctx context.Context) error {
 		_, err := a.topics.GrowTopic(ctx, req)
 		return err
 	})
@@ -110,7 +126,7 @@ func (a *kafkaAdmin) SetTopicConfig(ctx context.Context, name federation.TopicNa
 		return nil
 	}
 	req := &adminv1.UpdateTopicRequest{Topic: &adminv1.Topic{Name: a.name(name), Config: set}, UpdateMask: mask, ValidateOnly: validateOnly}
-	return retry(ctx, func(ctx context.Context) error {
+	return a.retry(ctx, func(ctx context.Context) error {
 		_, err := a.topics.UpdateTopic(ctx, req)
 		return err
 	})
@@ -119,7 +135,7 @@ func (a *kafkaAdmin) SetTopicConfig(ctx context.Context, name federation.TopicNa
 // TopicConfig implements kafkacompat.Admin.
 func (a *kafkaAdmin) TopicConfig(ctx context.Context, name federation.TopicName) (map[string]kafkacompat.ConfigValue, error) {
 	var values map[string]kafkacompat.ConfigValue
-	err := retry(ctx, func(ctx context.Context) error {
+	err := a.retry(ctx, func(ctx context.Context) error {
 		resp, err := a.topics.GetTopic(ctx, &adminv1.GetTopicRequest{Name: a.name(name)})
 		if err != nil {
 			return err

@@ -1,7 +1,9 @@
 package process
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -61,14 +63,26 @@ func (s scope) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			return nil, rpcerror.Error(err)
 		}
 		res, err := next(ctx, r)
-		if err != nil || s.tenant == "" {
+		switch {
+		case s.tenant == "":
 			return res, err
+		case err != nil:
+			return nil, s.told(err)
 		}
 		if err := s.answer(res.Any()); err != nil {
 			return nil, rpcerror.Error(err)
 		}
 		return res, nil
 	}
+}
+
+// told returns an error as users of the tenant are told it.
+func (s scope) told(err error) error {
+	e, ok := errors.AsType[*federation.Error](rpcerror.FromError(err))
+	if !ok || e.ForTenant() == e {
+		return err
+	}
+	return rpcerror.Error(e.ForTenant())
 }
 
 // answer leaves out of an answer to a tenant what is not its own.
@@ -95,6 +109,9 @@ func (s scope) operation(op *adminv1.Operation) error {
 	}
 	for _, step := range op.GetSteps() {
 		step.Detail = "" // it can say where the data lies
+	}
+	if op.GetErrorMessage() != "" {
+		op.ErrorMessage = cmp.Or(op.GetTenantErrorMessage(), "the operation failed; the operators of the deployment see why")
 	}
 	return nil
 }
@@ -123,7 +140,10 @@ func (s scope) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		if conn.Spec().Procedure == adminv1connect.OperationServiceWatchOperationProcedure {
 			conn = scopedConn{conn, s}
 		}
-		return next(ctx, conn)
+		if err := next(ctx, conn); err != nil {
+			return s.told(err)
+		}
+		return nil
 	}
 }
 

@@ -265,7 +265,7 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	}
 	if t.g.kafka != nil {
 		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
-			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name), Authorizer: authorizer,
+			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name).ofTenant(), Authorizer: authorizer,
 			Limiter: limiter, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.w.tenantAuth(view), Logger: log,
 		})
 	}
@@ -363,7 +363,7 @@ func (t *tenancy) listener(root *kafkacompat.Server, tenant string) *kafkacompat
 	view := &tenantView{t.views, tenant}
 	return root.Tenant(kafkacompat.TenantDeps{
 		Name: tenant, Maps: view, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{},
-		Admin: newKafkaAdmin(t.g.admin, tenant), Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + tenant},
+		Admin: newKafkaAdmin(t.g.admin, tenant).ofTenant(), Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + tenant},
 		Auth: t.w.tenantAuth(view), Logger: t.w.log.With("tenant", tenant),
 		TenantOf: func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
 			p := id.Principal

@@ -39,6 +39,7 @@ type Operation struct {
 	ErrorKind    string             `json:"errorKind,omitempty"`
 	ErrorMessage string             `json:"errorMessage,omitempty"`
 	ErrorSubject federation.Subject `json:"errorSubject,omitzero"`
+	ErrorPublic  string             `json:"errorPublic,omitempty"` // what a tenant is told instead of the message
 	// Revision grows with each save: one that arrives late does not undo a later one.
 	Revision  int64 `json:"revision,omitempty"`
 	StartedMs int64 `json:"startedMs"`

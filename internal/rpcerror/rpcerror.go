@@ -9,6 +9,7 @@ package rpcerror
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -34,6 +35,13 @@ const (
 	metadataCluster   = "cluster" // a physical one
 	metadataGroup     = "group"
 	metadataSetting   = "setting"
+)
+
+// publicLocale and publicBytesMax are of the detail with what a tenant is told instead of
+// the message.
+const (
+	publicLocale   = "en"
+	publicBytesMax = 2048
 )
 
 // internalMessage is all that a client learns of an error that nobody classified.
@@ -198,6 +206,10 @@ func Error(err error) *connect.Error {
 		Reason:   r.reason.String(),
 		Metadata: metadata(r.name, e),
 	})
+	if public := e.Public(); public != "" {
+		text := strings.ToValidUTF8(public[:min(len(public), publicBytesMax)], "\uFFFD") // never left out: the message would be told instead
+		addDetail(out, &errdetails.LocalizedMessage{Locale: publicLocale, Message: text})
+	}
 	if e.RetryAfter > 0 {
 		addDetail(out, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.RetryAfter)})
 	}
@@ -222,6 +234,7 @@ func FromError(err error) error {
 	kind, ok := federation.Internal, false
 	var about federation.Subject
 	var after time.Duration
+	public := ""
 	for _, d := range wire.Details() {
 		value, derr := d.Value()
 		if derr != nil {
@@ -232,6 +245,8 @@ func FromError(err error) error {
 			if v.GetDomain() == Domain {
 				kind, about, ok = kindOfInfo(v), subjectOfInfo(v), true
 			}
+		case *errdetails.LocalizedMessage:
+			public = v.GetMessage()
 		case *errdetails.RetryInfo:
 			after = v.GetRetryDelay().AsDuration()
 		}
@@ -242,7 +257,7 @@ func FromError(err error) error {
 		}
 		kind = kindOfCode(wire.Code())
 	}
-	e := federation.Errorf(kind, "%s", wire.Message()).WithCause(err)
+	e := federation.Errorf(kind, "%s", wire.Message()).WithCause(err).WithPublic(public)
 	e.RetryAfter, e.Subject = after, about
 	return e
 }

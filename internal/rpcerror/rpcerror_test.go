@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,4 +142,25 @@ func TestErrorsThatNoBraidHandlerMade(t *testing.T) {
 	}
 	passed := connect.NewError(connect.CodeDataLoss, plain)
 	require.Equal(t, passed, rpcerror.Error(passed))
+}
+
+// What a tenant is told comes over the wire beside the message.
+func TestTextsForTenantsTravel(t *testing.T) {
+	made := federation.Errorf(federation.ClusterUnavailable, "topic %q: physical cluster %q does not answer", federation.TopicName("acme/orders"), federation.ClusterName("east"))
+	got, ok := errors.AsType[*federation.Error](rpcerror.FromError(rpcerror.Error(made)))
+	require.True(t, ok)
+	require.Equal(t, made.Message, got.Message)
+	told := rpcerror.Error(got.ForTenant())
+	require.Equal(t, `topic "orders": a physical cluster does not answer`, told.Message())
+	require.NotContains(t, fmt.Sprint(told.Details()), "east")
+	for _, d := range told.Details() {
+		require.NotContains(t, string(d.Bytes()), "east")
+	}
+	require.Equal(t, "orders", errorInfo(t, told).GetMetadata()["topic"])
+
+	long := federation.Errorf(federation.ClusterUnavailable, "%s on %s", federation.ClusterName("east"), strings.Repeat("é", 4000))
+	got, ok = errors.AsType[*federation.Error](rpcerror.FromError(rpcerror.Error(long)))
+	require.True(t, ok)
+	require.NotContains(t, got.ForTenant().Message, "east")
+	require.Contains(t, got.ForTenant().Message, "another one on é")
 }

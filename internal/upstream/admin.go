@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -65,11 +66,16 @@ func (c *Cluster) unavailable(err error) error {
 	case refused == nil:
 	case refused.Certain:
 		c.refused(refused.Why, err)
-		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q cannot be used: %s", c.Name, refused.Why).WithCause(refused)
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q cannot be used: %s", c.Name, forOperators(refused.Why)).WithCause(refused)
 	default:
-		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer: %s", c.Name, refused.Why).WithCause(refused)
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer: %s", c.Name, forOperators(refused.Why)).WithCause(refused)
 	}
 	return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer; it is tried again when it is back", c.Name).WithCause(err)
+}
+
+// forOperators is not said to tenants: it names hosts, certificates and users.
+func forOperators(why string) federation.Text {
+	return federation.Text{Whole: why, Public: "the operators of the deployment see why"}
 }
 
 // Info asks for the cluster's id and brokers.
@@ -142,7 +148,7 @@ func (c *Cluster) CreateTopic(ctx context.Context, name string, partitions int32
 		if rt.ErrorCode == kerr.TopicAlreadyExists.Code && !validateOnly {
 			return c.sameTopic(ctx, name, partitions)
 		}
-		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
+		if err := c.topicError(name, rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
 			return err
 		}
 	}
@@ -168,7 +174,7 @@ func (c *Cluster) PlannedConfig(ctx context.Context, name string, partitions int
 			}
 			return planned, err
 		}
-		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
+		if err := c.topicError(name, rt.ErrorCode, rt.ErrorMessage, "create a topic"); err != nil {
 			return nil, err
 		}
 		for _, cf := range rt.Configs {
@@ -223,7 +229,7 @@ func (c *Cluster) CreatePartitions(ctx context.Context, name string, total int32
 		return err
 	}
 	for _, rt := range resp.Topics {
-		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "add partitions"); err != nil {
+		if err := c.topicError(name, rt.ErrorCode, rt.ErrorMessage, "add partitions"); err != nil {
 			return err
 		}
 	}
@@ -246,7 +252,7 @@ func (c *Cluster) DeleteTopic(ctx context.Context, name string) error {
 		if rt.ErrorCode == kerr.UnknownTopicOrPartition.Code {
 			continue
 		}
-		if err := c.topicError(rt.ErrorCode, rt.ErrorMessage, "delete a topic"); err != nil {
+		if err := c.topicError(name, rt.ErrorCode, rt.ErrorMessage, "delete a topic"); err != nil {
 			return err
 		}
 	}
@@ -266,7 +272,7 @@ func (c *Cluster) TopicConfig(ctx context.Context, name string) (map[string]Conf
 	}
 	values := make(map[string]ConfigValue)
 	for _, rr := range resp.Resources {
-		if err := c.topicError(rr.ErrorCode, rr.ErrorMessage, "describe a topic's configuration"); err != nil {
+		if err := c.topicError(name, rr.ErrorCode, rr.ErrorMessage, "describe a topic's configuration"); err != nil {
 			return nil, err
 		}
 		for _, cf := range rr.Configs {
@@ -298,7 +304,7 @@ func (c *Cluster) SetTopicConfig(ctx context.Context, name string, set map[strin
 		return err
 	}
 	for _, rr := range resp.Resources {
-		if err := c.topicError(rr.ErrorCode, rr.ErrorMessage, "change a topic's configuration"); err != nil {
+		if err := c.topicError(name, rr.ErrorCode, rr.ErrorMessage, "change a topic's configuration"); err != nil {
 			return err
 		}
 	}
@@ -308,7 +314,7 @@ func (c *Cluster) SetTopicConfig(ctx context.Context, name string, set map[strin
 // topicError turns a broker's error code into an error that a client may see.
 // The broker's own text is kept for those kinds where it explains the client's
 // mistake and cannot name anything physical but the topic.
-func (c *Cluster) topicError(code int16, message *string, what string) error {
+func (c *Cluster) topicError(name string, code int16, message *string, what string) error {
 	if code == 0 {
 		return nil
 	}
@@ -336,5 +342,9 @@ func (c *Cluster) topicError(code int16, message *string, what string) error {
 	default:
 		detail = ""
 	}
-	return federation.Errorf(kind, "physical cluster %q refused to %s%s", c.Name, what, detail).WithCause(fmt.Errorf("%w%s", cause, detail))
+	told := federation.Text{Whole: detail, Public: strings.ReplaceAll(detail, name, "it")}
+	if detail == "" {
+		return federation.Errorf(kind, "physical cluster %q refused to %s", c.Name, what).WithCause(cause)
+	}
+	return federation.Errorf(kind, "physical cluster %q refused to %s%s", c.Name, what, told).WithCause(fmt.Errorf("%w%s", cause, detail))
 }

@@ -20,6 +20,7 @@ func (s *suite) tenants() []test {
 	return []test{
 		{"the same names are two things", s.testTenantsAreApart},
 		{"changes are the tenant's that began them", s.testTenantOperations},
+		{"errors name nothing physical", s.testTenantErrors},
 		{"the name service of each names its gateways", s.testTenantNames},
 		{"drain a cluster under the traffic of all", s.testDrainUnderTenants},
 		{"a cluster fails under all, and comes back", s.testFailoverOfTenants},

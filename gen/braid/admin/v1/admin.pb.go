@@ -3980,9 +3980,12 @@ type Operation struct {
 	StartTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	EndTime      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// What it works on, for example logicalClusters/default/topics/orders.
-	Target        string `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Target string `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"`
+	// The error message without names of physical clusters and topics: users of a tenant
+	// get this one as error_message.
+	TenantErrorMessage string `protobuf:"bytes,10,opt,name=tenant_error_message,json=tenantErrorMessage,proto3" json:"tenant_error_message,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Operation) Reset() {
@@ -4074,6 +4077,13 @@ func (x *Operation) GetEndTime() *timestamppb.Timestamp {
 func (x *Operation) GetTarget() string {
 	if x != nil {
 		return x.Target
+	}
+	return ""
+}
+
+func (x *Operation) GetTenantErrorMessage() string {
+	if x != nil {
+		return x.TenantErrorMessage
 	}
 	return ""
 }
@@ -5136,7 +5146,7 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\x12running_operations\x18\b \x03(\v2\x19.braid.admin.v1.OperationR\x11runningOperations\x12\x16\n" +
 	"\x06alarms\x18\t \x03(\tR\x06alarms\x12\x16\n" +
 	"\x06groups\x18\n" +
-	" \x01(\x03R\x06groups\"\xa9\x03\n" +
+	" \x01(\x03R\x06groups\"\xdb\x03\n" +
 	"\tOperation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -5148,7 +5158,9 @@ const file_braid_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x16\n" +
-	"\x06target\x18\t \x01(\tR\x06target\x1a\\\n" +
+	"\x06target\x18\t \x01(\tR\x06target\x120\n" +
+	"\x14tenant_error_message\x18\n" +
+	" \x01(\tR\x12tenantErrorMessage\x1a\\\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
