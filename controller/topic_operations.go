@@ -52,10 +52,14 @@ type undoing struct {
 	Undo        string             `json:"undo,omitempty"`
 	UndoKind    string             `json:"undoKind,omitempty"`
 	UndoSubject federation.Subject `json:"undoSubject,omitzero"`
+	UndoPublic  string             `json:"undoPublic,omitempty"` // what a tenant is told instead
 }
 
 func undoFor(cause error) undoing {
 	u := undoing{UndoKind: rpcerror.KindName(federation.KindOf(cause)), Undo: rpcerror.Error(cause).Message(), UndoSubject: federation.SubjectOf(cause)}
+	if e, ok := errors.AsType[*federation.Error](cause); ok {
+		u.UndoPublic = e.Public()
+	}
 	if errors.Is(cause, errCancelled) {
 		u.UndoKind = errorCancelled
 	}
@@ -66,7 +70,7 @@ func (s *undoing) undone() error {
 	if s.UndoKind == errorCancelled {
 		return errCancelled
 	}
-	e := federation.Errorf(rpcerror.ParseKind(s.UndoKind), "%s", s.Undo)
+	e := federation.Errorf(rpcerror.ParseKind(s.UndoKind), "%s", s.Undo).WithPublic(s.UndoPublic)
 	e.Subject = s.UndoSubject
 	return e
 }
