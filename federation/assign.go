@@ -137,8 +137,9 @@ func (m *Map) ClientGateways(c Client) []*Gateway {
 func (m *Map) PartitionGateway(gateways []*Gateway, id TopicID, p LogicalPartition) *Gateway {
 	var best *Gateway
 	var bestScore uint64
+	seed := partitionSeed(id, p)
 	for _, g := range gateways {
-		if s := score(uint64(g.NodeID), partitionSeed(id, p)); best == nil || s > bestScore || s == bestScore && g.ID < best.ID {
+		if s := score(uint64(g.NodeID), seed); best == nil || s > bestScore || s == bestScore && g.ID < best.ID {
 			best, bestScore = g, s
 		}
 	}

@@ -27,7 +27,7 @@ import (
 // * v5: log start offset
 // * v7: sessions, top-level error
 // * v9: current leader epoch (KIP-320)
-// * v11: rack, preferred read replica (always -1)
+// * v11: rack, preferred read replica (KIP-392); see zones.go
 // * v12: flexible; last fetched epoch, diverging epoch (KIP-595)
 // * v13: topic ids (KIP-516)
 // * v15: replica state
@@ -73,6 +73,9 @@ func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchReq
 	if len(from) == 0 {
 		return nil
 	}
+	if kreq.Rack != "" && m != nil {
+		c.checkZone(req, m, kreq.Rack, s)
+	}
 	limit := c.fetchLimit(req, kreq)
 	if req.code != 0 {
 		limit.MaxWait = 0 // an error is told at once, as in ReplicaManager.fetchMessages
@@ -83,16 +86,22 @@ func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchReq
 		if ctx.Err() != nil { // the gateway drains: the client finds another one
 			code = kerr.NotLeaderForPartition.Code
 		}
-		s.fill(func(p *fetchPart) { p.code = code })
+		s.fill(func(p *fetchPart) { p.code, p.near = code, nil })
 		return nil
 	}
 	s.fill(func(p *fetchPart) {
 		if p.query < len(fetched.Slices) {
 			p.slice = &fetched.Slices[p.query]
 			p.code = req.failFetch(p.slice.Err)
-			passHole(p.slice, from[p.query].Offset)
+			if !p.slice.InRange {
+				p.near = nil
+				passHole(p.slice, from[p.query].Offset)
+			}
 		}
 	})
+	if kreq.Rack != "" {
+		c.toldZones(ctx, s)
+	}
 	return fetched
 }
 
@@ -240,7 +249,11 @@ func (e *fetchEncoder) partition(p *fetchPart, v int16) {
 		}
 	}
 	if v >= 11 {
-		e.b = appendI32(e.b, -1) // preferred read replica
+		preferred := int32(-1)
+		if p.near != nil {
+			preferred = int32(p.near.NodeID)
+		}
+		e.b = appendI32(e.b, preferred)
 	}
 	// Empty, never null: librdkafka takes the length -1 for a broken message set.
 	e.b = appendLength(e.b, s.Bytes(), flexible, false)

@@ -133,7 +133,7 @@ func (v *view) topic(req *request, kreq *kmsg.MetadataRequest, t *federation.Top
 		rp.Partition = int32(p.Number)
 		rp.LeaderEpoch = int32(v.m.LeaderEpoch(p))
 		leader := v.leader(t, p)
-		rp.Replicas = v.replicas(t, leader)
+		rp.Replicas = v.replicas(t, p, leader)
 		rp.ISR = rp.Replicas
 		rp.OfflineReplicas = []int32{}
 		if leader == nil {

@@ -67,7 +67,7 @@ func (c *conn) held(m *federation.Map, req *request, kreq *kmsg.DescribeLogDirsR
 		}
 		p := t.Partitions[number]
 		tp := federation.TopicPartition{Topic: t.Name, Partition: p.Number}
-		if !seen[tp] && slices.Contains(v.replicas(t, v.leader(t, p)), int32(own.NodeID)) {
+		if !seen[tp] && slices.Contains(v.replicas(t, p, v.leader(t, p)), int32(own.NodeID)) {
 			seen[tp] = true
 			tps = append(tps, tp)
 		}

@@ -64,7 +64,7 @@ func (v *view) reassign(m *federation.Map, topic string, asked *kmsg.AlterPartit
 		return kerr.NoReassignmentInProgress, "no reassignment is in progress"
 	}
 	t := m.Topics[tp.Topic]
-	have := slices.Sorted(slices.Values(v.replicas(t, v.leader(t, p))))
+	have := slices.Sorted(slices.Values(v.replicas(t, p, v.leader(t, p))))
 	if slices.Equal(have, slices.Sorted(slices.Values(asked.Replicas))) {
 		return nil, ""
 	}

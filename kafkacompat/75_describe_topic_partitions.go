@@ -22,6 +22,10 @@ func handleDescribeTopicPartitions(ctx context.Context, c *conn, req *request, k
 	names := topicsToDescribe(req, m, kreq)
 	left := c.s.cfg.DescribePartitionsMax
 	left = min(left, max(kreq.ResponsePartitionLimit, 1)) // as a broker takes it
+	var v view
+	if m != nil {
+		v = c.view(m, req.clientID)
+	}
 	for _, name := range names {
 		rt := kmsg.NewDescribeTopicPartitionsResponseTopic()
 		rt.Topic = new(name)
@@ -51,7 +55,6 @@ func handleDescribeTopicPartitions(ctx context.Context, c *conn, req *request, k
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: first}
 			return resp
 		}
-		v := c.view(m, req.clientID)
 		next := v.describe(req, t, &rt, first, left)
 		resp.Topics = append(resp.Topics, rt)
 		if int(next) < len(t.Partitions) {
@@ -95,7 +98,7 @@ func (v *view) describe(req *request, t *federation.Topic, rt *kmsg.DescribeTopi
 		rp.Partition = int32(p.Number)
 		rp.LeaderEpoch = int32(v.m.LeaderEpoch(p))
 		leader := v.leader(t, p)
-		rp.Replicas = v.replicas(t, leader)
+		rp.Replicas = v.replicas(t, p, leader)
 		rp.ISR = rp.Replicas
 		rp.EligibleLeaderReplicas, rp.LastKnownELR, rp.OfflineReplicas = []int32{}, []int32{}, []int32{}
 		if leader == nil {

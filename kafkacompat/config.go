@@ -73,7 +73,8 @@ type Config struct {
 	// FetchBytesMax bounds one Fetch response [fetch.max.bytes]; 55 MiB by default.
 	FetchBytesMax int32
 	// FetchSessionPartitionsMax bounds the partitions in the fetch sessions of all
-	// connections, of some 330 B each; a client whose session would go above it sends
+	// connections, and those whose consumers were sent to their zone in the last minutes, of
+	// some 330 B each; a client whose session would go above it sends
 	// full requests [max.incremental.fetch.session.cache.slots]. 500,000 by default;
 	// negative: no sessions.
 	FetchSessionPartitionsMax int64

@@ -65,6 +65,7 @@ type conn struct {
 	buffered  *bufio.Writer // of a TLS connection: one record for many small buffers; nil if there is no TLS
 
 	fetches  *fetchSession // of the goroutine that answers; nil if the client has none
+	sentAway sentAway      // likewise
 	software string        // likewise: the client's name for itself (KIP-511); empty if it has none
 
 	cancel    context.CancelFunc // ends all work for the connection
@@ -161,6 +162,7 @@ func (c *conn) serve(ctx, waitCtx context.Context) {
 	}
 	<-written
 	c.endFetchSession(ctx)
+	c.sentAway.clear(c.s)
 	c.abort()
 	if c.sess != nil {
 		c.sess.Close()

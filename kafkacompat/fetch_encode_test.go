@@ -33,6 +33,10 @@ func randomFetch(rnd *rand.Rand, version int16) ([]*fetchPart, *kmsg.FetchRespon
 				wp.CurrentLeader.LeaderID, wp.CurrentLeader.LeaderEpoch = int32(p.hint.leader.NodeID), int32(p.hint.epoch)
 				endpoints = addEndpoint(endpoints, p.hint)
 			}
+			if rnd.IntN(4) == 0 {
+				p.near = &federation.Gateway{NodeID: federation.NodeID(rnd.Int32N(1000))}
+				wp.PreferredReadReplica = int32(p.near.NodeID)
+			}
 			wt.Partitions = append(wt.Partitions, wp)
 			parts = append(parts, p)
 		}

@@ -67,6 +67,7 @@ type fetchPart struct {
 	query int // index in the positions asked of the router; -1 = refused
 	code  int16
 	hint  *leaderHint
+	near  *federation.Gateway // the replica in the client's zone, to read from there; nil = none
 	slice *router.Slice
 
 	// What the client was told last, if it is in a session.
@@ -246,7 +247,7 @@ func (s *fetchSession) positions(ctx context.Context, req *request, m *federatio
 		if !known || p.refused == errUnresolved {
 			p.resolve(m, s.byID)
 		}
-		p.code, p.query, p.hint, p.slice = 0, -1, nil, nil
+		p.code, p.query, p.hint, p.near, p.slice = 0, -1, nil, nil, nil
 		if replica { // no broker replicates from a gateway
 			p.code = req.refuse(kerr.ClusterAuthorizationFailed)
 			continue
@@ -350,7 +351,7 @@ func (p *fetchPart) news() bool {
 		p.high = untold
 		return true
 	}
-	changed := len(s.Records) > 0 || s.HighWatermark != p.high || s.LastStable != p.stable || s.LogStart != p.logStart
+	changed := len(s.Records) > 0 || p.near != nil || s.HighWatermark != p.high || s.LastStable != p.stable || s.LogStart != p.logStart
 	p.high, p.stable, p.logStart = s.HighWatermark, s.LastStable, s.LogStart
 	return changed
 }

@@ -23,6 +23,7 @@ type Metrics struct {
 
 	sessions         metric.Int64UpDownCounter
 	sessionsDeclined metric.Int64Counter
+	zoned            metric.Int64Counter
 
 	// options has the attributes of each kind of answer, ready made: there are as many
 	// as APIs, versions and error codes that occur together.
@@ -50,9 +51,10 @@ type answerOptions struct {
 //	braid.kafka.requests.malformed
 //	braid.kafka.authentications     mechanism, outcome
 //	braid.kafka.fetch.sessions, .declined
+//	braid.kafka.fetch.sent.to.zone
 func NewMetrics(meter metric.Meter) (*Metrics, error) {
 	var m Metrics
-	var errs [10]error
+	var errs [11]error
 	_, errs[0] = meter.Int64ObservableCounter("braid.kafka.requests",
 		metric.WithDescription("Requests of Kafka clients that were answered."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
@@ -89,6 +91,8 @@ func NewMetrics(meter metric.Meter) (*Metrics, error) {
 		metric.WithDescription("Fetch sessions that were not begun because there were too many partitions in others."))
 	m.auths, errs[9] = meter.Int64Counter("braid.kafka.authentications",
 		metric.WithDescription("Authentications of Kafka clients, by SASL or by certificate."))
+	m.zoned, errs[10] = meter.Int64Counter("braid.kafka.fetch.sent.to.zone",
+		metric.WithDescription("Partitions for which a consumer was sent to a gateway of its rack."))
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("kafka facade metrics: %w", err)
@@ -168,6 +172,12 @@ func (m *Metrics) authentication(ctx context.Context, mechanism string, ok bool)
 func (m *Metrics) fetchSessions(ctx context.Context, delta int64) {
 	if m != nil {
 		m.sessions.Add(ctx, delta)
+	}
+}
+
+func (m *Metrics) sentToZone(ctx context.Context, partitions int64) {
+	if m != nil {
+		m.zoned.Add(ctx, partitions)
 	}
 }
 

@@ -2,6 +2,7 @@ package kafkacompat
 
 import (
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/braidmq/braid/federation"
@@ -10,12 +11,16 @@ import (
 // A view is the federation as one client sees it: gateways are the brokers.
 type view struct {
 	m        *federation.Map
+	client   federation.Client
 	ready    []*federation.Gateway
 	gateways []*federation.Gateway // the client's own, best first
+	zones    []zone                // that have gateways; see zoned
+	isZoned  bool                  // zones is set
 }
 
 func (c *conn) view(m *federation.Map, clientID string) view {
-	return view{m: m, ready: readyGateways(m), gateways: m.ClientGateways(c.client(clientID))}
+	client := c.client(clientID)
+	return view{m: m, client: client, ready: readyGateways(m), gateways: m.ClientGateways(client)}
 }
 
 // readyGateways are the nodes of Metadata, DescribeCluster and FindCoordinator.
@@ -46,16 +51,25 @@ func (v *view) leader(t *federation.Topic, p *federation.Partition) *federation.
 	return v.m.PartitionGateway(v.gateways, t.ID, p.Number)
 }
 
-// replicas returns the nodes that are named as a partition's replicas, its leader
-// first: as many as the topic's replication factor, at most one for each gateway.
-// They all hold what any of them holds, so they are the in-sync ones too.
-func (v *view) replicas(t *federation.Topic, leader *federation.Gateway) []int32 {
+// copies is how many replicas a topic's partitions are shown with: its replication factor,
+// and at most one for each gateway.
+func (v *view) copies(t *federation.Topic) int {
+	return min(max(int(t.ReplicationFactor), 1), max(len(v.ready), 1))
+}
+
+// replicas returns the nodes that are named as a partition's replicas: its leader, then one
+// of each other zone, as far as there is room, and then any. They all hold what any of them
+// holds, so they are the in-sync ones too.
+func (v *view) replicas(t *federation.Topic, p *federation.Partition, leader *federation.Gateway) []int32 {
 	if leader == nil {
 		return []int32{}
 	}
-	n := min(max(int(t.ReplicationFactor), 1), max(len(v.ready), 1))
+	n := v.copies(t)
 	ids := make([]int32, 1, n)
 	ids[0] = int32(leader.NodeID)
+	if n > 1 {
+		ids = v.elsewhere(t, p, leader, ids)
+	}
 	at := 0
 	for i, g := range v.ready {
 		if g == leader {
@@ -63,7 +77,7 @@ func (v *view) replicas(t *federation.Topic, leader *federation.Gateway) []int32
 		}
 	}
 	for i := 1; i < len(v.ready) && len(ids) < n; i++ {
-		if g := v.ready[(at+i)%len(v.ready)]; g != leader {
+		if g := v.ready[(at+i)%len(v.ready)]; !slices.Contains(ids, int32(g.NodeID)) {
 			ids = append(ids, int32(g.NodeID))
 		}
 	}

@@ -67,6 +67,9 @@ func (f *fetching) send() {
 // reads brought before. 0 where it is not known to bring any: what such a read
 // tells, ends and errors, costs little, and the reader must not wait for it.
 func (f *fetching) expected(it *fetchItem) int {
+	if it.pos.Check {
+		return 0
+	}
 	if w, known := f.s.r.states.of(it.pos.TopicPartition).ends(); !known || it.at >= w.HighWatermark {
 		return 0
 	}
@@ -109,7 +112,7 @@ func (f *fetching) readAhead() {
 	m := f.s.r.deps.Maps.Current()
 	left := federation.TopicPartition{Partition: -1}
 	f.each(func(it *fetchItem, sl *Slice) {
-		if it.bytes > 0 || it.part != nil || sl.Err != nil || it.at >= sl.HighWatermark {
+		if it.bytes > 0 || it.part != nil || it.pos.Check || sl.Err != nil || it.at >= sl.HighWatermark {
 			return
 		}
 		// Not one that waits for something else: it would come first again and again.

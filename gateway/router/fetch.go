@@ -102,7 +102,7 @@ type fetching struct {
 	got     taken // from a tail
 	out     *Fetched
 	bytes   int
-	failed  bool // an item has an error: the client wants to know at once
+	failed  bool // an item has an error, or an offset was checked: the client wants to know at once
 	started time.Time
 	enough  time.Time // since when there is enough
 }
@@ -289,8 +289,10 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 			return false, false
 		}
 		use = upstream.UseRead
-		if again, served := f.fromTail(it, extent, cluster, leader.Broker, false); served {
-			return again, false
+		if !it.pos.Check {
+			if again, served := f.fromTail(it, extent, cluster, leader.Broker, false); served {
+				return again, false
+			}
 		}
 	}
 	return false, f.want(it, extent, readKey{cluster: cluster, broker: leader.Broker, use: use})
@@ -307,7 +309,11 @@ func (f *fetching) want(it *fetchItem, extent *federation.Extent, key readKey) (
 	if !f.s.add(rd) {
 		return false
 	}
-	g.add(rd, max(it.pos.MaxBytes-int32(it.bytes), 1))
+	maxBytes := max(it.pos.MaxBytes-int32(it.bytes), 1)
+	if it.pos.Check {
+		maxBytes = 1
+	}
+	g.add(rd, maxBytes)
 	return true
 }
 
@@ -426,6 +432,10 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		it.resume = time.Now().Add(leaderPause)
 		return false, false
 	}
+	if it.pos.Check {
+		f.inRange(it, a)
+		return false, false
+	}
 	got := patch(extent, rd.from, a.records)
 	if got.unknownEpoch >= 0 {
 		f.s.r.seen(extent, got.unknownEpoch)
@@ -463,6 +473,15 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		return false, false
 	}
 	return f.empty(extent, head, it, rd, a), false
+}
+
+// inRange ends an item of which only that was asked.
+func (f *fetching) inRange(it *fetchItem, a readAnswer) {
+	if a.buf != nil {
+		a.buf.Release()
+	}
+	it.slice.InRange, it.closed = true, true
+	f.failed = true // the client wants to know at once
 }
 
 // empty handles an answer without records.

@@ -94,6 +94,9 @@ type Position struct {
 	CurrentEpoch federation.LogicalEpoch
 	// LastFetchedEpoch is the epoch of the batch that the client read last, or NoEpoch.
 	LastFetchedEpoch federation.LogicalEpoch
+	// Check asks for no records, only whether the offset is one of the log. A Fetch ends when
+	// the broker has said so, as it does when it has an error to tell.
+	Check bool
 }
 
 // FetchLimit bounds a Fetch over all of its partitions together.
@@ -123,7 +126,10 @@ type Slice struct {
 	Aborted       []AbortedTxn
 	// Diverging is set if the log does not have what the reader read last (KIP-595).
 	Diverging *EpochEnd
-	Err       error // *federation.Error
+	// InRange says, of a Position with Check, that its offset is one of the log. Neither this
+	// nor Err is set if the broker did not answer in time.
+	InRange bool
+	Err     error // *federation.Error
 }
 
 // Bytes returns the size of the records.
