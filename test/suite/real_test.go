@@ -12,3 +12,5 @@ import (
 func TestReal(t *testing.T) { suite.Run(t, world.Real(t, suite.Options())) }
 
 func TestRealMoves(t *testing.T) { suite.RunMoves(t, world.Real(t, suite.MoveOptions())) }
+
+func TestRealZones(t *testing.T) { suite.RunZones(t, world.Real(t, suite.ZoneOptions())) }

@@ -18,3 +18,8 @@ func TestEmbeddedMoves(t *testing.T) {
 	t.Parallel()
 	suite.RunMoves(t, world.Embedded(t, suite.MoveOptions()))
 }
+
+func TestEmbeddedZones(t *testing.T) {
+	t.Parallel()
+	suite.RunZones(t, world.Embedded(t, suite.ZoneOptions()))
+}

@@ -32,7 +32,7 @@ func Embedded(t TB, o Options) *World {
 
 	options := embedded.Options{
 		Controllers: o.Controllers, Gateways: o.Gateways, NameServers: 1, Configure: e.configure, Build: "test",
-		Brokers: 1, // as many as a real cluster of the tests has
+		Brokers: o.Brokers,
 		Logger:  logger(t),
 	}
 	for _, name := range o.Clusters {
@@ -84,7 +84,7 @@ func (e *embeddedParts) node(t TB, role process.Role, index int) *Node {
 		n.Kafka = realparts.FreeAddress(t)
 	}
 	n.Ops = realparts.FreeAddress(t)
-	n.Tenants = tenantListeners(t, role.String(), e.options)
+	n.Tenants, n.Zone = tenantListeners(t, role.String(), e.options), e.options.zone(role.String(), index)
 	return n
 }
 
@@ -100,7 +100,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 	}
 	switch c.Role {
 	case process.Gateway:
-		c.KafkaListen, c.AutoCreateTopics = n.Kafka, e.options.AutoCreateTopics
+		c.KafkaListen, c.AutoCreateTopics, c.Zone = n.Kafka, e.options.AutoCreateTopics, n.Zone
 		c.Tenants, c.TenantKafkaListen = len(n.Tenants) > 0, n.Tenants
 	case process.NameServer:
 		c.BootstrapListen, c.Tenants = n.Kafka, len(e.options.Tenants) > 0

@@ -24,6 +24,9 @@ func Real(t TB, o Options) *World {
 	redis := realparts.StartRedis(t)
 	r.redis, w.Redis = redis, realRedis{t, redis}
 	for _, k := range realparts.StartKafka(t, o.HeapMB, o.Clusters...) {
+		for id := int32(2); int(id) <= o.Brokers; id++ {
+			k.AddBroker(t, id)
+		}
 		w.Clusters = append(w.Clusters, realCluster(t, k))
 	}
 	w.startCluster = func(t TB, name string) Cluster {
@@ -70,7 +73,7 @@ func (r *realParts) node(role string, index int) *Node {
 	if role != "controller" {
 		n.Kafka = realparts.FreeAddress(r.t)
 	}
-	n.Tenants = tenantListeners(r.t, role, r.options)
+	n.Tenants, n.Zone = tenantListeners(r.t, role, r.options), r.options.zone(role, index)
 	return n
 }
 
@@ -95,6 +98,9 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		}
 	case "gateway":
 		command = append(command, "--kafka-listen", n.Kafka)
+		if n.Zone != "" {
+			command = append(command, "--zone", n.Zone)
+		}
 		if len(n.Tenants) > 0 {
 			command = append(command, "--tenants")
 		}

@@ -41,6 +41,8 @@ type Options struct {
 	Controllers int      // 1 by default
 	Clusters    []string // names; a and b by default
 	HeapMB      int      // of each real broker; 320 by default
+	Brokers     int      // of each cluster; 1 by default
+	Zones       []string // of the gateways, one for each; none by default
 	// AutoCreateTopics is the gateways' setting.
 	AutoCreateTopics bool
 	// AskACLs has gateways ask ACLs, and allow everybody what none speaks of.
@@ -70,7 +72,16 @@ func (o Options) withDefaults() Options {
 	if o.HeapMB == 0 {
 		o.HeapMB = 320
 	}
+	o.Brokers = max(o.Brokers, 1)
 	return o
+}
+
+// zone is that of the node with an index.
+func (o Options) zone(role string, index int) string {
+	if role != "gateway" || index >= len(o.Zones) {
+		return ""
+	}
+	return o.Zones[index]
 }
 
 // A World is a running federation. Its nodes may be killed and started again by
@@ -166,6 +177,8 @@ type Redis interface {
 // A Node is a process of a federation.
 type Node struct {
 	ID string
+	// Zone is where a gateway stands; empty = nowhere.
+	Zone string
 	// Connect, Kafka and Ops are addresses (host:port); a name service's Kafka is its
 	// bootstrap. They stay the same over a restart.
 	Connect, Kafka, Ops string
