@@ -79,7 +79,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.Fetch, name: "Fetch", min: 4, max: 18, flexible: 12, seen: 18, hot: true,
-		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. An older leader epoch than the partition has is no error (FENCED_LEADER_EPOCH at a broker), here and in ListOffsets and OffsetForLeaderEpoch: every gateway reads from the newest leader. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. Never names a preferred read replica ([0020](decisions/0020-hints-racks-and-rebootstrap.md)). NOT_LEADER_OR_FOLLOWER comes with the leader as in Produce, from version 16 on.",
+		note: "One long poll over all partitions, whatever clusters they lie on; the slowest cluster does not delay the others. Offsets and leader epochs are logical. An older leader epoch than the partition has is no error (FENCED_LEADER_EPOCH at a broker), here and in ListOffsets and OffsetForLeaderEpoch: every gateway reads from the newest leader. Incremental sessions (KIP-227) belong to a connection: a client that connects again begins a new one. A consumer whose `client.rack` is another zone than the gateway's is told the replica that lies there (KIP-392, version 11), if Metadata names one ([0024](decisions/0024-read-in-the-zone.md)). NOT_LEADER_OR_FOLLOWER comes with the leader as in Produce, from version 16 on.",
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
@@ -87,7 +87,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata), local: true,
-		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`. The rack of a node is its gateway's zone. REBOOTSTRAP_REQUIRED (version 13) only when every gateway of the map drains, and only to Java clients: others would show it to the application.",
+		note: "The brokers are the ready gateways. The leader of a partition is one of the client's gateways; replicas and in-sync replicas are gateways too, as many as the replication factor, as far as there are gateways, and in as many zones as they can be. All gateways answer alike for the same map and client id. Hints in the client id: `braid_zone=Z`, `braid_role=produce` or `braid_role=consume`. The rack of a node is its gateway's zone. REBOOTSTRAP_REQUIRED (version 13) only when every gateway of the map drains, and only to Java clients: others would show it to the application.",
 	},
 	{key: kmsg.LeaderAndISR, name: "LeaderAndIsr", seen: 7, note: "Broker-internal."},
 	{key: kmsg.StopReplica, name: "StopReplica", seen: 4, note: "Broker-internal."},
