@@ -118,6 +118,9 @@ type Config struct {
 	// QuotasMax bounds the entities that have quotas, of some 400 B each in every gateway;
 	// 10,000 by default.
 	QuotasMax int
+	// GroupConfigsMax bounds the groups that have settings of their own, of some 300 B each in
+	// every gateway; 10,000 by default.
+	GroupConfigsMax int
 	// GatewayScheme is that of the gateways' Connect API, http or https; http by default.
 	GatewayScheme string
 	// CredentialsMax bounds the credentials of all users: each gateway holds them, of some
@@ -169,6 +172,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.PartitionsMax, 10_000)
 	setDefault(&c.ACLsMax, 20_000)
 	setDefault(&c.QuotasMax, 10_000)
+	setDefault(&c.GroupConfigsMax, 10_000)
 	setDefault(&c.GatewayScheme, "http")
 	setDefault(&c.CredentialsMax, 10_000)
 	setDefault(&c.TenantsMax, 1000)

@@ -98,6 +98,7 @@ func (c *Controller) Mount(mux *http.ServeMux, opts ...connect.HandlerOption) {
 	admin(adminv1connect.NewOperationServiceHandler(&operationService{c}, opts...))
 	admin(adminv1connect.NewAclServiceHandler(&aclService{c}, opts...))
 	admin(adminv1connect.NewQuotaServiceHandler(&quotaService{c}, opts...))
+	admin(adminv1connect.NewGroupConfigServiceHandler(&groupConfigService{c}, opts...))
 	admin(adminv1connect.NewCredentialServiceHandler(&credentialService{c}, opts...))
 	admin(adminv1connect.NewTenantServiceHandler(&tenantService{c}, opts...))
 }

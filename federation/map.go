@@ -18,6 +18,7 @@ type Map struct {
 	Topics          map[TopicName]*Topic
 	ACLs            ACLs
 	Quotas          Quotas
+	GroupConfigs    GroupConfigs                 // nil = none
 	Tenants         map[string]*Tenant           // nil = none
 	Credentials     map[CredentialID]*Credential `json:"-"` // nil = none; shown nowhere
 

@@ -151,6 +151,7 @@ func SplitMap(m *Map, prev *Split) *Split {
 	}
 	s.splitACLs(prev)
 	s.splitQuotas(prev)
+	s.splitGroupConfigs(prev)
 	for _, v := range s.views {
 		v.Seal()
 	}
@@ -160,7 +161,7 @@ func SplitMap(m *Map, prev *Split) *Split {
 func (s *Split) add(tenant, logicalCluster, clusterID string) *Map {
 	v := *s.base
 	v.LogicalCluster, v.ClusterID = logicalCluster, clusterID
-	v.Topics, v.Credentials, v.ACLs, v.Quotas, v.Tenants = make(map[TopicName]*Topic), nil, nil, nil, nil
+	v.Topics, v.Credentials, v.ACLs, v.Quotas, v.GroupConfigs, v.Tenants = make(map[TopicName]*Topic), nil, nil, nil, nil, nil
 	v.Gateways = slices.Clone(v.Gateways)
 	for i, g := range v.Gateways {
 		out := *g
@@ -229,6 +230,29 @@ func (s *Split) splitQuotas(prev *Split) {
 	}
 }
 
+// splitGroupConfigs keeps those of the last split if they are the same, as splitACLs does.
+func (s *Split) splitGroupConfigs(prev *Split) {
+	if prev.split() && sameMap(prev.base.GroupConfigs, s.base.GroupConfigs) {
+		for tenant, v := range s.views {
+			if old := prev.views[tenant]; old != nil {
+				v.GroupConfigs = old.GroupConfigs
+			}
+		}
+		return
+	}
+	for id, c := range s.base.GroupConfigs {
+		v := s.views[id.Tenant]
+		if v == nil {
+			continue
+		}
+		if v.GroupConfigs == nil {
+			v.GroupConfigs = make(GroupConfigs)
+		}
+		id.Tenant = ""
+		v.GroupConfigs[id] = &GroupConfig{GroupID: id, Values: c.Values}
+	}
+}
+
 // split reports whether the map had to be split: else the one view is the map itself.
 func (s *Split) split() bool { return s.base != nil && len(s.base.Tenants) > 0 }
 
@@ -261,6 +285,6 @@ func (s *Split) Of(tenant string) (*Map, bool) {
 	}
 	v := *s.base
 	v.LogicalCluster, v.ClusterID, v.Tenants = tenant, "", nil
-	v.Topics, v.Credentials, v.ACLs, v.Quotas = make(map[TopicName]*Topic), nil, nil, nil
+	v.Topics, v.Credentials, v.ACLs, v.Quotas, v.GroupConfigs = make(map[TopicName]*Topic), nil, nil, nil, nil
 	return v.Seal(), false
 }

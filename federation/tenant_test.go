@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"maps"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,7 +25,7 @@ func splitWorld() *federation.Map {
 		Tenants: map[string]*federation.Tenant{
 			"acme": {Name: "acme", ClusterID: "id-acme"}, "beta": {Name: "beta", ClusterID: "id-beta", Deleting: true},
 		},
-		ACLs: make(federation.ACLs), Quotas: make(federation.Quotas), Credentials: make(map[federation.CredentialID]*federation.Credential),
+		ACLs: make(federation.ACLs), Quotas: make(federation.Quotas), GroupConfigs: make(federation.GroupConfigs), Credentials: make(map[federation.CredentialID]*federation.Credential),
 		Gateways: []*federation.Gateway{
 			{ID: "g1", KafkaAddress: "one:9092", TenantKafka: federation.NewTenantAddresses(map[string]string{"acme": "one:9192"})},
 			{ID: "g2", KafkaAddress: "two:9092", TenantKafka: federation.NewTenantAddresses(map[string]string{"*": "*.two:9092"})},
@@ -35,6 +36,8 @@ func splitWorld() *federation.Map {
 		m.ACLs[a.ID()] = a
 		e := federation.QuotaEntity{User: federation.NamedQuota("alice"), Tenant: tenant}
 		m.Quotas[e] = &federation.Quota{Entity: e, Values: map[federation.QuotaKey]float64{federation.QuotaRequestRate: float64(1 + len(tenant))}}
+		g := federation.GroupID{Group: "billing", Tenant: tenant}
+		m.GroupConfigs[g] = &federation.GroupConfig{GroupID: g, Values: map[string]string{federation.GroupSessionTimeout: strconv.Itoa(50000 + len(tenant))}}
 		c := federation.CredentialID{User: federation.QualifyUser(tenant, "alice"), Mechanism: federation.ScramSHA256}
 		m.Credentials[c] = &federation.Credential{CredentialID: c, Iterations: int32(4096 + len(tenant))}
 	}
@@ -83,6 +86,10 @@ func TestSplitMap(t *testing.T) {
 		q := m.Quotas[federation.QuotaEntity{User: federation.NamedQuota("alice")}]
 		require.InDelta(t, 1+len(tenant), q.Values[federation.QuotaRequestRate], 0)
 		require.Empty(t, q.Entity.Tenant)
+		require.Len(t, m.GroupConfigs, 1)
+		group := m.GroupConfig("billing")
+		require.Equal(t, strconv.Itoa(50000+len(tenant)), group.Values[federation.GroupSessionTimeout])
+		require.Empty(t, group.Tenant)
 		require.Equal(t, int32(4096+len(tenant)), m.Credential(alice).Iterations)
 	}
 	// Who names a tenant that is not there is a user of the deployment's own; its topics are nobody's.
@@ -95,6 +102,7 @@ func TestSplitMap(t *testing.T) {
 	require.Empty(t, ghost.Credentials)
 	require.Empty(t, ghost.ACLs)
 	require.Empty(t, ghost.Quotas)
+	require.Empty(t, ghost.GroupConfigs)
 }
 
 // What compares maps by their address sees no change where there is none.
@@ -116,6 +124,7 @@ func TestSplitMapTakesOver(t *testing.T) {
 		for e, q := range before.Quotas {
 			require.Same(t, q, after.Quotas[e])
 		}
+		require.Same(t, before.GroupConfig("billing"), after.GroupConfig("billing"))
 	}
 	before, _ := first.Of("acme")
 	after, _ := second.Of("acme")
@@ -129,6 +138,7 @@ func TestSplitMapTakesOver(t *testing.T) {
 	after, _ = changed.Of("acme")
 	require.Empty(t, after.Quotas)
 	require.Empty(t, after.ACLs)
+	require.NotNil(t, after.GroupConfig("billing"))
 	after, _ = changed.Of("")
 	require.Len(t, after.Quotas, 1)
 }

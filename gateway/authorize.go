@@ -205,6 +205,10 @@ func adminTable(procedure string, msg any) (rights []right, changes bool) {
 		return []right{onCluster(acl.AlterConfigs)}, true
 	case *adminv1.ListQuotasRequest:
 		return []right{onCluster(acl.DescribeConfigs)}, false
+	case *adminv1.AlterGroupConfigRequest:
+		return []right{{acl.AlterConfigs, acl.Group, r.GetGroup()}}, !r.GetValidateOnly()
+	case *adminv1.ListGroupConfigsRequest:
+		return []right{onCluster(acl.DescribeConfigs)}, false
 	case *adminv1.ListTopicsRequest, *adminv1.ListGroupsRequest:
 		return nil, false // only what the caller may see is listed
 	}
@@ -341,6 +345,22 @@ type forwardedQuotas struct {
 
 func (f *forwardedQuotas) AlterQuotas(ctx context.Context, r *adminv1.AlterQuotasRequest) (*adminv1.AlterQuotasResponse, error) {
 	res, err := f.QuotaServiceClient.AlterQuotas(ctx, r)
+	f.g.awaitVersion(ctx, federation.MapVersion(res.GetMapVersion()))
+	return res, err
+}
+
+// forwardedGroupConfigs is likewise. What a group may set is this gateway's to know.
+type forwardedGroupConfigs struct {
+	adminv1connect.GroupConfigServiceClient
+	g *Gateway
+}
+
+func (f *forwardedGroupConfigs) AlterGroupConfig(ctx context.Context, r *adminv1.AlterGroupConfigRequest) (*adminv1.AlterGroupConfigResponse, error) {
+	change := &federation.GroupConfigChange{GroupID: federation.GroupID{Group: r.GetGroup()}, Set: r.GetSet(), Remove: r.GetRemove()}
+	if err := f.g.deps.GroupSettings.CheckChange(f.g.deps.Maps.Current(), change); err != nil {
+		return nil, err
+	}
+	res, err := f.GroupConfigServiceClient.AlterGroupConfig(ctx, r)
 	f.g.awaitVersion(ctx, federation.MapVersion(res.GetMapVersion()))
 	return res, err
 }

@@ -42,6 +42,9 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	if g.deps.Quotas != nil {
 		mux.Handle(adminv1connect.NewQuotaServiceHandler(&forwardedQuotas{g.deps.Quotas, g}, forward...))
 	}
+	if g.deps.GroupConfigs != nil {
+		mux.Handle(adminv1connect.NewGroupConfigServiceHandler(&forwardedGroupConfigs{g.deps.GroupConfigs, g}, forward...))
+	}
 	if g.deps.Credentials != nil {
 		mux.Handle(adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...))
 	}

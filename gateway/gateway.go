@@ -53,6 +53,9 @@ type Deps struct {
 	Operations adminv1connect.OperationServiceClient
 	Acls       adminv1connect.AclServiceClient
 	Quotas     adminv1connect.QuotaServiceClient
+	// GroupConfigs are the settings of groups, within what GroupSettings lets them set.
+	GroupConfigs  adminv1connect.GroupConfigServiceClient
+	GroupSettings federation.GroupSettings
 	// Credentials is one of them.
 	Credentials adminv1connect.CredentialServiceClient
 	// Tenants is one of them.

@@ -116,6 +116,7 @@ func (g *Gateway) serviceNames() []string {
 		{adminv1connect.OperationServiceName, g.deps.Operations != nil},
 		{adminv1connect.AclServiceName, g.deps.Acls != nil},
 		{adminv1connect.QuotaServiceName, g.deps.Quotas != nil},
+		{adminv1connect.GroupConfigServiceName, g.deps.GroupConfigs != nil},
 		{adminv1connect.TenantServiceName, g.deps.Tenants != nil},
 		{adminv1connect.CredentialServiceName, g.deps.Credentials != nil},
 		{namingv1connect.NameServiceName, g.deps.Naming != nil},

@@ -17,7 +17,7 @@ import (
 // DescribeConfigs: v1-v4
 //
 // Topics with what was set and Kafka's defaults; nodes with the settings of this
-// door that have a Kafka name; groups with those that the coordinators have for all.
+// door that have a Kafka name; groups with what they set, and what the coordinators have for all.
 //
 // Version notes:
 // * v1: sources and synonyms
@@ -91,7 +91,7 @@ func (c *conn) describeResource(ctx context.Context, r *kmsg.DescribeConfigsRequ
 		if r.ResourceName == "" {
 			return nil, federation.Errorf(federation.InvalidArgument, "group: the name is empty")
 		}
-		return c.s.groupConfigs(), nil
+		return c.s.groupConfigs(m.GroupConfig(r.ResourceName)), nil
 	default:
 		return nil, unknownResource(r.ResourceType)
 	}
@@ -111,15 +111,6 @@ func (c *conn) topicOverrides(ctx context.Context, m *federation.Map, name feder
 		return values(t.Config), nil
 	}
 	return nil, err
-}
-
-// groupConfigs are the settings of a group that Kafka has, as far as braid does: they are
-// the same for all groups.
-func (s *Server) groupConfigs() []described {
-	return describeAll([]configKey{
-		{"consumer.heartbeat.interval.ms", millisText(s.cfg.GroupConsumerHeartbeatInterval), kmsg.ConfigTypeInt, "How often members of the newer protocol send heartbeats."},
-		{"consumer.session.timeout.ms", millisText(s.cfg.GroupConsumerSessionTimeout), kmsg.ConfigTypeInt, "How long members of the newer protocol are kept without a heartbeat."},
-	}, kmsg.ConfigSourceDefaultConfig)
 }
 
 func millisText(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
@@ -149,8 +140,12 @@ func (s *Server) brokerConfigs(g *federation.Gateway) []described {
 		{"connections.max.idle.ms", millisText(c.IdleTimeout), kmsg.ConfigTypeLong, "When a connection without traffic is closed."},
 		{"default.replication.factor", strconv.Itoa(int(max(c.DefaultReplicationFactor, 1))), kmsg.ConfigTypeInt, "The replication factor of topics created without one."},
 		{"fetch.max.bytes", strconv.Itoa(int(c.FetchBytesMax)), kmsg.ConfigTypeInt, "The largest Fetch response."},
-		{"group.consumer.heartbeat.interval.ms", millisText(c.GroupConsumerHeartbeatInterval), kmsg.ConfigTypeInt, "How often group members of the newer protocol send heartbeats."},
-		{"group.consumer.session.timeout.ms", millisText(c.GroupConsumerSessionTimeout), kmsg.ConfigTypeInt, "How long they are kept without one."},
+		{"group.consumer.heartbeat.interval.ms", millisText(c.GroupSettings.HeartbeatInterval.Default), kmsg.ConfigTypeInt, "How often group members of the newer protocol send heartbeats."},
+		{"group.consumer.session.timeout.ms", millisText(c.GroupSettings.SessionTimeout.Default), kmsg.ConfigTypeInt, "How long they are kept without one."},
+		{"group.consumer.max.heartbeat.interval.ms", millisText(c.GroupSettings.HeartbeatInterval.Max), kmsg.ConfigTypeInt, "The longest interval that a group may set for its own."},
+		{"group.consumer.max.session.timeout.ms", millisText(c.GroupSettings.SessionTimeout.Max), kmsg.ConfigTypeInt, "The longest session timeout that a group may set for its own."},
+		{"group.consumer.min.heartbeat.interval.ms", millisText(c.GroupSettings.HeartbeatInterval.Min), kmsg.ConfigTypeInt, "The shortest interval that a group may set for its own."},
+		{"group.consumer.min.session.timeout.ms", millisText(c.GroupSettings.SessionTimeout.Min), kmsg.ConfigTypeInt, "The shortest session timeout that a group may set for its own."},
 		{"group.max.session.timeout.ms", millisText(c.GroupMaxSessionTimeout), kmsg.ConfigTypeInt, "The longest session timeout of a group member."},
 		{"group.min.session.timeout.ms", millisText(c.GroupMinSessionTimeout), kmsg.ConfigTypeInt, "The shortest session timeout of a group member."},
 		{"max.connections", strconv.Itoa(c.ConnectionsMax), kmsg.ConfigTypeInt, "The most connections of this node."},
@@ -178,12 +173,10 @@ func describeAll(keys []configKey, source kmsg.ConfigSource) []described {
 // alterable says why a resource cannot be altered here; nil if it can.
 func alterable(req *request, t kmsg.ConfigResourceType) (int16, *string) {
 	switch t {
-	case kmsg.ConfigResourceTypeTopic:
+	case kmsg.ConfigResourceTypeTopic, kmsg.ConfigResourceTypeGroupConfig:
 		return 0, nil
 	case kmsg.ConfigResourceTypeBroker:
 		return req.refuse(kerr.InvalidRequest), new("the settings of a gateway are changed in its own configuration, not by Kafka clients")
-	case kmsg.ConfigResourceTypeGroupConfig:
-		return req.refuse(kerr.InvalidRequest), new("the settings of groups are those of the gateways (--group-consumer-session-timeout, --group-consumer-heartbeat-interval), the same for all groups")
 	default:
 		return req.refuse(kerr.InvalidRequest), message(unknownResource(t))
 	}

@@ -12,7 +12,7 @@ import (
 
 // AlterConfigs: v0-v2
 //
-// Topics only. Replaces all that was set, as in Kafka; IncrementalAlterConfigs
+// Topics and groups. Replaces all that was set, as in Kafka; IncrementalAlterConfigs
 // changes single configs.
 //
 // Version notes:
@@ -38,15 +38,28 @@ func handleAlterConfigs(ctx context.Context, c *conn, req *request, kreq *kmsg.A
 		} else if rr.ErrorCode = req.mayConfig(ctx, acl.AlterConfigs, r.ResourceType, r.ResourceName); rr.ErrorCode != 0 {
 			rr.ErrorMessage = deniedMessage(rr.ErrorCode)
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
-			err := c.replaceTopicConfig(ctx, r, kreq.ValidateOnly)
-			if !kreq.ValidateOnly {
-				req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
-			}
+			err := c.replaceConfig(ctx, req, r, kreq.ValidateOnly)
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Resources = append(resp.Resources, rr)
 	}
 	return resp
+}
+
+// replaceConfig replaces the configs of a topic or a group.
+func (c *conn) replaceConfig(ctx context.Context, req *request, r *kmsg.AlterConfigsRequestResource, validateOnly bool) error {
+	if r.ResourceType == kmsg.ConfigResourceTypeGroupConfig {
+		change, err := c.s.groupReplacement(r)
+		if err != nil {
+			return err
+		}
+		return c.alterGroup(ctx, req, change, validateOnly)
+	}
+	err := c.replaceTopicConfig(ctx, r, validateOnly)
+	if !validateOnly {
+		req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
+	}
+	return err
 }
 
 func (c *conn) replaceTopicConfig(ctx context.Context, r *kmsg.AlterConfigsRequestResource, validateOnly bool) error {

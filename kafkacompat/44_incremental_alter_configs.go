@@ -14,7 +14,7 @@ import (
 
 // IncrementalAlterConfigs: v0-v1 (KIP-339)
 //
-// Topics only; of a node, taking settings away that were never set. APPEND and SUBTRACT read the list, change it and write it back.
+// Topics and groups; of a node, taking settings away that were never set. APPEND and SUBTRACT read the list, change it and write it back.
 //
 // Version notes:
 // * v1: flexible
@@ -46,15 +46,28 @@ func handleIncrementalAlterConfigs(ctx context.Context, c *conn, req *request, k
 		} else if r.ResourceType == kmsg.ConfigResourceTypeBroker && unsetsOnly(r.Configs) {
 			rr.ErrorCode = 0 // nothing was set: kafka-reassign-partitions clears throttles in any case
 		} else if rr.ErrorCode, rr.ErrorMessage = alterable(req, r.ResourceType); rr.ErrorCode == 0 {
-			err := c.alterTopic(ctx, r, kreq.ValidateOnly)
-			if !kreq.ValidateOnly {
-				req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
-			}
+			err := c.alterResource(ctx, req, r, kreq.ValidateOnly)
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
 		}
 		resp.Resources = append(resp.Resources, rr)
 	}
 	return resp
+}
+
+// alterResource changes the configs of a topic or a group.
+func (c *conn) alterResource(ctx context.Context, req *request, r *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {
+	if r.ResourceType == kmsg.ConfigResourceTypeGroupConfig {
+		change, err := groupChange(r)
+		if err != nil {
+			return err
+		}
+		return c.alterGroup(ctx, req, change, validateOnly)
+	}
+	err := c.alterTopic(ctx, r, validateOnly)
+	if !validateOnly {
+		req.changed(ctx, acl.AlterConfigs, acl.Topic, r.ResourceName, err)
+	}
+	return err
 }
 
 func unsetsOnly(configs []kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {

@@ -15,7 +15,7 @@ import (
 //
 // Version notes:
 // * v0: client metrics only (KIP-714); there are none
-// * v1: topics and nodes too (KIP-1142)
+// * v1: topics, nodes, and groups that have settings of their own too (KIP-1142)
 
 func handleListConfigResources(ctx context.Context, c *conn, req *request, kreq *kmsg.ListConfigResourcesRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ListConfigResourcesResponse)
@@ -56,6 +56,10 @@ func handleListConfigResources(ctx context.Context, c *conn, req *request, kreq 
 		case t == int8(kmsg.ConfigResourceTypeBroker):
 			for _, g := range readyGateways(m) {
 				add(kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(g.NodeID)))
+			}
+		case t == int8(kmsg.ConfigResourceTypeGroupConfig):
+			for _, g := range m.GroupConfigs.Sorted() {
+				add(kmsg.ConfigResourceTypeGroupConfig, g.Group)
 			}
 		}
 	}

@@ -28,6 +28,9 @@ type Admin interface {
 	// AlterQuotas changes quotas, all or none, and returns the version of the map that has
 	// them: InvalidArgument, PolicyViolation.
 	AlterQuotas(ctx context.Context, changes []federation.QuotaChange, validateOnly bool) (federation.MapVersion, error)
+	// AlterGroupConfig changes the settings of a group, and returns the version of the map that
+	// has them: InvalidArgument, InvalidConfig, PolicyViolation.
+	AlterGroupConfig(ctx context.Context, change *federation.GroupConfigChange, validateOnly bool) (federation.MapVersion, error)
 	// TopicConfig returns the configs that were set for a topic: UnknownTopic.
 	TopicConfig(ctx context.Context, name federation.TopicName) (map[string]ConfigValue, error)
 }

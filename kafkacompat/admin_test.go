@@ -251,7 +251,7 @@ func TestConfigs(t *testing.T) {
 	require.Len(t, group.Configs, 2)
 	require.Equal(t, "5000", *group.Configs[0].Value)
 	require.Equal(t, "45000", *group.Configs[1].Value)
-	require.True(t, group.Configs[0].ReadOnly, "the same for all groups")
+	require.False(t, group.Configs[0].ReadOnly)
 	node := describe(4, kmsg.ConfigResourceTypeBroker, "1", "advertised.listeners", "group.consumer.session.timeout.ms")
 	require.Regexp(t, "^PLAINTEXT://127.0.0.1:", *node.Configs[0].Value)
 	require.Equal(t, "45000", *node.Configs[1].Value)

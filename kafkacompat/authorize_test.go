@@ -153,9 +153,16 @@ func guardedCalls(w *world) []guardedCall {
 		}), 3, errTopicDenied, []string{"ALTER TOPIC orders"}},
 		{"DescribeConfigs", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeTopic, "orders") }), 4, errTopicDenied, []string{"DESCRIBE_CONFIGS TOPIC orders"}},
 		{"DescribeConfigs, node", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeBroker, "1") }), 4, errClusterDenied, []string{"ALTER_CONFIGS CLUSTER kafka-cluster"}},
+		{"DescribeConfigs, group", with(kmsg.NewPtrDescribeConfigsRequest(), func(r *kmsg.DescribeConfigsRequest) { r.Resources = configs(kmsg.ConfigResourceTypeGroupConfig, group) }), 4, errGroupDenied, []string{"DESCRIBE_CONFIGS GROUP billing"}},
 		{"AlterConfigs", with(kmsg.NewPtrAlterConfigsRequest(), func(r *kmsg.AlterConfigsRequest) {
 			r.Resources = []kmsg.AlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"}}
 		}), 2, errTopicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},
+		{"AlterConfigs, group", with(kmsg.NewPtrAlterConfigsRequest(), func(r *kmsg.AlterConfigsRequest) {
+			r.Resources = []kmsg.AlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeGroupConfig, ResourceName: group}}
+		}), 2, errGroupDenied, []string{"ALTER_CONFIGS GROUP billing"}},
+		{"IncrementalAlterConfigs, group", with(kmsg.NewPtrIncrementalAlterConfigsRequest(), func(r *kmsg.IncrementalAlterConfigsRequest) {
+			r.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeGroupConfig, ResourceName: group}}
+		}), 1, errGroupDenied, []string{"ALTER_CONFIGS GROUP billing"}},
 		{"IncrementalAlterConfigs", with(kmsg.NewPtrIncrementalAlterConfigsRequest(), func(r *kmsg.IncrementalAlterConfigsRequest) {
 			r.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"}}
 		}), 1, errTopicDenied, []string{"ALTER_CONFIGS TOPIC orders"}},

@@ -119,11 +119,10 @@ type Config struct {
 	// group.max.session.timeout.ms]; 6 s and 30 min by default. The coordinator enforces its own.
 	GroupMinSessionTimeout time.Duration
 	GroupMaxSessionTimeout time.Duration
-	// GroupConsumerSessionTimeout and GroupConsumerHeartbeatInterval are what it shows of
-	// those of members of the newer protocol [group.consumer.session.timeout.ms,
-	// group.consumer.heartbeat.interval.ms]; 45 s and 5 s by default.
-	GroupConsumerSessionTimeout    time.Duration
-	GroupConsumerHeartbeatInterval time.Duration
+	// GroupSettings are those of members of the newer protocol [group.consumer.session.timeout.ms,
+	// group.consumer.heartbeat.interval.ms, and their bounds], which it shows, and within which
+	// AlterConfigs takes those of single groups; Kafka's by default.
+	GroupSettings federation.GroupSettings
 }
 
 // frameUnitBytes is what is read of a request before its whole length is believed.
@@ -161,8 +160,7 @@ func (c Config) withDefaults() Config {
 	c.TelemetrySeriesMax = or(c.TelemetrySeriesMax, 50_000)
 	c.GroupMinSessionTimeout = or(c.GroupMinSessionTimeout, 6*time.Second)
 	c.GroupMaxSessionTimeout = or(c.GroupMaxSessionTimeout, 30*time.Minute)
-	c.GroupConsumerSessionTimeout = or(c.GroupConsumerSessionTimeout, 45*time.Second)
-	c.GroupConsumerHeartbeatInterval = or(c.GroupConsumerHeartbeatInterval, 5*time.Second)
+	c.GroupSettings = c.GroupSettings.WithDefaults()
 	return c
 }
 

@@ -158,11 +158,11 @@ var versions = [...]api{
 	{key: kmsg.DeleteACLs, name: "DeleteAcls", min: 1, max: 3, flexible: 2, seen: 3, handle: on(handleDeleteACLs), note: ownACLs},
 	{
 		key: kmsg.DescribeConfigs, name: "DescribeConfigs", min: 1, max: 4, flexible: 4, seen: 4, handle: on(handleDescribeConfigs),
-		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Groups: session timeout and heartbeat interval of the newer protocol, which are the gateways' settings. Nothing of the physical brokers.",
+		note: "Topics: what was set, and Kafka's defaults; also braid's own setting `braid.failover.read`. Nodes: the gateway's settings that have a Kafka name. Groups: session timeout and heartbeat interval of the newer protocol, as the group has set them, or else as the gateways have them. Nothing of the physical brokers.",
 	},
 	{
 		key: kmsg.AlterConfigs, name: "AlterConfigs", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleAlterConfigs),
-		note: "Topics only; applied to every cluster that the topic lies on.",
+		note: "Topics, applied to every cluster that the topic lies on, and groups.",
 	},
 	{key: kmsg.AlterReplicaLogDirs, name: "AlterReplicaLogDirs", seen: 2, note: noDisks},
 	{
@@ -191,7 +191,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.IncrementalAlterConfigs, name: "IncrementalAlterConfigs", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleIncrementalAlterConfigs),
-		note: "Topics only; APPEND and SUBTRACT work on configs of type list. Of a node, only settings that were never set can be taken away, as `kafka-reassign-partitions.sh` does.",
+		note: "Topics and groups; APPEND and SUBTRACT work on configs of type list. Groups have `consumer.session.timeout.ms` and `consumer.heartbeat.interval.ms`, between the bounds that the gateways set, in force at once; the other group configs of Kafka are refused with INVALID_CONFIG. Of a node, only settings that were never set can be taken away, as `kafka-reassign-partitions.sh` does.",
 	},
 	{
 		key: kmsg.AlterPartitionAssignments, name: "AlterPartitionReassignments", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleAlterPartitionReassignments),
@@ -260,7 +260,7 @@ var versions = [...]api{
 	{key: kmsg.AssignReplicasToDirs, name: "AssignReplicasToDirs", seen: 0, note: noQuorum},
 	{
 		key: kmsg.ListConfigResources, name: "ListConfigResources", min: 0, max: 1, flexible: 0, seen: 1, handle: on(handleListConfigResources),
-		note: "Topics and nodes.",
+		note: "Topics, nodes, and groups that have settings of their own.",
 	},
 	{
 		key: kmsg.DescribeTopicPartitions, name: "DescribeTopicPartitions", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleDescribeTopicPartitions), local: true,

@@ -369,6 +369,15 @@ func (w *world) AlterQuotas(_ context.Context, changes []federation.QuotaChange,
 	return w.Current().Version, err
 }
 
+// AlterGroupConfig implements kafkacompat.Admin.
+func (w *world) AlterGroupConfig(_ context.Context, change *federation.GroupConfigChange, validateOnly bool) (federation.MapVersion, error) {
+	next, err := planner.WithGroupConfig(w.Current(), change)
+	if err == nil && !validateOnly {
+		w.Change(func(m *federation.Map) { m.GroupConfigs = next.GroupConfigs })
+	}
+	return w.Current().Version, err
+}
+
 // client makes a franz-go client of the facade.
 func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 	w.t.Helper()

@@ -188,6 +188,10 @@ func (s *serving) groupSettings(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &s.config.Groups
 	f.DurationVar(&c.ConsumerSessionTimeout, "group-consumer-session-timeout", 45*time.Second, "how long a group member of the newer protocol (group.protocol=consumer) is kept without a heartbeat; others ask for theirs. Give all gateways the same")
 	f.DurationVar(&c.ConsumerHeartbeatInterval, "group-consumer-heartbeat-interval", 5*time.Second, "how often such a member is told to send one; it hears of a change of its partitions with the next")
+	f.DurationVar(&c.ConsumerSessionTimeoutMin, "group-consumer-session-timeout-min", 0, "shortest session timeout that a group may set for its own members of the newer protocol (group config consumer.session.timeout.ms); 0 = 45s, or that of all groups if it is shorter")
+	f.DurationVar(&c.ConsumerSessionTimeoutMax, "group-consumer-session-timeout-max", 0, "longest session timeout that a group may set for its own; 0 = 60s, or that of all groups if it is longer")
+	f.DurationVar(&c.ConsumerHeartbeatIntervalMin, "group-consumer-heartbeat-interval-min", 0, "shortest heartbeat interval that a group may set for its own members of the newer protocol (group config consumer.heartbeat.interval.ms); 0 = 5s, or that of all groups if it is shorter")
+	f.DurationVar(&c.ConsumerHeartbeatIntervalMax, "group-consumer-heartbeat-interval-max", 0, "longest heartbeat interval that a group may set for its own; 0 = 15s, or that of all groups if it is longer")
 	f.DurationVar(&c.SessionTimeoutMin, "group-session-timeout-min", 6*time.Second, "shortest session timeout that group members may ask for")
 	f.DurationVar(&c.SessionTimeoutMax, "group-session-timeout-max", 30*time.Minute, "longest session timeout that group members may ask for")
 	f.DurationVar(&c.OffsetsRetention, "offsets-retention", 7*24*time.Hour, "how long the committed offsets of a group without members are kept")
@@ -214,6 +218,7 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.IntVar(&c.CopyHeadsMax, "copy-heads", 8, "how many partitions of a compacted topic are copied at a time")
 	f.IntVar(&c.ACLsMax, "acls", 20_000, "how many ACLs there can be")
 	f.IntVar(&c.QuotasMax, "quotas", 10_000, "how many users, client ids and IP addresses can have quotas")
+	f.IntVar(&c.GroupConfigsMax, "group-configs", 10_000, "how many groups can have settings of their own")
 	f.IntVar(&c.TenantsMax, "tenants-max", 1000, "how many tenants there can be")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")

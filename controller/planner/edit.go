@@ -243,6 +243,18 @@ func WithQuotas(m *federation.Map, changes []federation.QuotaChange) (*federatio
 	return next.Seal(), nil
 }
 
+// WithGroupConfig returns the map with the settings of a group changed; m itself if that
+// changes nothing.
+func WithGroupConfig(m *federation.Map, change *federation.GroupConfigChange) (*federation.Map, error) {
+	configs, changed, err := m.GroupConfigs.Apply(change)
+	if err != nil || !changed {
+		return m, err
+	}
+	next := *m
+	next.GroupConfigs = configs
+	return next.Seal(), nil
+}
+
 // WithACLs returns the map with some ACLs added and others taken away; m itself if that
 // changes nothing.
 func WithACLs(m *federation.Map, add []*federation.ACL, remove []federation.ACLID) *federation.Map {

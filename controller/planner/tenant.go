@@ -46,7 +46,7 @@ func TenantTopics(m *federation.Map, tenant string) (names []federation.TopicNam
 }
 
 // EmptiedTenant returns the map with a tenant that is being deleted: it has no users,
-// ACLs and quotas any more.
+// ACLs, quotas and settings of groups any more.
 func EmptiedTenant(m *federation.Map, t *federation.Tenant) *federation.Map {
 	gone := *t
 	gone.Deleting = true
@@ -72,6 +72,11 @@ func EmptiedTenant(m *federation.Map, t *federation.Tenant) *federation.Map {
 	if len(m.Quotas.Of(t.Name)) > 0 {
 		next.Quotas = maps.Clone(m.Quotas)
 		maps.DeleteFunc(next.Quotas, func(e federation.QuotaEntity, _ *federation.Quota) bool { return e.Tenant == t.Name })
+		next.Seal()
+	}
+	if len(m.GroupConfigs.Of(t.Name)) > 0 {
+		next.GroupConfigs = maps.Clone(m.GroupConfigs)
+		maps.DeleteFunc(next.GroupConfigs, func(id federation.GroupID, _ *federation.GroupConfig) bool { return id.Tenant == t.Name })
 		next.Seal()
 	}
 	return next

@@ -47,6 +47,7 @@ func Diff(from, to *federation.Map) Delta {
 	d.diffGateways(from, to)
 	d.diffACLs(from, to)
 	d.diffQuotas(from, to)
+	d.diffGroupConfigs(from, to)
 	d.diffCredentials(from, to)
 	d.diffTenants(from, to)
 	for name, t := range to.Topics {
@@ -166,19 +167,20 @@ func Apply(m *federation.Map, d Delta) (*federation.Map, error) {
 // An edit makes the next version of a map: m is the copy that becomes it, whose
 // containers are copied before the first change of each.
 type edit struct {
-	m             *federation.Map
-	meta          bool // the entry meta was given
-	ownClusters   bool
-	ownGateways   bool
-	ownCreds      bool
-	ownTopics     bool
-	ownACLs       bool
-	ownQuotas     bool
-	ownTenants    bool
-	topicEntries  bool                                // an entry of a topic itself was given
-	topics        map[federation.TopicName]*topicEdit // changed ones
-	lostCluster   bool                                // a cluster was deleted
-	newPartitions []*federation.Partition
+	m               *federation.Map
+	meta            bool // the entry meta was given
+	ownClusters     bool
+	ownGateways     bool
+	ownCreds        bool
+	ownTopics       bool
+	ownACLs         bool
+	ownQuotas       bool
+	ownGroupConfigs bool
+	ownTenants      bool
+	topicEntries    bool                                // an entry of a topic itself was given
+	topics          map[federation.TopicName]*topicEdit // changed ones
+	lostCluster     bool                                // a cluster was deleted
+	newPartitions   []*federation.Partition
 }
 
 // A topicEdit collects what the entries say of one topic.
@@ -260,6 +262,8 @@ func (e *edit) remove(key string) error {
 		delete(e.acls(), federation.ACLID(key[len(prefixACL):]))
 	case strings.HasPrefix(key, prefixQuota):
 		return e.removeQuota(key)
+	case strings.HasPrefix(key, prefixGroupConfig):
+		return e.removeGroupConfig(key)
 	case strings.HasPrefix(key, prefixCredential):
 		return e.removeCredential(key)
 	case strings.HasPrefix(key, prefixTenant):
@@ -331,6 +335,8 @@ func (e *edit) upsert(u *controlv1.MapEntry) error {
 		return e.setACL(u.GetKey(), v.Acl)
 	case *controlv1.MapEntry_Quota:
 		return e.setQuota(u.GetKey(), v.Quota)
+	case *controlv1.MapEntry_GroupConfig:
+		return e.setGroupConfig(u.GetKey(), v.GroupConfig)
 	default:
 		return errNoValue
 	}

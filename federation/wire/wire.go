@@ -3,7 +3,7 @@
 // the map, so nothing invalid gets in by either way.
 //
 // Keys: meta | cluster/NAME | gateway/ID | topic/NAME | partition/NAME/NUMBER |
-// credential/USER/MECHANISM | acl/ID | quota/ENTITY | tenant/NAME.
+// credential/USER/MECHANISM | acl/ID | quota/ENTITY | tenant/NAME | group-config/GROUP.
 package wire
 
 import (
@@ -83,6 +83,9 @@ func entries(m *federation.Map, v int64) []*controlv1.MapEntry {
 	}
 	for _, q := range m.Quotas {
 		out = append(out, quotaEntry(q, v))
+	}
+	for _, c := range m.GroupConfigs {
+		out = append(out, groupConfigEntry(c, v))
 	}
 	for _, t := range m.Tenants {
 		out = append(out, tenantEntry(t, v))

@@ -123,6 +123,7 @@ func mutate(t *testing.T, r *rand.Rand, m *federation.Map) *federation.Map {
 			next.Gateways = without(next.Gateways, federation.GatewayID(fmt.Sprintf("g%d", r.IntN(5))))
 		case k == 8, k == 9:
 			mutateQuota(t, r, next)
+			mutateGroupConfig(t, r, next)
 			a := &federation.ACL{
 				Resource: federation.ACLTopic, Pattern: federation.ACLLiteral, Name: fmt.Sprintf("t%d", r.IntN(5)), Principal: "User:alice",
 				Host: "*", Operation: federation.ACLRead, Permission: federation.ACLPermission(2 + r.IntN(2)),
@@ -167,6 +168,20 @@ func mutateQuota(t *testing.T, r *rand.Rand, m *federation.Map) {
 	}
 	var err error
 	m.Quotas, err = m.Quotas.Apply([]federation.QuotaChange{c})
+	require.NoError(t, err)
+}
+
+// mutateGroupConfig sets what a group has of its own, or takes it away. Names are such that
+// look like separators of keys.
+func mutateGroupConfig(t *testing.T, r *rand.Rand, m *federation.Map) {
+	c := federation.GroupConfigChange{GroupID: federation.GroupID{Group: []string{"a", "acme/a", "a%2F", "ü "}[r.IntN(4)], Tenant: []string{"", "acme"}[r.IntN(2)]}}
+	if r.IntN(3) == 0 {
+		c.Remove = federation.GroupConfigNames
+	} else {
+		c.Set = map[string]string{federation.GroupSessionTimeout: fmt.Sprint(45000 + r.IntN(3))}
+	}
+	var err error
+	m.GroupConfigs, _, err = m.GroupConfigs.Apply(&c)
 	require.NoError(t, err)
 }
 
@@ -332,6 +347,17 @@ func TestApplyRefuses(t *testing.T) {
 		"quota with an unknown key": {[]*controlv1.MapEntry{{Key: "quota/user=alice", Value: &controlv1.MapEntry_Quota{Quota: &controlv1.QuotaEntry{
 			User: new("alice"), Values: map[string]float64{"bytes": 1},
 		}}}}, nil, "no key of it"},
+		"config of another group": {[]*controlv1.MapEntry{{Key: "group-config/b", Value: &controlv1.MapEntry_GroupConfig{GroupConfig: &controlv1.GroupConfigEntry{
+			Group: "a", Values: map[string]string{"consumer.session.timeout.ms": "50000"},
+		}}}}, nil, "does not fit"},
+		"config of a tenant's group": {[]*controlv1.MapEntry{{Key: "group-config/a", Value: &controlv1.MapEntry_GroupConfig{GroupConfig: &controlv1.GroupConfigEntry{
+			Group: "a", Tenant: "acme", Values: map[string]string{"consumer.session.timeout.ms": "50000"},
+		}}}}, nil, "does not fit"},
+		"config of no group": {[]*controlv1.MapEntry{{Key: "group-config/", Value: &controlv1.MapEntry_GroupConfig{GroupConfig: &controlv1.GroupConfigEntry{
+			Values: map[string]string{"consumer.session.timeout.ms": "50000"},
+		}}}}, nil, "is empty"},
+		"empty config of a group": {[]*controlv1.MapEntry{{Key: "group-config/a", Value: &controlv1.MapEntry_GroupConfig{GroupConfig: &controlv1.GroupConfigEntry{Group: "a"}}}}, nil, "0 settings"},
+		"bad key of a config":     {nil, []string{"group-config/a b"}, "bad key"},
 		"acl of no type": {[]*controlv1.MapEntry{{Key: "acl/x", Value: &controlv1.MapEntry_Acl{Acl: &controlv1.AclEntry{
 			ResourceType: 258, PatternType: 3, ResourceName: "orders", Principal: "User:alice", Host: "*", Operation: 3, PermissionType: 3,
 		}}}}, nil, "resource type"},

@@ -39,6 +39,11 @@ type Config struct {
 	// ConsumerHeartbeatInterval is how often it is told to send one; 5 s by default (Kafka's
 	// group.consumer.heartbeat.interval.ms). It learns of a change with its next one.
 	ConsumerHeartbeatInterval time.Duration
+	// The bounds of what a group may set for itself of the two; Kafka's defaults, widened to
+	// hold the values above: 45 s to 60 s (group.consumer.min/max.session.timeout.ms), and 5 s
+	// to 15 s (group.consumer.min/max.heartbeat.interval.ms).
+	ConsumerSessionTimeoutMin, ConsumerSessionTimeoutMax       time.Duration
+	ConsumerHeartbeatIntervalMin, ConsumerHeartbeatIntervalMax time.Duration
 	// InitialRebalanceDelay is how long an empty group waits for more classic members
 	// before its first rebalance, as Kafka's group.initial.rebalance.delay.ms; 200 ms by
 	// default (Kafka: 3 s), enough for processes that start together. Negative = none.
@@ -106,8 +111,8 @@ func (c Config) withDefaults() Config {
 	def(&c.RebalanceTimeoutMax, time.Hour)
 	def(&c.ConnectSessionTimeout, 45*time.Second)
 	def(&c.ConnectRebalanceTimeout, 60*time.Second)
-	def(&c.ConsumerSessionTimeout, 45*time.Second)
-	def(&c.ConsumerHeartbeatInterval, 5*time.Second)
+	consumer := c.Settings()
+	c.ConsumerSessionTimeout, c.ConsumerHeartbeatInterval = consumer.SessionTimeout.Default, consumer.HeartbeatInterval.Default
 	def(&c.InitialRebalanceDelay, 200*time.Millisecond)
 	def(&c.NewMemberJoinTimeout, 5*time.Minute)
 	def(&c.RevokeWaitMax, 2*time.Second)
@@ -133,6 +138,15 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Settings are those of members of the newer protocol: what holds for groups that set
+// nothing, and what others may set.
+func (c *Config) Settings() federation.GroupSettings {
+	return federation.GroupSettings{
+		SessionTimeout:    federation.GroupSetting{Default: c.ConsumerSessionTimeout, Min: c.ConsumerSessionTimeoutMin, Max: c.ConsumerSessionTimeoutMax},
+		HeartbeatInterval: federation.GroupSetting{Default: c.ConsumerHeartbeatInterval, Min: c.ConsumerHeartbeatIntervalMin, Max: c.ConsumerHeartbeatIntervalMax},
+	}.WithDefaults()
+}
+
 // validate returns every setting that makes no sense, in one error.
 func (c Config) validate() error {
 	var bad []error
@@ -144,6 +158,9 @@ func (c Config) validate() error {
 	}
 	if c.ConsumerHeartbeatInterval >= c.ConsumerSessionTimeout {
 		bad = append(bad, fmt.Errorf("consumer heartbeat interval: %v is not below the session timeout of %v", c.ConsumerHeartbeatInterval, c.ConsumerSessionTimeout))
+	}
+	if err := c.Settings().Validate(); err != nil {
+		bad = append(bad, err)
 	}
 	for _, d := range []struct {
 		name string

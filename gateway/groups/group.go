@@ -66,6 +66,9 @@ type group struct {
 	cfg    *Config
 	topics topicView
 
+	// session and heartbeat are what members of the newer protocol are given.
+	session, heartbeat time.Duration
+
 	state, before groupState
 	since         time.Time // of state
 	// epoch counts every change of the assignment; generation is the epoch of the last
@@ -106,6 +109,7 @@ type group struct {
 type topicView interface {
 	Topic(federation.TopicName) *federation.Topic
 	TopicNames() []federation.TopicName
+	GroupConfig(group string) *federation.GroupConfig
 }
 
 // A member of a group.
@@ -182,8 +186,9 @@ type closedHandle struct {
 }
 
 func newGroup(id string, cfg *Config, topics topicView, now time.Time) *group {
+	session, heartbeat := cfg.Settings().Of(topics.GroupConfig(id))
 	return &group{
-		id: id, cfg: cfg, topics: topics, since: now,
+		id: id, cfg: cfg, topics: topics, since: now, session: session, heartbeat: heartbeat,
 		members: map[string]*member{}, static: map[string]string{}, pending: map[string]time.Time{}, unsync: map[string]bool{},
 		topicIDs: map[federation.TopicName]federation.TopicID{},
 	}

@@ -76,7 +76,7 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest) (ConsumerHeartbea
 	if freed {
 		g.settle()
 	}
-	res := ConsumerHeartbeatResponse{MemberID: m.id, Epoch: m.modern.epoch, Interval: g.cfg.ConsumerHeartbeatInterval}
+	res := ConsumerHeartbeatResponse{MemberID: m.id, Epoch: m.modern.epoch, Interval: g.heartbeat}
 	if told || m.modern.untold || r.full() {
 		res.Assignment = g.topicAssignment(m)
 		if m.modern.untold {
@@ -85,6 +85,26 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest) (ConsumerHeartbea
 		}
 	}
 	return res, nil
+}
+
+// followConfig takes over what the group has set, or does not set any more. Sessions that
+// run are longer or shorter at once; but a member that was told of a longer interval has the
+// whole of a shorter session yet to send a heartbeat in.
+func (g *group) followConfig() {
+	g.session, g.heartbeat = g.cfg.Settings().Of(g.topics.GroupConfig(g.id))
+	for _, m := range g.members {
+		if m.modern == nil || m.session == g.session {
+			continue
+		}
+		if until := m.deadline.Add(g.session - m.session); until.After(m.deadline) {
+			m.deadline = until
+		} else if until = g.now.Add(g.session); until.Before(m.deadline) {
+			m.deadline = until
+		}
+		m.session = g.session
+		g.wakeAt(m.deadline)
+		g.touched(m)
+	}
 }
 
 // full reports whether a request says everything; a member sends one when it joins, and
@@ -223,7 +243,7 @@ func (m *member) reads(tps []federation.TopicPartition) bool {
 // changes who should have what.
 func (g *group) describeModern(m *member, r *ConsumerHeartbeatRequest, match matcher) bool {
 	known, assigned := *m, *m.modern
-	m.clientID, m.clientHost, m.session = r.ClientID, r.ClientHost, g.cfg.ConsumerSessionTimeout
+	m.clientID, m.clientHost, m.session = r.ClientID, r.ClientHost, g.session
 	m.modern.principal = r.Principal
 	if r.Rack != "" {
 		m.modern.rack = r.Rack

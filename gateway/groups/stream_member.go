@@ -523,6 +523,7 @@ func (g *group) sees(m *member, topic federation.TopicName) bool {
 // looks for all.
 func (g *group) onTopics(topics topicView) {
 	g.topics = topics
+	g.followConfig()
 	if !g.hasStepwise() {
 		return
 	}

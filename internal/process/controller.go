@@ -21,7 +21,7 @@ import (
 var controllerServices = []string{
 	adminv1connect.TopicServiceName, adminv1connect.ClusterServiceName, adminv1connect.FleetServiceName, adminv1connect.OperationServiceName,
 	adminv1connect.AclServiceName,
-	adminv1connect.QuotaServiceName,
+	adminv1connect.QuotaServiceName, adminv1connect.GroupConfigServiceName,
 	adminv1connect.CredentialServiceName, adminv1connect.TenantServiceName,
 }
 

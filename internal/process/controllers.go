@@ -197,6 +197,7 @@ type controllerClients struct {
 	operations adminv1connect.OperationServiceClient
 	acls       adminv1connect.AclServiceClient
 	quotas     adminv1connect.QuotaServiceClient
+	groups     adminv1connect.GroupConfigServiceClient
 	creds      adminv1connect.CredentialServiceClient
 	tenants    adminv1connect.TenantServiceClient
 }
@@ -210,6 +211,7 @@ func (c *controllers) clients(opts ...connect.ClientOption) controllerClients {
 		operations: adminv1connect.NewOperationServiceClient(client, controllersBase, opts...),
 		acls:       adminv1connect.NewAclServiceClient(client, controllersBase, opts...),
 		quotas:     adminv1connect.NewQuotaServiceClient(client, controllersBase, opts...),
+		groups:     adminv1connect.NewGroupConfigServiceClient(client, controllersBase, opts...),
 		creds:      adminv1connect.NewCredentialServiceClient(client, controllersBase, opts...),
 		tenants:    adminv1connect.NewTenantServiceClient(client, controllersBase, opts...),
 	}

@@ -219,7 +219,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		Log: w.log, Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.members, Requests: g.memory.requests, Incoming: g.memory.incoming,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
-		Credentials: g.admin.creds, Quotas: g.admin.quotas, Tenants: g.admin.tenants, Authorizer: authorizer, Limiter: g.limiter,
+		Credentials: g.admin.creds, Quotas: g.admin.quotas, GroupConfigs: g.admin.groups, GroupSettings: w.cfg.Groups.Settings(), Tenants: g.admin.tenants, Authorizer: authorizer, Limiter: g.limiter,
 		TracerProvider: w.telemetry.tracers, MeterProvider: w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, g.tenants.scope("")},
 	})
 	if err != nil {
@@ -245,7 +245,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	kafka := w.cfg.Kafka
 	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
 	kafka.GroupMinSessionTimeout, kafka.GroupMaxSessionTimeout = w.cfg.Groups.SessionTimeoutMin, w.cfg.Groups.SessionTimeoutMax
-	kafka.GroupConsumerSessionTimeout, kafka.GroupConsumerHeartbeatInterval = w.cfg.Groups.ConsumerSessionTimeout, w.cfg.Groups.ConsumerHeartbeatInterval
+	kafka.GroupSettings = w.cfg.Groups.Settings()
 	kafka.AutoCreateTopics, kafka.DefaultPartitions = w.cfg.AutoCreateTopics, w.cfg.DefaultPartitions
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {

@@ -30,6 +30,7 @@ type kafkaAdmin struct {
 	topics adminv1connect.TopicServiceClient
 	acls   adminv1connect.AclServiceClient
 	quotas adminv1connect.QuotaServiceClient
+	groups adminv1connect.GroupConfigServiceClient
 	parent string // logicalClusters/{lc}
 	tenant bool   // errors name no physical clusters
 }
@@ -37,7 +38,7 @@ type kafkaAdmin struct {
 var _ kafkacompat.Admin = (*kafkaAdmin)(nil)
 
 func newKafkaAdmin(clients controllerClients, logicalCluster string) *kafkaAdmin {
-	return &kafkaAdmin{topics: clients.topics, acls: clients.acls, quotas: clients.quotas, parent: "logicalClusters/" + logicalCluster}
+	return &kafkaAdmin{topics: clients.topics, acls: clients.acls, quotas: clients.quotas, groups: clients.groups, parent: "logicalClusters/" + logicalCluster}
 }
 
 func (a *kafkaAdmin) name(topic federation.TopicName) string {

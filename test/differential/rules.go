@@ -35,12 +35,16 @@ func Intended() []Difference {
 			What: "`min.insync.replicas` is a default as any other.", Why: "A broker of Kafka 4 keeps it as a setting of the cluster, which a federation is not.",
 		},
 		{
-			APIs: []kmsg.Key{kmsg.DescribeConfigs}, Path: `.*ConfigSynonyms.*`,
+			APIs: []kmsg.Key{kmsg.DescribeConfigs}, Path: `Resources\[configured\]\..*ConfigSynonyms.*`,
 			What: "The only synonym of a topic's setting is itself.", Why: "The settings of brokers that it falls back on are not seen.",
 		},
 		{
 			Path: `(.*\.)?ErrorMessage`,
 			What: "Other texts of errors, and texts where a broker has none or an empty one.", Why: "They say what happened and what to do, in braid's words. Programs go by the codes, which are compared.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.DescribeConfigs}, Path: `.*Configs\[((share|streams)\..*|consumer\.assign.*)\].*`, Braid: "missing",
+			What: "Two settings of groups: session timeout and heartbeat interval of consumer groups.", Why: "Share groups and streams groups are not offered, and assignments are computed as soon as they are needed, by no thread beside. Who sets one of these gets INVALID_CONFIG.",
 		},
 		{
 			APIs: []kmsg.Key{kmsg.CreateTopics}, Label: "only look|defaults", Path: `.*\.TopicID`, Braid: "0+",

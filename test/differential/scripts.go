@@ -24,6 +24,7 @@ func Scripts() []Script {
 		{"static members", staticScript},
 		{"offsets", offsetsScript},
 		{"consumer group", consumerScript},
+		{"group configs", groupConfigsScript},
 		{"cluster", clusterScript},
 		{"placement", placementScript},
 		{"security", securityScript},

@@ -21,6 +21,7 @@ func (s *suite) configs() []test {
 		{"a key-less record of a compacted topic is refused", s.testCompactedNeedsKeys},
 		{"max.message.bytes is enforced, also after a change", s.testMaxMessageBytes},
 		{"reach the physical topics", s.testConfigsReachClusters},
+		{"of groups are in force at once", s.testGroupConfigs},
 	}
 }
 

@@ -84,6 +84,7 @@ func (s *suite) testRedisLost(t *testing.T, stopped []*world.Node) {
 	s.fillWith(t, producer, topic, 100, 100)
 	s.readAsGroup(t, group, topic, 200)
 	acme := s.beforeLoss(t, "acme")
+	require.NoError(t, s.alterGroup(t, group, map[string]string{groupSession: "55000"}))
 	s.awaitBackup(t)
 	before, heads := s.describe(t, topic), s.heads(t, topic)
 
@@ -111,6 +112,8 @@ func (s *suite) testRedisLost(t *testing.T, stopped []*world.Node) {
 	s.read(t, topic, 250)
 	s.readAsGroup(t, group, topic, 50)
 	s.afterLoss(t, acme)
+	s.awaitGroupConfig(t, group, groupSession, "55000")
+	require.NoError(t, s.alterGroup(t, group, map[string]string{groupSession: ""}))
 
 	// And so do changes.
 	s.move(t, topic, s.w.Clusters[0].Name, 1, 2)

@@ -199,6 +199,7 @@ type MapEntry struct {
 	//	*MapEntry_Credential
 	//	*MapEntry_Quota
 	//	*MapEntry_Tenant
+	//	*MapEntry_GroupConfig
 	Value         isMapEntry_Value `protobuf_oneof:"value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,6 +337,15 @@ func (x *MapEntry) GetTenant() *TenantEntry {
 	return nil
 }
 
+func (x *MapEntry) GetGroupConfig() *GroupConfigEntry {
+	if x != nil {
+		if x, ok := x.Value.(*MapEntry_GroupConfig); ok {
+			return x.GroupConfig
+		}
+	}
+	return nil
+}
+
 type isMapEntry_Value interface {
 	isMapEntry_Value()
 }
@@ -376,6 +386,10 @@ type MapEntry_Tenant struct {
 	Tenant *TenantEntry `protobuf:"bytes,12,opt,name=tenant,proto3,oneof"`
 }
 
+type MapEntry_GroupConfig struct {
+	GroupConfig *GroupConfigEntry `protobuf:"bytes,13,opt,name=group_config,json=groupConfig,proto3,oneof"`
+}
+
 func (*MapEntry_Meta) isMapEntry_Value() {}
 
 func (*MapEntry_Cluster) isMapEntry_Value() {}
@@ -393,6 +407,8 @@ func (*MapEntry_Credential) isMapEntry_Value() {}
 func (*MapEntry_Quota) isMapEntry_Value() {}
 
 func (*MapEntry_Tenant) isMapEntry_Value() {}
+
+func (*MapEntry_GroupConfig) isMapEntry_Value() {}
 
 // What holds for the whole logical cluster.
 type MetaEntry struct {
@@ -1456,11 +1472,75 @@ func (x *QuotaEntry) GetTenant() string {
 	return ""
 }
 
+// What a group has set for itself.
+type GroupConfigEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// By Kafka's name, such as consumer.session.timeout.ms. A reader passes over names that it
+	// does not know.
+	Values map[string]string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The tenant whose group it is; empty = the deployment's own logical cluster.
+	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupConfigEntry) Reset() {
+	*x = GroupConfigEntry{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupConfigEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupConfigEntry) ProtoMessage() {}
+
+func (x *GroupConfigEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupConfigEntry.ProtoReflect.Descriptor instead.
+func (*GroupConfigEntry) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GroupConfigEntry) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupConfigEntry) GetValues() map[string]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *GroupConfigEntry) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 var File_braid_control_v1_map_proto protoreflect.FileDescriptor
 
 const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
-	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\xc6\x04\n" +
+	"\x1abraid/control/v1/map.proto\x12\x10braid.control.v1\"\x8f\x05\n" +
 	"\bMapEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x03R\aversion\x121\n" +
@@ -1474,7 +1554,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"credential\x18\b \x01(\v2!.braid.control.v1.CredentialEntryH\x00R\n" +
 	"credential\x124\n" +
 	"\x05quota\x18\v \x01(\v2\x1c.braid.control.v1.QuotaEntryH\x00R\x05quota\x127\n" +
-	"\x06tenant\x18\f \x01(\v2\x1d.braid.control.v1.TenantEntryH\x00R\x06tenantB\a\n" +
+	"\x06tenant\x18\f \x01(\v2\x1d.braid.control.v1.TenantEntryH\x00R\x06tenant\x12G\n" +
+	"\fgroup_config\x18\r \x01(\v2\".braid.control.v1.GroupConfigEntryH\x00R\vgroupConfigB\a\n" +
 	"\x05value\"~\n" +
 	"\tMetaEntry\x12'\n" +
 	"\x0flogical_cluster\x18\x01 \x01(\tR\x0elogicalCluster\x12\x1d\n" +
@@ -1606,7 +1687,14 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05_userB\f\n" +
 	"\n" +
 	"_client_idB\x05\n" +
-	"\x03_ipB\xbb\x01\n" +
+	"\x03_ip\"\xc3\x01\n" +
+	"\x10GroupConfigEntry\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12F\n" +
+	"\x06values\x18\x02 \x03(\v2..braid.control.v1.GroupConfigEntry.ValuesEntryR\x06values\x12\x16\n" +
+	"\x06tenant\x18\f \x01(\tR\x06tenant\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xbb\x01\n" +
 	"\x14com.braid.control.v1B\bMapProtoP\x01Z7github.com/braidmq/braid/gen/braid/control/v1;controlv1\xa2\x02\x03BCX\xaa\x02\x10Braid.Control.V1\xca\x02\x10Braid\\Control\\V1\xe2\x02\x1cBraid\\Control\\V1\\GPBMetadata\xea\x02\x12Braid::Control::V1b\x06proto3"
 
 var (
@@ -1622,27 +1710,29 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_braid_control_v1_map_proto_goTypes = []any{
-	(ClusterEntry_State)(0), // 0: braid.control.v1.ClusterEntry.State
-	(GatewayEntry_State)(0), // 1: braid.control.v1.GatewayEntry.State
-	(ExtentEntry_State)(0),  // 2: braid.control.v1.ExtentEntry.State
-	(*MapEntry)(nil),        // 3: braid.control.v1.MapEntry
-	(*MetaEntry)(nil),       // 4: braid.control.v1.MetaEntry
-	(*ClusterEntry)(nil),    // 5: braid.control.v1.ClusterEntry
-	(*CredentialEntry)(nil), // 6: braid.control.v1.CredentialEntry
-	(*GatewayEntry)(nil),    // 7: braid.control.v1.GatewayEntry
-	(*TenantEntry)(nil),     // 8: braid.control.v1.TenantEntry
-	(*TopicEntry)(nil),      // 9: braid.control.v1.TopicEntry
-	(*PartitionEntry)(nil),  // 10: braid.control.v1.PartitionEntry
-	(*ExtentEntry)(nil),     // 11: braid.control.v1.ExtentEntry
-	(*HiddenEntry)(nil),     // 12: braid.control.v1.HiddenEntry
-	(*EpochEntry)(nil),      // 13: braid.control.v1.EpochEntry
-	(*AclEntry)(nil),        // 14: braid.control.v1.AclEntry
-	(*QuotaEntry)(nil),      // 15: braid.control.v1.QuotaEntry
-	nil,                     // 16: braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
-	nil,                     // 17: braid.control.v1.TopicEntry.ConfigEntry
-	nil,                     // 18: braid.control.v1.QuotaEntry.ValuesEntry
+	(ClusterEntry_State)(0),  // 0: braid.control.v1.ClusterEntry.State
+	(GatewayEntry_State)(0),  // 1: braid.control.v1.GatewayEntry.State
+	(ExtentEntry_State)(0),   // 2: braid.control.v1.ExtentEntry.State
+	(*MapEntry)(nil),         // 3: braid.control.v1.MapEntry
+	(*MetaEntry)(nil),        // 4: braid.control.v1.MetaEntry
+	(*ClusterEntry)(nil),     // 5: braid.control.v1.ClusterEntry
+	(*CredentialEntry)(nil),  // 6: braid.control.v1.CredentialEntry
+	(*GatewayEntry)(nil),     // 7: braid.control.v1.GatewayEntry
+	(*TenantEntry)(nil),      // 8: braid.control.v1.TenantEntry
+	(*TopicEntry)(nil),       // 9: braid.control.v1.TopicEntry
+	(*PartitionEntry)(nil),   // 10: braid.control.v1.PartitionEntry
+	(*ExtentEntry)(nil),      // 11: braid.control.v1.ExtentEntry
+	(*HiddenEntry)(nil),      // 12: braid.control.v1.HiddenEntry
+	(*EpochEntry)(nil),       // 13: braid.control.v1.EpochEntry
+	(*AclEntry)(nil),         // 14: braid.control.v1.AclEntry
+	(*QuotaEntry)(nil),       // 15: braid.control.v1.QuotaEntry
+	(*GroupConfigEntry)(nil), // 16: braid.control.v1.GroupConfigEntry
+	nil,                      // 17: braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	nil,                      // 18: braid.control.v1.TopicEntry.ConfigEntry
+	nil,                      // 19: braid.control.v1.QuotaEntry.ValuesEntry
+	nil,                      // 20: braid.control.v1.GroupConfigEntry.ValuesEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
@@ -1654,21 +1744,23 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	6,  // 6: braid.control.v1.MapEntry.credential:type_name -> braid.control.v1.CredentialEntry
 	15, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
 	8,  // 8: braid.control.v1.MapEntry.tenant:type_name -> braid.control.v1.TenantEntry
-	0,  // 9: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
-	1,  // 10: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	16, // 11: braid.control.v1.GatewayEntry.tenant_kafka_addresses:type_name -> braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
-	17, // 12: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	11, // 13: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 14: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	13, // 15: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	12, // 16: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	12, // 17: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	18, // 18: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	16, // 9: braid.control.v1.MapEntry.group_config:type_name -> braid.control.v1.GroupConfigEntry
+	0,  // 10: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
+	1,  // 11: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
+	17, // 12: braid.control.v1.GatewayEntry.tenant_kafka_addresses:type_name -> braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	18, // 13: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	11, // 14: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 15: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	13, // 16: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	12, // 17: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	12, // 18: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	19, // 19: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
+	20, // 20: braid.control.v1.GroupConfigEntry.values:type_name -> braid.control.v1.GroupConfigEntry.ValuesEntry
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1686,6 +1778,7 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Credential)(nil),
 		(*MapEntry_Quota)(nil),
 		(*MapEntry_Tenant)(nil),
+		(*MapEntry_GroupConfig)(nil),
 	}
 	file_braid_control_v1_map_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
@@ -1694,7 +1787,7 @@ func file_braid_control_v1_map_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
