@@ -166,16 +166,13 @@ type GroupConfigChange struct {
 	Remove []string
 }
 
-// Apply returns the configs after a change, and whether it changes anything. That the
-// session is longer than a heartbeat is checked here too, since two gateways may have been
-// asked for one of the two each.
-func (c GroupConfigs) Apply(change *GroupConfigChange) (_ GroupConfigs, changed bool, _ error) {
+// after returns what a group has after a change.
+func (c GroupConfigs) after(change *GroupConfigChange) (*GroupConfig, error) {
 	if err := change.GroupID.Validate(); err != nil {
-		return c, false, err
+		return nil, err
 	}
 	next := &GroupConfig{GroupID: change.GroupID, Values: make(map[string]string)}
-	old := c[change.GroupID]
-	if old != nil {
+	if old := c[change.GroupID]; old != nil {
 		maps.Copy(next.Values, old.Values)
 	}
 	for _, name := range change.Remove {
@@ -184,15 +181,27 @@ func (c GroupConfigs) Apply(change *GroupConfigChange) (_ GroupConfigs, changed 
 	for _, name := range slices.Sorted(maps.Keys(change.Set)) {
 		v, err := GroupValue(name, change.Set[name])
 		if err != nil {
-			return c, false, err
+			return nil, err
 		}
 		next.Values[name] = v
+	}
+	return next, nil
+}
+
+// Apply returns the configs after a change, and whether it changes anything. That the
+// session is longer than a heartbeat is checked here too, since two gateways may have been
+// asked for one of the two each.
+func (c GroupConfigs) Apply(change *GroupConfigChange) (_ GroupConfigs, changed bool, _ error) {
+	next, err := c.after(change)
+	if err != nil {
+		return c, false, err
 	}
 	session, hasSession := next.Millis(GroupSessionTimeout)
 	heartbeat, hasHeartbeat := next.Millis(GroupHeartbeatInterval)
 	if hasSession && hasHeartbeat && session <= heartbeat {
 		return c, false, errGroupSession
 	}
+	old := c[change.GroupID]
 	if old == nil && len(next.Values) == 0 || old != nil && old.Equal(next) {
 		return c, false, nil
 	}
@@ -284,11 +293,11 @@ func (s GroupSettings) Check(c *GroupConfig) error {
 // CheckChange refuses a change that is wrong, or after which the group of a map would have
 // what Check refuses.
 func (s GroupSettings) CheckChange(m *Map, change *GroupConfigChange) error {
-	next, _, err := m.GroupConfigs.Apply(change)
+	next, err := m.GroupConfigs.after(change)
 	if err != nil {
 		return err
 	}
-	return s.Check(next[change.GroupID])
+	return s.Check(next)
 }
 
 // Validate refuses settings that no group could have.

@@ -88,6 +88,7 @@ func TestGroupConfigs(t *testing.T) {
 	}{
 		{"", change(set, session, "60000"), kerr.InvalidRequest, "empty"},
 		{"billing", change(set, session, "70001"), kerr.InvalidConfig, "must be less than or equal to group.consumer.max.session.timeout.ms"},
+		{"billing", change(set, session, "1"), kerr.InvalidConfig, "must be greater than or equal to group.consumer.min.session.timeout.ms"},
 		{"billing", change(set, heartbeat, "1"), kerr.InvalidConfig, "must be greater than or equal to group.consumer.min.heartbeat.interval.ms"},
 		{"billing", change(set, session, "soon"), kerr.InvalidConfig, "Not a number of type INT"},
 		{"billing", change(set, session), kerr.InvalidRequest, "null"},

@@ -178,7 +178,7 @@ func mutateGroupConfig(t *testing.T, r *rand.Rand, m *federation.Map) {
 	if r.IntN(3) == 0 {
 		c.Remove = federation.GroupConfigNames
 	} else {
-		c.Set = map[string]string{federation.GroupSessionTimeout: fmt.Sprint(45000 + r.IntN(3))}
+		c.Set = map[string]string{federation.GroupSessionTimeout: strconv.Itoa(45000 + r.IntN(3))}
 	}
 	var err error
 	m.GroupConfigs, _, err = m.GroupConfigs.Apply(&c)

@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/test/sdk"
 )
 
 // testAdminTools runs the tools that look at brokers, replicas and producers.
@@ -62,4 +65,25 @@ func testAdminTools(t *testing.T) {
 		seen += len(lines) - 1
 	}
 	require.Positive(t, seen)
+}
+
+// testGroupConfigs sets a group's session timeout by kafka-configs.sh, looks, and takes it away.
+func testGroupConfigs(t *testing.T) {
+	const group, setting = "configured-by-tool", "consumer.session.timeout.ms"
+	command := func(args ...string) []string {
+		return sdk.KafkaTool(t, "kafka.admin.ConfigCommand", append([]string{"--bootstrap-server", bootstrap(), "--entity-type", "groups"}, args...)...)
+	}
+	named := func(args ...string) []string { return command(append([]string{"--entity-name", group}, args...)...) }
+	require.Contains(t, output(t, "", named("--alter", "--add-config", setting+"=50000")...), "Completed updating config for group "+group)
+	want := setting + "=50000 sensitive=false synonyms={DYNAMIC_GROUP_CONFIG:" + setting + "=50000, DEFAULT_CONFIG:group." + setting + "=45000}"
+	require.Contains(t, output(t, "", named("--describe")...), want)
+	require.Contains(t, output(t, "", command("--describe")...), "Dynamic configs for group "+group, "without a name, all that have any")
+
+	refused := named("--alter", "--add-config", setting+"=1")
+	text, err := exec.CommandContext(t.Context(), refused[0], refused[1:]...).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(text), setting+" must be greater than or equal to group.consumer.min.session.timeout.ms")
+
+	output(t, "", named("--alter", "--delete-config", setting)...)
+	require.NotContains(t, output(t, "", command("--describe")...), group)
 }

@@ -43,6 +43,7 @@ func testKafkaTools(t *testing.T) {
 		{"console", testConsole},
 		{"admin", testAdminTools},
 		{"topics", testTopicTool},
+		{"group configs", testGroupConfigs},
 		{"verifiable", testVerifiable},
 		{"performance", testPerformance},
 		{"compatibility", testCompatibility},
