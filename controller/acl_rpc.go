@@ -51,7 +51,7 @@ func (c *Controller) createACLs(ctx context.Context, req *adminv1.CreateAclsRequ
 		if n := len(next.ACLs); n > c.cfg.ACLsMax && n > len(m.ACLs) {
 			return nil, federation.Errorf(federation.PolicyViolation, "there would be %d ACLs; want at most %d (--acls): use prefixed ones, or delete some", n, c.cfg.ACLsMax)
 		}
-		return next, nil
+		return next, planner.CheckTenantAccess(m, next, tenant, c.cfg.TenantLimits)
 	})
 	if err != nil {
 		return nil, err

@@ -154,6 +154,9 @@ func (t *term) planAdopt(ctx context.Context, spec adoptSpec) (*federation.Topic
 	if err != nil {
 		return nil, err
 	}
+	if err := planner.CheckTenantTopic(m, spec.Name, t.cfg.TenantLimits, len(info.Partitions)); err != nil {
+		return nil, err
+	}
 	topic := &federation.Topic{
 		Name: spec.Name, ID: spec.TopicID, Config: make(map[string]string), CreatedMs: time.Now().UnixMilli(),
 		ReplicationFactor: int32(len(info.Partitions[0].Replicas)),
@@ -207,7 +210,7 @@ func (o *operations) adopt(ctx context.Context, op *operation) error {
 			if have := m.Topic(spec.Name); have != nil && have.ID == topic.ID {
 				return m, nil // published before the last leader died
 			}
-			if err := planner.CheckNewTopic(m, spec.Name); err != nil {
+			if err := errors.Join(planner.CheckNewTopic(m, spec.Name), planner.CheckTenantTopic(m, spec.Name, o.t.cfg.TenantLimits, len(topic.Partitions))); err != nil {
 				return nil, err
 			}
 			return planner.WithTopic(m, topic), nil

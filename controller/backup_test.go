@@ -18,7 +18,7 @@ func oftenBackedUp(c *controller.Config) { c.OffsetsBackupInterval = 50 * time.M
 func (w *world) commit(t *testing.T, group string, topic federation.TopicID, offset federation.LogicalOffset) {
 	t.Helper()
 	store := w.store(t, nil)
-	epoch, _, err := store.ClaimGroup(t.Context(), "default", "", group, true)
+	epoch, _, err := store.ClaimGroup(t.Context(), "default", "", group, true, 0)
 	require.NoError(t, err)
 	now := time.Now().UnixMilli()
 	require.NoError(t, store.WriteGroup(t.Context(), "default", group, redisstore.GroupWrite{Epoch: epoch, Sequence: 1, NowMs: now, Offsets: []redisstore.GroupOffset{
@@ -88,7 +88,7 @@ func TestOffsetsAreBackedUpAndRecovered(t *testing.T) {
 
 	// Changes and deletions follow; the next leader goes on.
 	w.commit(t, "g1", id, 11)
-	epoch, _, err := w.store(t, nil).ClaimGroup(t.Context(), "default", "", "g3", false)
+	epoch, _, err := w.store(t, nil).ClaimGroup(t.Context(), "default", "", "g3", false, 0)
 	require.NoError(t, err)
 	require.NoError(t, w.store(t, nil).DeleteGroup(t.Context(), "default", "g3", epoch))
 	w.awaitBackup(t, map[string]federation.LogicalOffset{"g1": 11, "g2": 20}, "a", "b")

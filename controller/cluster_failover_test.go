@@ -80,7 +80,7 @@ func (f *federated) commit(t *testing.T, group string, n int32, offset federatio
 	s := f.store(t, nil)
 	life, err := s.GroupsLife(t.Context(), "default")
 	require.NoError(t, err)
-	epoch, _, err := s.ClaimGroup(t.Context(), "default", life, group, true)
+	epoch, _, err := s.ClaimGroup(t.Context(), "default", life, group, true, 0)
 	require.NoError(t, err)
 	require.NoError(t, s.WriteGroup(t.Context(), "default", group, redisstore.GroupWrite{Epoch: epoch, Sequence: 1, NowMs: time.Now().UnixMilli(), Offsets: []redisstore.GroupOffset{{
 		OffsetKey: redisstore.OffsetKey{Topic: f.gateway.Current().Topic("orders").ID, Partition: federation.LogicalPartition(n)}, Offset: offset, Epoch: federation.NoEpoch,

@@ -128,6 +128,10 @@ type Config struct {
 	CredentialsMax int
 	// TenantsMax bounds the tenants; 1,000 by default.
 	TenantsMax int
+	// TenantLimits are those of tenants that have none of their own: of topics, partitions,
+	// credentials, ACLs and quotas; a tenth of what the deployment may have. Those of groups
+	// and connections are the gateways'.
+	TenantLimits federation.TenantLimits
 	// ForwardWait is how long a standby waits for a leader before it refuses a call; 5 s by default.
 	ForwardWait time.Duration
 
@@ -176,6 +180,7 @@ func (c *Config) EnsureDefaults() {
 	setDefault(&c.GatewayScheme, "http")
 	setDefault(&c.CredentialsMax, 10_000)
 	setDefault(&c.TenantsMax, 1000)
+	c.TenantLimits = c.TenantLimits.Or(federation.TenantLimits{Topics: 1000, Partitions: 10_000, Credentials: 1000, ACLs: 2000, Quotas: 1000})
 	setDefault(&c.ForwardWait, 5*time.Second)
 }
 
@@ -197,6 +202,9 @@ func (c *Config) Validate() error {
 		if d <= 0 {
 			return fmt.Errorf("controller: %s is %s: want more than 0", name, d)
 		}
+	}
+	if err := c.TenantLimits.Validate(); err != nil {
+		return fmt.Errorf("controller: %w", err)
 	}
 	switch {
 	case c.RenewInterval*2 > c.LeaseTTL:

@@ -116,6 +116,10 @@ func (t *term) setCredentials(ctx context.Context, set []*federation.Credential,
 		if n := len(next.Credentials); n > t.cfg.CredentialsMax && n > len(m.Credentials) {
 			return nil, federation.Errorf(federation.PolicyViolation, "there are %d credentials already, the most that a logical cluster can have; revoke some that nobody needs", len(m.Credentials))
 		}
+		if len(set) > 0 { // all are one user's
+			tenant, _ := m.SplitUser(set[0].User)
+			return next, planner.CheckTenantAccess(m, next, tenant, t.cfg.TenantLimits)
+		}
 		return next, nil
 	})
 	if err != nil {

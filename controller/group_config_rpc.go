@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/braidmq/braid/controller/planner"
@@ -39,6 +40,12 @@ func (c *Controller) alterGroupConfig(ctx context.Context, req *adminv1.AlterGro
 		}
 		if n := len(next.GroupConfigs); n > c.cfg.GroupConfigsMax && n > len(m.GroupConfigs) {
 			return nil, federation.Errorf(federation.PolicyViolation, "%d groups would have settings of their own; want at most %d (--group-configs): set what holds for all by flags of the gateways, or delete those of some groups", n, c.cfg.GroupConfigsMax)
+		}
+		own := m.Tenants[tenant]
+		if had, has := len(m.GroupConfigs.Of(tenant)), len(next.GroupConfigs.Of(tenant)); own != nil && has > had {
+			if most := cmp.Or(int(own.Limits.Groups), max(1, c.cfg.GroupConfigsMax/10)); has > most {
+				return nil, federation.Errorf(federation.PolicyViolation, "%d groups of logical cluster %q would have settings of their own; it may have %d: delete those of some groups, or ask the operators of the deployment for more (`braid tenant update --max-groups`)", has, tenant, most)
+			}
 		}
 		return next, nil
 	}

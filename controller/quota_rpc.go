@@ -56,7 +56,7 @@ func (c *Controller) alterQuotas(ctx context.Context, req *adminv1.AlterQuotasRe
 		if n := len(next.Quotas); n > c.cfg.QuotasMax && n > len(m.Quotas) {
 			return nil, federation.Errorf(federation.PolicyViolation, "%d users, client ids and IP addresses would have quotas; want at most %d (--quotas): use defaults, or delete some", n, c.cfg.QuotasMax)
 		}
-		return next, nil
+		return next, planner.CheckTenantAccess(m, next, tenant, c.cfg.TenantLimits)
 	}
 	m := t.current()
 	if req.GetValidateOnly() {

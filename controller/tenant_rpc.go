@@ -54,9 +54,9 @@ func (c *Controller) createTenant(ctx context.Context, req *adminv1.CreateTenant
 		return nil, federation.Errorf(federation.TopicExists, "%q is the deployment's own logical cluster; choose another name", name)
 	}
 	tenant := &federation.Tenant{
-		Name: name, ClusterID: federation.NewTopicID().String(), CreatedMs: time.Now().UnixMilli(), Description: req.GetTenant().GetDescription(),
+		Name: name, ClusterID: federation.NewTopicID().String(), CreatedMs: time.Now().UnixMilli(), Description: req.GetTenant().GetDescription(), Limits: limitsOf(req.GetTenant().GetLimits()),
 	}
-	if err := checkTenantDescription(tenant); err != nil {
+	if err := checkTenant(tenant); err != nil {
 		return nil, err
 	}
 	// Another deployment with this logical cluster can be in the same store.
@@ -82,7 +82,7 @@ func (c *Controller) createTenant(ctx context.Context, req *adminv1.CreateTenant
 	}
 	t.awaitVisible(ctx, m.Version)
 	c.log.Info("tenant created", "tenant", name)
-	return tenantProto(m, tenant), nil
+	return c.tenantProto(m, tenant), nil
 }
 
 func (c *Controller) withNewTenant(m *federation.Map, tenant *federation.Tenant) (*federation.Map, error) {
@@ -100,7 +100,10 @@ func (c *Controller) withNewTenant(m *federation.Map, tenant *federation.Tenant)
 	return planner.WithTenant(m, tenant), nil
 }
 
-func checkTenantDescription(t *federation.Tenant) error {
+func checkTenant(t *federation.Tenant) error {
+	if err := t.Limits.Validate(); err != nil {
+		return err
+	}
 	if n := len(t.Description); n > tenantDescriptionMax {
 		return federation.Errorf(federation.InvalidArgument, "tenant %q: the description has %d bytes; want at most %d", t.Name, n, tenantDescriptionMax)
 	}
@@ -129,12 +132,16 @@ func errUnknownTenant(id string) error {
 }
 
 // GetTenant returns one tenant.
-func (s *tenantService) GetTenant(_ context.Context, req *adminv1.GetTenantRequest) (*adminv1.GetTenantResponse, error) {
+func (s *tenantService) GetTenant(ctx context.Context, req *adminv1.GetTenantRequest) (*adminv1.GetTenantResponse, error) {
 	t, tenant, err := s.c.findTenant(req.GetName())
 	if err != nil {
 		return nil, rpcerror.Error(err)
 	}
-	return &adminv1.GetTenantResponse{Tenant: tenantProto(t.current(), tenant)}, nil
+	out := s.c.tenantProto(t.current(), tenant)
+	if out.Groups, err = t.parts.Store.GroupsCount(ctx, tenant.Name); err != nil {
+		return nil, rpcerror.Error(err)
+	}
+	return &adminv1.GetTenantResponse{Tenant: out}, nil
 }
 
 // ListTenants returns a page of tenants, by name.
@@ -149,13 +156,14 @@ func (s *tenantService) ListTenants(_ context.Context, req *adminv1.ListTenantsR
 		return nil, rpcerror.Error(err)
 	}
 	out := &adminv1.ListTenantsResponse{NextPageToken: next}
+	uses := planner.TenantUses(m)
 	for _, n := range names {
-		out.Tenants = append(out.Tenants, tenantProto(m, m.Tenants[n]))
+		out.Tenants = append(out.Tenants, s.c.tenantOf(m.Tenants[n], *uses[n]))
 	}
 	return out, nil
 }
 
-// UpdateTenant changes the description of a tenant.
+// UpdateTenant changes the description and the limits of a tenant.
 func (s *tenantService) UpdateTenant(ctx context.Context, req *adminv1.UpdateTenantRequest) (*adminv1.UpdateTenantResponse, error) {
 	out, err := s.c.updateTenant(ctx, req)
 	if err != nil {
@@ -169,10 +177,9 @@ func (c *Controller) updateTenant(ctx context.Context, req *adminv1.UpdateTenant
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range req.GetUpdateMask().GetPaths() {
-		if path != "description" {
-			return nil, federation.Errorf(federation.InvalidArgument, "update mask %q: only description of a tenant can be updated", path)
-		}
+	paths := req.GetUpdateMask().GetPaths()
+	if len(paths) == 0 {
+		paths = []string{"description"}
 	}
 	next := *tenant
 	m, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) {
@@ -184,8 +191,7 @@ func (c *Controller) updateTenant(ctx context.Context, req *adminv1.UpdateTenant
 			return nil, err
 		}
 		next = *have
-		next.Description = req.GetTenant().GetDescription()
-		if err := checkTenantDescription(&next); err != nil {
+		if err := updateTenant(&next, req.GetTenant(), paths); err != nil {
 			return nil, err
 		}
 		return planner.WithTenant(m, &next), nil
@@ -193,7 +199,31 @@ func (c *Controller) updateTenant(ctx context.Context, req *adminv1.UpdateTenant
 	if err != nil {
 		return nil, err
 	}
-	return tenantProto(m, &next), nil
+	t.awaitVisible(ctx, m.Version) // gateways keep some of the limits
+	return c.tenantProto(m, &next), nil
+}
+
+// updateTenant takes over what an update mask names.
+func updateTenant(t *federation.Tenant, from *adminv1.Tenant, paths []string) error {
+	limits := limitsOf(from.GetLimits())
+	fields := map[string]struct{ to, from *int32 }{
+		"topics": {&t.Limits.Topics, &limits.Topics}, "partitions": {&t.Limits.Partitions, &limits.Partitions}, "credentials": {&t.Limits.Credentials, &limits.Credentials},
+		"acls": {&t.Limits.ACLs, &limits.ACLs}, "quotas": {&t.Limits.Quotas, &limits.Quotas}, "groups": {&t.Limits.Groups, &limits.Groups}, "connections": {&t.Limits.Connections, &limits.Connections},
+	}
+	for _, path := range paths {
+		limit, ok := strings.CutPrefix(path, "limits.")
+		switch field := fields[limit]; {
+		case path == "description":
+			t.Description = from.GetDescription()
+		case path == "limits":
+			t.Limits = limits
+		case ok && field.to != nil:
+			*field.to = *field.from
+		default:
+			return federation.Errorf(federation.InvalidArgument, "update mask %q: only description, limits and limits.LIMIT of a tenant can be updated", path)
+		}
+	}
+	return checkTenant(t)
 }
 
 // DeleteTenant deletes a tenant and all that it has.
@@ -293,27 +323,31 @@ func (t *term) deleteBackups(ctx context.Context, tenant string) {
 	}
 }
 
-func tenantProto(m *federation.Map, t *federation.Tenant) *adminv1.Tenant {
+func (c *Controller) tenantProto(m *federation.Map, t *federation.Tenant) *adminv1.Tenant {
+	return c.tenantOf(t, planner.TenantUse(m, t.Name))
+}
+
+func (c *Controller) tenantOf(t *federation.Tenant, use federation.TenantLimits) *adminv1.Tenant {
 	out := &adminv1.Tenant{
 		Name: collectionTenants + t.Name, DefaultLogicalCluster: collectionLogical + t.Name, Etag: tenantEtag(t), ClusterId: t.ClusterID,
 		CreateTime: timestamppb.New(time.UnixMilli(t.CreatedMs)), State: adminv1.Tenant_STATE_ACTIVE, Description: t.Description,
+		Topics: use.Topics, Partitions: use.Partitions, Credentials: use.Credentials, Acls: use.ACLs, Quotas: use.Quotas,
+		Limits: limitsProto(t.Limits), EffectiveLimits: limitsProto(t.Limits.Or(c.cfg.TenantLimits)),
 	}
 	if t.Deleting {
 		out.State = adminv1.Tenant_STATE_DELETING
 	}
-	for _, name := range planner.TenantTopics(m, t.Name) {
-		out.Topics++
-		out.Partitions += int32(len(m.Topics[name].Partitions))
-	}
-	for id := range m.Credentials {
-		if of, _ := m.SplitUser(id.User); of == t.Name {
-			out.Credentials++
-		}
-	}
-	for _, a := range m.ACLs {
-		if a.Tenant == t.Name {
-			out.Acls++
-		}
-	}
 	return out
+}
+
+func limitsProto(l federation.TenantLimits) *adminv1.TenantLimits {
+	return &adminv1.TenantLimits{
+		Topics: l.Topics, Partitions: l.Partitions, Credentials: l.Credentials, Acls: l.ACLs, Quotas: l.Quotas, Groups: l.Groups, Connections: l.Connections,
+	}
+}
+
+func limitsOf(l *adminv1.TenantLimits) federation.TenantLimits {
+	return federation.TenantLimits{
+		Topics: l.GetTopics(), Partitions: l.GetPartitions(), Credentials: l.GetCredentials(), ACLs: l.GetAcls(), Quotas: l.GetQuotas(), Groups: l.GetGroups(), Connections: l.GetConnections(),
+	}
 }

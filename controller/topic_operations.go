@@ -91,6 +91,9 @@ func (t *term) planCreate(ctx context.Context, s createSpec, generation int32) (
 	if err := planner.CheckNewTopic(m, s.Name); err != nil {
 		return planner.Plan{}, err
 	}
+	if err := planner.CheckTenantTopic(m, s.Name, t.cfg.TenantLimits, int(s.Partitions)); err != nil {
+		return planner.Plan{}, err
+	}
 	plan, err := planner.Create(m, planner.Spec{
 		Name: s.Name, Partitions: s.Partitions, Generation: generation, Clusters: s.Clusters, Weights: s.Weights,
 	}, t.awayNow(ctx))
@@ -157,7 +160,7 @@ func (o *operations) createTopic(ctx context.Context, op *operation) error {
 		if have := m.Topic(spec.Name); have != nil && have.ID == topic.ID {
 			return m, nil // published before the last leader died
 		}
-		if err := errors.Join(planner.CheckNewTopic(m, spec.Name), stillThere(m, state.Plan)); err != nil {
+		if err := errors.Join(planner.CheckNewTopic(m, spec.Name), stillThere(m, state.Plan), planner.CheckTenantTopic(m, spec.Name, o.t.cfg.TenantLimits, len(topic.Partitions))); err != nil {
 			return nil, err
 		}
 		return planner.WithTopic(m, topic), nil
@@ -249,7 +252,7 @@ func (o *operations) growTopic(ctx context.Context, op *operation) error {
 		case len(have.Partitions) >= int(spec.Total):
 			return m, nil // published before the last leader died
 		}
-		if err := stillThere(m, state.Plan); err != nil {
+		if err := errors.Join(stillThere(m, state.Plan), o.t.checkGrowth(m, have, spec.Total)); err != nil {
 			return nil, err
 		}
 		grown := *have
@@ -272,6 +275,9 @@ func (t *term) planGrow(ctx context.Context, s growSpec) (planner.Plan, error) {
 	case int(s.Total) <= len(topic.Partitions):
 		return planner.Plan{}, federation.Errorf(federation.InvalidPartitionCount, "topic %q has %d partitions; %d would not be more", s.Name, len(topic.Partitions), s.Total)
 	}
+	if err := t.checkGrowth(m, topic, s.Total); err != nil {
+		return planner.Plan{}, err
+	}
 	away := t.awayNow(ctx)
 	existing, err := t.existing(ctx, m, away, topic)
 	if err != nil {
@@ -284,6 +290,12 @@ func (t *term) planGrow(ctx context.Context, s growSpec) (planner.Plan, error) {
 	return plan, t.each(ctx, plan.Topics, func(ctx context.Context, pt planner.PhysicalTopic, c *upstream.Cluster) error {
 		return checkPhysical(ctx, c, pt, s.Name, topic.ReplicationFactor, topic.Config)
 	})
+}
+
+// checkGrowth checks that the tenant of a topic may have the partitions.
+func (t *term) checkGrowth(m *federation.Map, topic *federation.Topic, total int32) error {
+	tenant, _ := topic.Name.Split()
+	return planner.CheckTenantRoom(m, tenant, t.cfg.TenantLimits, federation.TenantLimits{Partitions: total - int32(len(topic.Partitions))})
 }
 
 // stillThere checks that no cluster of a plan was removed, or failed, meanwhile.

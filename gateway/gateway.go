@@ -67,6 +67,9 @@ type Deps struct {
 	Authorizer *acl.Authorizer
 	// Limiter holds callers to their quotas; nil has none.
 	Limiter *quota.Limiter
+	// Room bounds the streams of a tenant, together with its Kafka connections; nil = only
+	// Config.StreamsMax does.
+	Room *quota.Room
 	// Interceptors are at all calls, within what observes them.
 	Interceptors []connect.Interceptor
 	// Requests is what calls, and the frames of produce streams until they are decided, are
@@ -184,6 +187,9 @@ func (g *Gateway) enter() error {
 	case g.streams >= g.cfg.StreamsMax:
 		return federation.Errorf(federation.Throttled, "this gateway serves %d streams already, its limit; use another one", g.streams)
 	}
+	if err := g.deps.Room.Enter(); err != nil {
+		return err
+	}
 	g.streams++
 	return nil
 }
@@ -192,6 +198,7 @@ func (g *Gateway) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.streams--
+	g.deps.Room.Leave()
 	if g.streams == 0 && g.drained && g.idle != nil {
 		close(g.idle)
 	}

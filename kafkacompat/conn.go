@@ -32,12 +32,13 @@ import (
 // So produces are pipelined, and a Fetch or JoinGroup that waits does not stop the
 // reader before RequestsInFlightMax requests wait behind it.
 type conn struct {
-	s     *Server
-	nc    net.Conn
-	r     *bufio.Reader
-	log   *slog.Logger
-	host  string     // the client's IP address, as ACLs name it
-	slots chan *slot // read, not answered yet, in order
+	s       *Server
+	entered *quota.Room // who has counted it; nil until it is settled
+	nc      net.Conn
+	r       *bufio.Reader
+	log     *slog.Logger
+	host    string     // the client's IP address, as ACLs name it
+	slots   chan *slot // read, not answered yet, in order
 
 	clientID string // of the last request, for the reader
 

@@ -78,9 +78,10 @@ type Server struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	creates flights // topics being created on first use
-	tenant  string  // whose it is; empty = the deployment's own
-	gone    bool    // the tenant is; guarded by mu
+	creates flights     // topics being created on first use
+	tenant  string      // whose it is; empty = the deployment's own
+	room    *quota.Room // of the tenant's clients; nil = no bound
+	gone    bool        // the tenant is; guarded by mu
 	*shared
 }
 
@@ -331,6 +332,7 @@ func (s *Server) removeConn(ctx context.Context, c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	c.entered.Leave()
 	s.left(c.nc)
 	s.deps.Metrics.connections(ctx, -1)
 	if len(s.conns) == 0 && s.isDraining() {

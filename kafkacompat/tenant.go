@@ -23,6 +23,8 @@ type TenantDeps struct {
 	Authorizer  *acl.Authorizer
 	Limiter     *quota.Limiter
 	Credentials Credentials
+	// Room bounds how many connections clients of the tenant have open; nil = any number.
+	Room *quota.Room
 	// Auth and TenantOf are for clients that come to a listener of the tenant.
 	Auth     *security.Authenticator
 	TenantOf func(security.Identity) (*Server, security.Principal, error)
@@ -41,7 +43,7 @@ func (s *Server) Tenant(t TenantDeps) *Server {
 		deps.Auth = t.Auth
 	}
 	deps.Logger = t.Logger
-	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, tenant: t.Name, shared: s.shared}
+	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, tenant: t.Name, room: t.Room, shared: s.shared}
 }
 
 // mapWaits is how many AuthenticationTimeouts a client waits for the map, which says
@@ -70,6 +72,11 @@ func (c *conn) settle(ctx context.Context) error {
 	if !c.move(to) {
 		return errTenantGone
 	}
+	if err := c.s.room.Enter(); err != nil {
+		c.s.deps.Metrics.refused(ctx)
+		return err
+	}
+	c.entered = c.s.room
 	return nil
 }
 

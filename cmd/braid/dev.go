@@ -187,7 +187,7 @@ func (d *dev) configure(c *process.Config, index int) {
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions
 		c.Kafka.ClientTelemetry = d.config.Kafka.ClientTelemetry
 		c.Listen, c.KafkaListen = d.config.Listen, d.config.KafkaListen
-		c.Tenants, c.TenantSNI, c.TenantKafkaListen = d.config.Tenants, d.config.TenantSNI, maps.Clone(d.config.TenantKafkaListen)
+		c.Tenants, c.TenantSNI, c.TenantKafkaListen, c.TenantLimits = d.config.Tenants, d.config.TenantSNI, maps.Clone(d.config.TenantKafkaListen), d.config.TenantLimits
 		if index == 0 {
 			c.ConnectAdvertise, c.KafkaAdvertise = d.config.ConnectAdvertise, d.config.KafkaAdvertise
 			c.TenantKafkaAdvertise = d.config.TenantKafkaAdvertise

@@ -203,6 +203,8 @@ func (s *serving) tenants(cmd *cobra.Command) {
 	f.BoolVar(&c.Tenants, "tenants", false, "serve the tenants of the deployment too; users of one log in as TENANT/USER")
 	f.StringToStringVar(&c.TenantKafkaListen, "tenant-kafka-listen", nil, "listeners of the Kafka facade for clients of one tenant: TENANT=HOST:PORT")
 	f.StringToStringVar(&c.TenantKafkaAdvertise, "tenant-kafka-advertise", nil, "the addresses that these clients are given: TENANT=HOST:PORT; those of the listeners by default")
+	f.Int32Var(&c.TenantLimits.Groups, "tenant-groups", 10_000, "how many groups a tenant may have that has no limit of its own; give all gateways the same")
+	f.Int32Var(&c.TenantLimits.Connections, "tenant-connections", 2000, "how many Kafka connections and Connect streams clients of a tenant may have open to this gateway, if the tenant has no limit of its own")
 	f.BoolVar(&c.TenantSNI, "tenant-sni", false, "find the tenant in the name of the TLS handshake, TENANT.HOST, where HOST is that of --kafka-advertise")
 }
 
@@ -220,6 +222,11 @@ func (s *serving) controller(cmd *cobra.Command) {
 	f.IntVar(&c.QuotasMax, "quotas", 10_000, "how many users, client ids and IP addresses can have quotas")
 	f.IntVar(&c.GroupConfigsMax, "group-configs", 10_000, "how many groups can have settings of their own")
 	f.IntVar(&c.TenantsMax, "tenants-max", 1000, "how many tenants there can be")
+	f.Int32Var(&c.TenantLimits.Topics, "tenant-topics", 1000, "how many topics a tenant may have that has no limit of its own")
+	f.Int32Var(&c.TenantLimits.Partitions, "tenant-partitions", 10_000, "how many partitions its topics may have together")
+	f.Int32Var(&c.TenantLimits.Credentials, "tenant-credentials", 1000, "how many credentials such a tenant may have")
+	f.Int32Var(&c.TenantLimits.ACLs, "tenant-acls", 2000, "how many ACLs such a tenant may have")
+	f.Int32Var(&c.TenantLimits.Quotas, "tenant-quotas", 1000, "for how many users and client ids such a tenant may have quotas")
 	f.DurationVar(&c.JournalWait, "journal-wait", 200*time.Millisecond, "how long a change of the map waits until one physical cluster has it in its journal")
 	f.DurationVar(&c.OffsetsBackupInterval, "offsets-backup-interval", 60*time.Second, "time between two copies of committed offsets to physical clusters")
 	f.DurationVar(&c.CollectInterval, "collect-interval", 5*time.Second, "time between two looks at the physical clusters")

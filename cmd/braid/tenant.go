@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 )
@@ -24,18 +26,41 @@ func tenantCreateCommand() *cobra.Command {
 		Use: "create NAME", Short: "Create a tenant, and the logical cluster of its name", Args: cobra.ExactArgs(1),
 		Long: `Create a tenant: a logical cluster with topics, groups, users and ACLs of its own, on the
 physical clusters and gateways of the deployment. Gateways serve it with --tenants.`,
-		Example: "  braid tenant create acme\n  braid topic create orders --logical-cluster acme\n  braid credential create alice --logical-cluster acme   # who logs in as acme/alice",
+		Example: "  braid tenant create acme\n  braid tenant create acme --max-topics 50 --max-connections 200\n  braid topic create orders --logical-cluster acme\n  braid credential create alice --logical-cluster acme   # who logs in as acme/alice",
 	}
 	outputFlag(cmd)
 	cmd.Flags().StringVar(&description, "description", "", descriptionHelp)
+	limits := limitFlags(cmd)
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
-		resp, err := call(cmd.Context(), a, a.tenants.CreateTenant, &adminv1.CreateTenantRequest{TenantId: args[0], Tenant: &adminv1.Tenant{Description: description}})
+		resp, err := call(cmd.Context(), a, a.tenants.CreateTenant, &adminv1.CreateTenantRequest{TenantId: args[0], Tenant: &adminv1.Tenant{Description: description, Limits: limits}})
 		if err != nil {
 			return err
 		}
 		return printMessage(cmd, resp.GetTenant(), func(r *rows) { r.row("tenant " + args[0] + " created") })
 	})
 	return cmd
+}
+
+// tenantLimits are the limits of a tenant, by their names in flags and in messages.
+var tenantLimits = []struct {
+	name, field, what string
+	of                func(*adminv1.TenantLimits) *int32
+}{
+	{"max-topics", "topics", "topics", func(l *adminv1.TenantLimits) *int32 { return &l.Topics }},
+	{"max-partitions", "partitions", "partitions, of all topics together", func(l *adminv1.TenantLimits) *int32 { return &l.Partitions }},
+	{"max-groups", "groups", "groups", func(l *adminv1.TenantLimits) *int32 { return &l.Groups }},
+	{"max-connections", "connections", "Kafka connections and Connect streams at each gateway", func(l *adminv1.TenantLimits) *int32 { return &l.Connections }},
+	{"max-credentials", "credentials", "credentials", func(l *adminv1.TenantLimits) *int32 { return &l.Credentials }},
+	{"max-acls", "acls", "ACLs", func(l *adminv1.TenantLimits) *int32 { return &l.Acls }},
+	{"max-quotas", "quotas", "users and client ids that have quotas", func(l *adminv1.TenantLimits) *int32 { return &l.Quotas }},
+}
+
+func limitFlags(cmd *cobra.Command) *adminv1.TenantLimits {
+	limits := &adminv1.TenantLimits{}
+	for _, l := range tenantLimits {
+		cmd.Flags().Int32Var(l.of(limits), l.name, 0, "how many it may have: "+l.what+"; 0 = the default of the deployment")
+	}
+	return limits
 }
 
 func tenantListCommand() *cobra.Command {
@@ -84,22 +109,44 @@ func tenantRows(r *rows, t *adminv1.Tenant) {
 	r.row("Description:", t.GetDescription())
 	r.row("Cluster id:", t.GetClusterId())
 	r.row("Created:", t.GetCreateTime().AsTime().Format("2006-01-02T15:04:05Z"))
-	r.row("Topics:", t.GetTopics())
-	r.row("Partitions:", t.GetPartitions())
-	r.row("Credentials:", t.GetCredentials())
-	r.row("ACLs:", t.GetAcls())
+	use := &adminv1.TenantLimits{
+		Topics: t.GetTopics(), Partitions: t.GetPartitions(), Groups: int32(t.GetGroups()), Connections: t.GetConnections(),
+		Credentials: t.GetCredentials(), Acls: t.GetAcls(), Quotas: t.GetQuotas(),
+	}
+	_, _ = fmt.Fprintln(r.w)
+	r.row("HAS", "NOW", "AT MOST", "SET BY")
+	for _, l := range tenantLimits {
+		most, by := "any number", "-"
+		if n := *l.of(t.GetEffectiveLimits()); n > 0 {
+			most, by = strconv.Itoa(int(n)), "default"
+		}
+		if *l.of(t.GetLimits()) > 0 {
+			by = "--" + l.name
+		}
+		r.row(l.what, *l.of(use), most, by)
+	}
 }
 
 func tenantUpdateCommand() *cobra.Command {
 	var description string
-	cmd := &cobra.Command{Use: "update NAME", Short: "Change the description of a tenant", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "update NAME", Short: "Change the description and the limits of a tenant", Args: cobra.ExactArgs(1)}
 	outputFlag(cmd)
 	cmd.Flags().StringVar(&description, "description", "", descriptionHelp)
+	limits := limitFlags(cmd)
 	cmd.RunE = withAPI(cmd, func(cmd *cobra.Command, a *api, args []string) error {
-		if !cmd.Flags().Changed("description") {
-			return usagef("nothing is to be changed; set --description")
+		mask := &fieldmaskpb.FieldMask{}
+		if cmd.Flags().Changed("description") {
+			mask.Paths = append(mask.Paths, "description")
 		}
-		resp, err := call(cmd.Context(), a, a.tenants.UpdateTenant, &adminv1.UpdateTenantRequest{Tenant: &adminv1.Tenant{Name: tenantName(args[0]), Description: description}})
+		for _, l := range tenantLimits {
+			if cmd.Flags().Changed(l.name) {
+				mask.Paths = append(mask.Paths, "limits."+l.field)
+			}
+		}
+		if len(mask.GetPaths()) == 0 {
+			return usagef("nothing is to be changed; set --description, or a limit such as --max-topics")
+		}
+		resp, err := call(cmd.Context(), a, a.tenants.UpdateTenant, &adminv1.UpdateTenantRequest{UpdateMask: mask, Tenant: &adminv1.Tenant{Name: tenantName(args[0]), Description: description, Limits: limits}})
 		if err != nil {
 			return err
 		}

@@ -19,8 +19,23 @@ func TenantEntry(t *federation.Tenant) *controlv1.MapEntry { return tenantEntry(
 
 func tenantEntry(t *federation.Tenant, version int64) *controlv1.MapEntry {
 	return &controlv1.MapEntry{Key: TenantKey(t.Name), Version: version, Value: &controlv1.MapEntry_Tenant{Tenant: &controlv1.TenantEntry{
-		Name: t.Name, ClusterId: t.ClusterID, CreatedMs: t.CreatedMs, Deleting: t.Deleting, Description: t.Description,
+		Name: t.Name, ClusterId: t.ClusterID, CreatedMs: t.CreatedMs, Deleting: t.Deleting, Description: t.Description, Limits: limitsEntry(t.Limits),
 	}}}
+}
+
+func limitsEntry(l federation.TenantLimits) *controlv1.TenantLimits {
+	if l == (federation.TenantLimits{}) {
+		return nil
+	}
+	return &controlv1.TenantLimits{
+		Topics: l.Topics, Partitions: l.Partitions, Credentials: l.Credentials, Acls: l.ACLs, Quotas: l.Quotas, Groups: l.Groups, Connections: l.Connections,
+	}
+}
+
+func limitsOf(l *controlv1.TenantLimits) federation.TenantLimits {
+	return federation.TenantLimits{
+		Topics: l.GetTopics(), Partitions: l.GetPartitions(), Credentials: l.GetCredentials(), ACLs: l.GetAcls(), Quotas: l.GetQuotas(), Groups: l.GetGroups(), Connections: l.GetConnections(),
+	}
 }
 
 func (d *Delta) diffTenants(from, to *federation.Map) {
@@ -54,8 +69,12 @@ func (e *edit) setTenant(key string, t *controlv1.TenantEntry) error {
 	if key != TenantKey(t.GetName()) {
 		return errKey
 	}
+	limits := limitsOf(t.GetLimits())
+	if err := limits.Validate(); err != nil {
+		return fmt.Errorf("tenant %q: %w", t.GetName(), err)
+	}
 	e.tenants()[t.GetName()] = &federation.Tenant{
-		Name: t.GetName(), ClusterID: t.GetClusterId(), CreatedMs: t.GetCreatedMs(), Deleting: t.GetDeleting(), Description: t.GetDescription(),
+		Name: t.GetName(), ClusterID: t.GetClusterId(), CreatedMs: t.GetCreatedMs(), Deleting: t.GetDeleting(), Description: t.GetDescription(), Limits: limits,
 	}
 	return nil
 }

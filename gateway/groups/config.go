@@ -58,6 +58,9 @@ type Config struct {
 
 	// GroupsMax bounds the groups in memory; 100,000 by default.
 	GroupsMax int
+	// Limit says how many groups there may be that something is stored of, at all gateways
+	// together, and as many in memory here; further ones are refused. nil, or 0 = any number.
+	Limit func() int
 	// MembersMax bounds the members of a group, of all protocols together; 2,000 by default
 	// (Kafka's group.max.size and group.consumer.max.size).
 	MembersMax int
@@ -145,6 +148,13 @@ func (c *Config) Settings() federation.GroupSettings {
 		SessionTimeout:    federation.GroupSetting{Default: c.ConsumerSessionTimeout, Min: c.ConsumerSessionTimeoutMin, Max: c.ConsumerSessionTimeoutMax},
 		HeartbeatInterval: federation.GroupSetting{Default: c.ConsumerHeartbeatInterval, Min: c.ConsumerHeartbeatIntervalMin, Max: c.ConsumerHeartbeatIntervalMax},
 	}.WithDefaults()
+}
+
+func (c *Config) limit() int {
+	if c.Limit == nil {
+		return 0
+	}
+	return c.Limit()
 }
 
 // validate returns every setting that makes no sense, in one error.

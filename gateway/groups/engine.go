@@ -205,7 +205,7 @@ func (e *Engine) owner(ctx context.Context, group string, create bool) (*owner, 
 		return o, nil
 	}
 	for {
-		en, load, err := e.entry(group)
+		en, load, err := e.entry(group, create)
 		if err != nil {
 			return nil, err
 		}
@@ -236,7 +236,7 @@ func (e *Engine) owner(ctx context.Context, group string, create bool) (*owner, 
 }
 
 // entry returns the entry of a group, and whether the caller has to load it.
-func (e *Engine) entry(group string) (*entry, bool, error) {
+func (e *Engine) entry(group string, create bool) (*entry, bool, error) {
 	if !e.owns(e.cfg.Maps.Current(), group) {
 		return nil, false, errMoved
 	}
@@ -249,6 +249,8 @@ func (e *Engine) entry(group string) (*entry, bool, error) {
 		if en.until.IsZero() || time.Now().Before(en.until) {
 			return en, false, nil
 		}
+	} else if limit := e.cfg.limit(); create && limit > 0 && len(e.groups) >= limit {
+		return nil, false, federation.Errorf(federation.GroupFull, "group %q would be one more than the %d that this logical cluster may have; delete some, or ask the operators of the deployment for more", group, limit)
 	} else if len(e.groups) >= e.cfg.GroupsMax {
 		return nil, false, federation.Errorf(federation.GroupFull, "this gateway coordinates %d groups, its limit", e.cfg.GroupsMax)
 	}
@@ -261,8 +263,12 @@ func (e *Engine) entry(group string) (*entry, bool, error) {
 func (e *Engine) load(ctx context.Context, group string, en *entry, create bool) {
 	m := e.cfg.Maps.Current()
 	store, cancel := context.WithTimeout(ctx, e.cfg.StoreTimeout)
-	epoch, fields, err := e.cfg.Store.ClaimGroup(store, m.LogicalCluster, m.ClusterID, group, create)
+	epoch, fields, err := e.cfg.Store.ClaimGroup(store, m.LogicalCluster, m.ClusterID, group, create, e.cfg.limit())
 	cancel()
+	if federation.KindOf(err) == federation.GroupFull {
+		e.fail(group, en, err, 0)
+		return
+	}
 	if err != nil {
 		e.counted.storeFailures.Add(1)
 		e.fail(group, en, errStoreAway(group, err), e.cfg.LoadRetry)

@@ -2,7 +2,9 @@ package groups
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -284,7 +286,7 @@ func TestZombieFindsOut(t *testing.T) {
 		m, err := a.engine.Subscribe(w.t.Context(), SubscribeRequest{Group: "g", ClientID: "r", Topics: []federation.TopicName{"t"}, SessionTimeout: 10 * time.Second})
 		require.NoError(w.t, err)
 		<-m.Events()
-		_, _, err = a.store.ClaimGroup(w.t.Context(), "default", "", "g", true)
+		_, _, err = a.store.ClaimGroup(w.t.Context(), "default", "", "g", true, 0)
 		require.NoError(w.t, err)
 		_, open := <-m.Events()
 		require.False(w.t, open)
@@ -393,5 +395,41 @@ func TestCoordinatorMovesUnderAReader(t *testing.T) {
 		require.EqualValues(w.t, 6, r1.lost.Load())
 		c.loseRedis(false)
 		w.serve("c")
+	})
+}
+
+// A logical cluster has no more groups than it may have, at all gateways together; those
+// that it has go on.
+func TestGroupsAreLimited(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		ctx := w.t.Context()
+		var limit atomic.Int64
+		bounded := func(c *Config) { c.Limit = func() int { return int(limit.Load()) } }
+		w.gateway("a", bounded)
+		w.gateway("b", bounded)
+		w.serve("a", "b")
+		commit := func(group string) error {
+			_, err := w.coordinator(group).Commit(ctx, CommitRequest{Group: group, Generation: -1, Offsets: []CommitOffset{commitAt("t", 0, 1)}})
+			return err
+		}
+		limit.Store(6)
+		for i := range 6 {
+			require.NoError(w.t, commit(fmt.Sprint("g", i)))
+		}
+		err := commit("more")
+		require.Equal(w.t, federation.GroupFull, federation.KindOf(err))
+		require.ErrorContains(w.t, err, "the 6 that")
+		_, err = w.coordinator("more").Describe(ctx, "more")
+		require.Equal(w.t, federation.GroupNotFound, federation.KindOf(err))
+		require.NoError(w.t, commit("g3"))
+		limit.Store(2) // takes none away
+		require.NoError(w.t, commit("g5"))
+		require.Equal(w.t, federation.GroupFull, federation.KindOf(commit("more")))
+		limit.Store(6)
+		require.NoError(w.t, w.coordinator("g0").Delete(ctx, "g0"))
+		require.NoError(w.t, commit("more"))
+		require.Equal(w.t, federation.GroupFull, federation.KindOf(commit("g0")))
+		limit.Store(0)
+		require.NoError(w.t, commit("g0"))
 	})
 }

@@ -81,6 +81,9 @@ type Config struct {
 	// a tenant, if what follows is the host of KafkaAdvertise; clients of tenants are given
 	// such names.
 	TenantSNI bool
+	// TenantLimits are how many groups, and connections at each gateway, a tenant may have
+	// that has no limits of its own; 0 = any number.
+	TenantLimits federation.TenantLimits
 	// BootstrapListen is where a name service's Kafka bootstrap listens; empty = nowhere.
 	BootstrapListen string
 	// OpsListen is where metrics, health and pprof are served; empty = nowhere.

@@ -53,6 +53,9 @@ func (c Config) validateTenants() error {
 			return configErrorf("--tenant-kafka-advertise %s=%s: there is no --tenant-kafka-listen of that tenant", tenant, address)
 		}
 	}
+	if err := c.TenantLimits.Validate(); err != nil {
+		return configErrorf("--tenant-groups, --tenant-connections: %s", err)
+	}
 	if c.TenantSNI && (!c.Access.Kafka.Enabled() || c.KafkaAdvertise == "") {
 		return configErrorf("--tenant-sni needs --kafka-tls-cert, with a certificate for *.HOST, and --kafka-advertise HOST:PORT")
 	}
@@ -148,6 +151,7 @@ type tenantParts struct {
 	clusterID string // of the tenant's life
 	engine    *groups.Engine
 	limiter   *quota.Limiter
+	room      *quota.Room         // of its clients
 	kafka     *kafkacompat.Server // nil if there is no Kafka facade
 	door      *gateway.Gateway
 	handler   http.Handler
@@ -251,6 +255,7 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	cfg := t.w.cfg.Groups
 	cfg.Gateway, cfg.Maps, cfg.Store, cfg.Logger = federation.GatewayID(t.w.id), view, t.g.store, log
 	cfg.Sees = seesTopic(authorizer, view)
+	cfg.Limit = func() int { return int(t.limits(name).Groups) }
 	engine, err := groups.NewEngine(cfg)
 	if err != nil {
 		return nil, err
@@ -259,20 +264,32 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &tenantParts{clusterID: clusterID, engine: engine, limiter: limiter}
+	p := &tenantParts{
+		clusterID: clusterID, engine: engine, limiter: limiter,
+		room: t.g.gate.Room(name, func() int32 { return t.limits(name).Connections }, log),
+	}
 	if err := t.door(p, name, view, authorizer, log); err != nil {
 		return nil, err
 	}
 	if t.g.kafka != nil {
 		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
 			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name).ofTenant(), Authorizer: authorizer,
-			Limiter: limiter, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.w.tenantAuth(view), Logger: log,
+			Limiter: limiter, Room: p.room, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.w.tenantAuth(view), Logger: log,
 		})
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
 	p.stop = cancel
 	t.tasks.Go(func() { _ = engine.Run(ctx) }) // it ends with ctx only
 	return p, nil
+}
+
+// limits are those of a tenant at gateways.
+func (t *tenancy) limits(name string) federation.TenantLimits {
+	limits := t.w.cfg.TenantLimits
+	if own := t.g.watch.Current().Tenants[name]; own != nil {
+		return own.Limits.Or(limits)
+	}
+	return limits
 }
 
 func (t *tenancy) session(name string) func() router.Session {
@@ -433,7 +450,7 @@ func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer
 	p.door, err = gateway.New(cfg, gateway.Deps{
 		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests, Incoming: t.g.memory.incoming, Expansions: t.g.door.Expansions(),
 		TokenKey: func(ctx context.Context) ([]byte, error) { return t.g.store.TokenKey(ctx, name) },
-		Topics:   t.g.admin.topics, Operations: t.g.admin.operations, Naming: t.g.names.Of(view), Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Quotas: t.g.admin.quotas, GroupConfigs: t.g.admin.groups, GroupSettings: t.w.cfg.Groups.Settings(), Authorizer: authorizer, Limiter: p.limiter,
+		Topics:   t.g.admin.topics, Operations: t.g.admin.operations, Naming: t.g.names.Of(view), Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Quotas: t.g.admin.quotas, GroupConfigs: t.g.admin.groups, GroupSettings: t.w.cfg.Groups.Settings(), Authorizer: authorizer, Limiter: p.limiter, Room: p.room,
 		TracerProvider: t.w.telemetry.tracers, MeterProvider: t.w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, t.scope(name)},
 	})
 	if err != nil {

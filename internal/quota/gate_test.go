@@ -3,6 +3,7 @@ package quota
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -156,4 +157,28 @@ func TestGateOfAnHTTPServer(t *testing.T) {
 		transport.CloseIdleConnections()
 		require.Eventually(t, func() bool { return count() == 0 }, 10*time.Second, time.Millisecond, "h2: %v", h2)
 	}
+}
+
+func TestRoomOfATenant(t *testing.T) {
+	limit := int32(2)
+	r := newGate(t, GateConfig{}).Room("acme", func() int32 { return limit }, slog.New(slog.DiscardHandler))
+	require.NoError(t, r.Enter())
+	require.NoError(t, r.Enter())
+	err := r.Enter()
+	require.Equal(t, federation.Throttled, federation.KindOf(err))
+	require.ErrorContains(t, err, `"acme" has 2 `)
+	r.Leave()
+	require.NoError(t, r.Enter())
+	require.Equal(t, int32(2), r.Open())
+	limit = 1 // nobody is thrown out
+	require.Error(t, r.Enter())
+	r.Leave()
+	require.Error(t, r.Enter())
+	limit = 0
+	require.NoError(t, r.Enter())
+	require.Equal(t, int32(2), r.Open())
+	var none *Room
+	require.NoError(t, none.Enter())
+	none.Leave()
+	require.Zero(t, none.Open())
 }

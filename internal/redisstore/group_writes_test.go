@@ -22,12 +22,12 @@ func TestGroupWritesTogether(t *testing.T) {
 		topic := federation.NewTopicID()
 		epochs := make([]int64, groups)
 		for i := range epochs {
-			epoch, _, err := s.ClaimGroup(ctx, lc, "", fmt.Sprintf("g%d", i), true)
+			epoch, _, err := s.ClaimGroup(ctx, lc, "", fmt.Sprintf("g%d", i), true, 0)
 			require.NoError(t, err)
 			epochs[i] = epoch
 		}
 		const lost = 7
-		_, _, err := s.ClaimGroup(ctx, lc, "", fmt.Sprintf("g%d", lost), true)
+		_, _, err := s.ClaimGroup(ctx, lc, "", fmt.Sprintf("g%d", lost), true, 0)
 		require.NoError(t, err)
 		before := s.GroupWriteStats()
 		var wg sync.WaitGroup
@@ -68,7 +68,7 @@ func TestGroupWritesTogether(t *testing.T) {
 // does not hold up its callers for longer than they wait.
 func TestGroupWriteGivesUp(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
-		epoch, _, err := s.ClaimGroup(t.Context(), lc, "", "g", true)
+		epoch, _, err := s.ClaimGroup(t.Context(), lc, "", "g", true, 0)
 		require.NoError(t, err)
 		ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 		defer cancel()

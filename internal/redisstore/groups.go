@@ -64,11 +64,12 @@ func (s *Store) groupKeys(logicalCluster, group string) groupKeys {
 // Ownership epochs come from one counter per logical cluster, so none is given
 // twice, not even to a group that was deleted and created again.
 //
-//	KEYS owner, state, offsets, counter, life
-//	ARGV create (0 or 1), life
+//	KEYS owner, state, offsets, counter, life, index
+//	ARGV create (0 or 1), life, how many groups there may be (0 = any number)
 var groupClaim = redis.NewScript(`
 if ARGV[2] ~= '' and redis.call('GET', KEYS[5]) ~= ARGV[2] then return {-1, {}} end
 if ARGV[1] == '0' and redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 then return {0, {}} end
+if ARGV[3] ~= '0' and redis.call('EXISTS', KEYS[2], KEYS[3]) == 0 and redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[3]) then return {-2, {}} end
 local epoch = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', 0)
 return {epoch, redis.call('HGETALL', KEYS[2])}
@@ -114,10 +115,11 @@ return 1
 // on. It returns the ownership epoch and the state as it was stored. A group of
 // which nothing is stored is claimed only if create is set; else the epoch is 0.
 // If life is not empty, nothing is claimed in a store that holds the groups of
-// another one (GroupsLife).
-func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, life, group string, create bool) (int64, map[string][]byte, error) {
+// another one (GroupsLife). If limit is not 0, and something is stored of as many groups,
+// a new one is refused with GroupFull.
+func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, life, group string, create bool, limit int) (int64, map[string][]byte, error) {
 	k := s.groupKeys(logicalCluster, group)
-	got, err := groupClaim.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.counter, k.life}, flag(create), life).Slice()
+	got, err := groupClaim.Run(ctx, s.rdb, []string{k.owner, k.state, k.offsets, k.counter, k.life, k.index}, flag(create), life, limit).Slice()
 	if err != nil {
 		return 0, nil, unavailable(err)
 	}
@@ -125,7 +127,10 @@ func (s *Store) ClaimGroup(ctx context.Context, logicalCluster, life, group stri
 		return 0, nil, federation.Errorf(federation.Internal, "group %q: the store answered a claim with %d values", group, len(got))
 	}
 	epoch, _ := got[0].(int64)
-	if epoch < 0 {
+	switch {
+	case epoch == -2:
+		return 0, nil, federation.Errorf(federation.GroupFull, "group %q would be one more than the %d that logical cluster %q may have: delete some, or ask the operators of the deployment for more", group, limit, logicalCluster)
+	case epoch < 0:
 		return 0, nil, errGroupsLost(group)
 	}
 	fields, _ := got[1].([]any)
@@ -222,6 +227,12 @@ func (s *Store) eachGroup(ctx context.Context, groups []string, ask func(redis.P
 		}
 	}
 	return nil
+}
+
+// GroupsCount returns how many groups something is stored of.
+func (s *Store) GroupsCount(ctx context.Context, logicalCluster string) (int64, error) {
+	n, err := s.rdb.ZCard(ctx, s.key(logicalCluster, "groups")).Result()
+	return n, unavailable(err)
 }
 
 // Groups calls visit with the ids of all groups, in pages; an id can come twice.

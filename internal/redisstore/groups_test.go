@@ -22,12 +22,12 @@ func offsetKey(id federation.TopicID, p federation.LogicalPartition) redisstore.
 func TestGroupOwnership(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
 		ctx := t.Context()
-		epoch, state, err := s.ClaimGroup(ctx, lc, "", "g", false)
+		epoch, state, err := s.ClaimGroup(ctx, lc, "", "g", false, 0)
 		require.NoError(t, err)
 		require.Zero(t, epoch, "nothing is stored of it")
 		require.Empty(t, state)
 
-		first, _, err := s.ClaimGroup(ctx, lc, "", "g", true)
+		first, _, err := s.ClaimGroup(ctx, lc, "", "g", true, 0)
 		require.NoError(t, err)
 		require.Positive(t, first)
 		require.NoError(t, s.WriteGroup(ctx, lc, "g", redisstore.GroupWrite{Epoch: first, Sequence: 1, NowMs: 10, Records: []redisstore.GroupRecord{record("a", "1"), record("b", "2")}}))
@@ -35,7 +35,7 @@ func TestGroupOwnership(t *testing.T) {
 		// A write that was delayed on its way changes nothing any more.
 		require.NoError(t, s.WriteGroup(ctx, lc, "g", redisstore.GroupWrite{Epoch: first, Sequence: 2, NowMs: 11, Records: []redisstore.GroupRecord{record("a", "2")}}))
 
-		second, state, err := s.ClaimGroup(ctx, lc, "", "g", false)
+		second, state, err := s.ClaimGroup(ctx, lc, "", "g", false, 0)
 		require.NoError(t, err)
 		require.Greater(t, second, first)
 		require.Equal(t, map[string][]byte{"a": []byte("3")}, state)
@@ -54,10 +54,10 @@ func TestGroupOwnership(t *testing.T) {
 		require.Equal(t, federation.NotCoordinator, federation.KindOf(err), "it was released")
 
 		// An epoch is never given twice, not even to a group that was deleted.
-		third, _, err := s.ClaimGroup(ctx, lc, "", "g", true)
+		third, _, err := s.ClaimGroup(ctx, lc, "", "g", true, 0)
 		require.NoError(t, err)
 		require.NoError(t, s.DeleteGroup(ctx, lc, "g", third))
-		fourth, state, err := s.ClaimGroup(ctx, lc, "", "g", true)
+		fourth, state, err := s.ClaimGroup(ctx, lc, "", "g", true, 0)
 		require.NoError(t, err)
 		require.Greater(t, fourth, third)
 		require.Empty(t, state)
@@ -68,7 +68,7 @@ func TestGroupOffsets(t *testing.T) {
 	onStores(t, func(t *testing.T, s *redisstore.Store) {
 		ctx := t.Context()
 		id, other := federation.NewTopicID(), federation.NewTopicID()
-		epoch, _, err := s.ClaimGroup(ctx, lc, "", "g", true)
+		epoch, _, err := s.ClaimGroup(ctx, lc, "", "g", true, 0)
 		require.NoError(t, err)
 		a := redisstore.GroupOffset{OffsetKey: offsetKey(id, 0), Offset: 1 << 40, Epoch: 7, Metadata: "with spaces\nand 12 lines", CommittedMs: 99}
 		b := redisstore.GroupOffset{OffsetKey: offsetKey(id, 1000), Offset: 0, Epoch: federation.NoEpoch, CommittedMs: 100}
@@ -84,7 +84,7 @@ func TestGroupOffsets(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []redisstore.GroupOffset{b}, got)
 		// Offsets alone make a group.
-		epoch, _, err = s.ClaimGroup(ctx, lc, "", "g", false)
+		epoch, _, err = s.ClaimGroup(ctx, lc, "", "g", false, 0)
 		require.NoError(t, err)
 		require.Positive(t, epoch)
 		require.NoError(t, s.DeleteGroup(ctx, lc, "g", epoch))
@@ -99,7 +99,7 @@ func TestGroupIndex(t *testing.T) {
 		ctx := t.Context()
 		for i := range 1200 {
 			g := fmt.Sprintf("g%04d", i)
-			epoch, _, err := s.ClaimGroup(ctx, lc, "", g, true)
+			epoch, _, err := s.ClaimGroup(ctx, lc, "", g, true, 0)
 			require.NoError(t, err)
 			require.NoError(t, s.WriteGroup(ctx, lc, g, redisstore.GroupWrite{Epoch: epoch, Sequence: 1, NowMs: int64(i), Records: []redisstore.GroupRecord{record("h", g)}}))
 		}

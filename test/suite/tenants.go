@@ -21,6 +21,7 @@ func (s *suite) tenants() []test {
 		{"the same names are two things", s.testTenantsAreApart},
 		{"changes are the tenant's that began them", s.testTenantOperations},
 		{"errors name nothing physical", s.testTenantErrors},
+		{"each has what it may have", s.testTenantLimits},
 		{"the name service of each names its gateways", s.testTenantNames},
 		{"drain a cluster under the traffic of all", s.testDrainUnderTenants},
 		{"a cluster fails under all, and comes back", s.testFailoverOfTenants},

@@ -96,7 +96,7 @@ type tenantRecovery struct {
 	id                   string // of the tenant's cluster
 }
 
-// beforeLoss gives a tenant records, and a group that has read them.
+// beforeLoss gives a tenant records, a limit, and a group that has read them.
 func (s *suite) beforeLoss(t *testing.T, tenant string) *tenantRecovery {
 	t.Helper()
 	r := &tenantRecovery{tenant: tenant, topic: name(t), group: name(t), producer: s.tenantClient(t, tenant)}
@@ -108,6 +108,7 @@ func (s *suite) beforeLoss(t *testing.T, tenant string) *tenantRecovery {
 	metadata, err := admin.BrokerMetadata(call(t))
 	require.NoError(t, err)
 	r.id = metadata.Cluster
+	s.limited(t, tenant, "--max-acls", 77)
 	return r
 }
 
@@ -120,4 +121,5 @@ func (s *suite) afterLoss(t *testing.T, r *tenantRecovery) {
 	metadata, err := kadm.NewClient(r.producer).BrokerMetadata(call(t))
 	require.NoError(t, err)
 	require.Equal(t, r.id, metadata.Cluster)
+	require.Regexp(t, `ACLs +\d+ +77 +--max-acls`, s.w.MustBraid(t, "", "tenant", "describe", r.tenant))
 }

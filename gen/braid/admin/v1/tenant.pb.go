@@ -88,10 +88,19 @@ type Tenant struct {
 	// For people.
 	Description string `protobuf:"bytes,9,opt,name=description,proto3" json:"description,omitempty"`
 	// What it has. Output only.
-	Topics        int32 `protobuf:"varint,10,opt,name=topics,proto3" json:"topics,omitempty"`
-	Partitions    int32 `protobuf:"varint,11,opt,name=partitions,proto3" json:"partitions,omitempty"`
-	Credentials   int32 `protobuf:"varint,12,opt,name=credentials,proto3" json:"credentials,omitempty"`
-	Acls          int32 `protobuf:"varint,13,opt,name=acls,proto3" json:"acls,omitempty"`
+	Topics      int32 `protobuf:"varint,10,opt,name=topics,proto3" json:"topics,omitempty"`
+	Partitions  int32 `protobuf:"varint,11,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Credentials int32 `protobuf:"varint,12,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	Acls        int32 `protobuf:"varint,13,opt,name=acls,proto3" json:"acls,omitempty"`
+	// How much it may have. What is not set is the default of the deployment.
+	Limits *TenantLimits `protobuf:"bytes,14,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Those that count. Output only, as what follows; of GetTenant and ListTenants.
+	EffectiveLimits *TenantLimits `protobuf:"bytes,15,opt,name=effective_limits,json=effectiveLimits,proto3" json:"effective_limits,omitempty"`
+	Quotas          int32         `protobuf:"varint,16,opt,name=quotas,proto3" json:"quotas,omitempty"`
+	// Groups that something is stored of. Of GetTenant.
+	Groups int64 `protobuf:"varint,17,opt,name=groups,proto3" json:"groups,omitempty"`
+	// Kafka connections and streams of the Connect API at the gateway that answers. Of GetTenant.
+	Connections   int32 `protobuf:"varint,18,opt,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -203,6 +212,137 @@ func (x *Tenant) GetAcls() int32 {
 	return 0
 }
 
+func (x *Tenant) GetLimits() *TenantLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Tenant) GetEffectiveLimits() *TenantLimits {
+	if x != nil {
+		return x.EffectiveLimits
+	}
+	return nil
+}
+
+func (x *Tenant) GetQuotas() int32 {
+	if x != nil {
+		return x.Quotas
+	}
+	return 0
+}
+
+func (x *Tenant) GetGroups() int64 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *Tenant) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+// How much a tenant may have; 0 = the default of the deployment.
+type TenantLimits struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Topics      int32                  `protobuf:"varint,1,opt,name=topics,proto3" json:"topics,omitempty"`
+	Partitions  int32                  `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Credentials int32                  `protobuf:"varint,3,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	Acls        int32                  `protobuf:"varint,4,opt,name=acls,proto3" json:"acls,omitempty"`
+	// Users and client ids that have quotas.
+	Quotas int32 `protobuf:"varint,5,opt,name=quotas,proto3" json:"quotas,omitempty"`
+	// Groups that something is stored of; and at each gateway as many in memory.
+	Groups int32 `protobuf:"varint,6,opt,name=groups,proto3" json:"groups,omitempty"`
+	// At each gateway: Kafka connections, and streams of the Connect API.
+	Connections   int32 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TenantLimits) Reset() {
+	*x = TenantLimits{}
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimits) ProtoMessage() {}
+
+func (x *TenantLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
+func (*TenantLimits) Descriptor() ([]byte, []int) {
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TenantLimits) GetTopics() int32 {
+	if x != nil {
+		return x.Topics
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetCredentials() int32 {
+	if x != nil {
+		return x.Credentials
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetAcls() int32 {
+	if x != nil {
+		return x.Acls
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetQuotas() int32 {
+	if x != nil {
+		return x.Quotas
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetGroups() int32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
 type CreateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 63 lower case letters, digits and dashes; physical topics begin with it.
@@ -214,7 +354,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[1]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +366,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[1]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +379,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{1}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CreateTenantRequest) GetTenantId() string {
@@ -265,7 +405,7 @@ type CreateTenantResponse struct {
 
 func (x *CreateTenantResponse) Reset() {
 	*x = CreateTenantResponse{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[2]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +417,7 @@ func (x *CreateTenantResponse) String() string {
 func (*CreateTenantResponse) ProtoMessage() {}
 
 func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[2]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +430,7 @@ func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantResponse.ProtoReflect.Descriptor instead.
 func (*CreateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{2}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateTenantResponse) GetTenant() *Tenant {
@@ -310,7 +450,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[3]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +462,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[3]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +475,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{3}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetTenantRequest) GetName() string {
@@ -354,7 +494,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[4]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +506,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[4]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +519,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{4}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetTenantResponse) GetTenant() *Tenant {
@@ -399,7 +539,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[5]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +551,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[5]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +564,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{5}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -451,7 +591,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[6]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +603,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[6]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +616,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{6}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -496,7 +636,7 @@ func (x *ListTenantsResponse) GetNextPageToken() string {
 type UpdateTenantRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Tenant *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	// Empty = description.
+	// description, limits, limits.topics and so on; empty = description.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -504,7 +644,7 @@ type UpdateTenantRequest struct {
 
 func (x *UpdateTenantRequest) Reset() {
 	*x = UpdateTenantRequest{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[7]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +656,7 @@ func (x *UpdateTenantRequest) String() string {
 func (*UpdateTenantRequest) ProtoMessage() {}
 
 func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[7]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +669,7 @@ func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{7}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateTenantRequest) GetTenant() *Tenant {
@@ -555,7 +695,7 @@ type UpdateTenantResponse struct {
 
 func (x *UpdateTenantResponse) Reset() {
 	*x = UpdateTenantResponse{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[8]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +707,7 @@ func (x *UpdateTenantResponse) String() string {
 func (*UpdateTenantResponse) ProtoMessage() {}
 
 func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[8]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +720,7 @@ func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{8}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateTenantResponse) GetTenant() *Tenant {
@@ -603,7 +743,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[9]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +755,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[9]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +768,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{9}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -662,7 +802,7 @@ type DeleteTenantResponse struct {
 
 func (x *DeleteTenantResponse) Reset() {
 	*x = DeleteTenantResponse{}
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[10]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +814,7 @@ func (x *DeleteTenantResponse) String() string {
 func (*DeleteTenantResponse) ProtoMessage() {}
 
 func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_admin_v1_tenant_proto_msgTypes[10]
+	mi := &file_braid_admin_v1_tenant_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +827,7 @@ func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{10}
+	return file_braid_admin_v1_tenant_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteTenantResponse) GetTopics() int32 {
@@ -701,7 +841,7 @@ var File_braid_admin_v1_tenant_proto protoreflect.FileDescriptor
 
 const file_braid_admin_v1_tenant_proto_rawDesc = "" +
 	"\n" +
-	"\x1bbraid/admin/v1/tenant.proto\x12\x0ebraid.admin.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n" +
+	"\x1bbraid/admin/v1/tenant.proto\x12\x0ebraid.admin.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x05\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
 	"\x17default_logical_cluster\x18\x02 \x01(\tR\x15defaultLogicalCluster\x12\x12\n" +
@@ -718,11 +858,26 @@ const file_braid_admin_v1_tenant_proto_rawDesc = "" +
 	"partitions\x18\v \x01(\x05R\n" +
 	"partitions\x12 \n" +
 	"\vcredentials\x18\f \x01(\x05R\vcredentials\x12\x12\n" +
-	"\x04acls\x18\r \x01(\x05R\x04acls\"D\n" +
+	"\x04acls\x18\r \x01(\x05R\x04acls\x124\n" +
+	"\x06limits\x18\x0e \x01(\v2\x1c.braid.admin.v1.TenantLimitsR\x06limits\x12G\n" +
+	"\x10effective_limits\x18\x0f \x01(\v2\x1c.braid.admin.v1.TenantLimitsR\x0feffectiveLimits\x12\x16\n" +
+	"\x06quotas\x18\x10 \x01(\x05R\x06quotas\x12\x16\n" +
+	"\x06groups\x18\x11 \x01(\x03R\x06groups\x12 \n" +
+	"\vconnections\x18\x12 \x01(\x05R\vconnections\"D\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x12\n" +
-	"\x0eSTATE_DELETING\x10\x02J\x04\b\x03\x10\x04J\x04\b\x04\x10\x05\"b\n" +
+	"\x0eSTATE_DELETING\x10\x02J\x04\b\x03\x10\x04J\x04\b\x04\x10\x05\"\xce\x01\n" +
+	"\fTenantLimits\x12\x16\n" +
+	"\x06topics\x18\x01 \x01(\x05R\x06topics\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x05R\n" +
+	"partitions\x12 \n" +
+	"\vcredentials\x18\x03 \x01(\x05R\vcredentials\x12\x12\n" +
+	"\x04acls\x18\x04 \x01(\x05R\x04acls\x12\x16\n" +
+	"\x06quotas\x18\x05 \x01(\x05R\x06quotas\x12\x16\n" +
+	"\x06groups\x18\x06 \x01(\x05R\x06groups\x12 \n" +
+	"\vconnections\x18\a \x01(\x05R\vconnections\"b\n" +
 	"\x13CreateTenantRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12.\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x16.braid.admin.v1.TenantR\x06tenant\"F\n" +
@@ -772,48 +927,51 @@ func file_braid_admin_v1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_admin_v1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_braid_admin_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_braid_admin_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_braid_admin_v1_tenant_proto_goTypes = []any{
 	(Tenant_State)(0),             // 0: braid.admin.v1.Tenant.State
 	(*Tenant)(nil),                // 1: braid.admin.v1.Tenant
-	(*CreateTenantRequest)(nil),   // 2: braid.admin.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),  // 3: braid.admin.v1.CreateTenantResponse
-	(*GetTenantRequest)(nil),      // 4: braid.admin.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),     // 5: braid.admin.v1.GetTenantResponse
-	(*ListTenantsRequest)(nil),    // 6: braid.admin.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),   // 7: braid.admin.v1.ListTenantsResponse
-	(*UpdateTenantRequest)(nil),   // 8: braid.admin.v1.UpdateTenantRequest
-	(*UpdateTenantResponse)(nil),  // 9: braid.admin.v1.UpdateTenantResponse
-	(*DeleteTenantRequest)(nil),   // 10: braid.admin.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),  // 11: braid.admin.v1.DeleteTenantResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
+	(*TenantLimits)(nil),          // 2: braid.admin.v1.TenantLimits
+	(*CreateTenantRequest)(nil),   // 3: braid.admin.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),  // 4: braid.admin.v1.CreateTenantResponse
+	(*GetTenantRequest)(nil),      // 5: braid.admin.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),     // 6: braid.admin.v1.GetTenantResponse
+	(*ListTenantsRequest)(nil),    // 7: braid.admin.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),   // 8: braid.admin.v1.ListTenantsResponse
+	(*UpdateTenantRequest)(nil),   // 9: braid.admin.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),  // 10: braid.admin.v1.UpdateTenantResponse
+	(*DeleteTenantRequest)(nil),   // 11: braid.admin.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),  // 12: braid.admin.v1.DeleteTenantResponse
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 14: google.protobuf.FieldMask
 }
 var file_braid_admin_v1_tenant_proto_depIdxs = []int32{
-	12, // 0: braid.admin.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	13, // 0: braid.admin.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 1: braid.admin.v1.Tenant.state:type_name -> braid.admin.v1.Tenant.State
-	1,  // 2: braid.admin.v1.CreateTenantRequest.tenant:type_name -> braid.admin.v1.Tenant
-	1,  // 3: braid.admin.v1.CreateTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
-	1,  // 4: braid.admin.v1.GetTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
-	1,  // 5: braid.admin.v1.ListTenantsResponse.tenants:type_name -> braid.admin.v1.Tenant
-	1,  // 6: braid.admin.v1.UpdateTenantRequest.tenant:type_name -> braid.admin.v1.Tenant
-	13, // 7: braid.admin.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,  // 8: braid.admin.v1.UpdateTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
-	2,  // 9: braid.admin.v1.TenantService.CreateTenant:input_type -> braid.admin.v1.CreateTenantRequest
-	4,  // 10: braid.admin.v1.TenantService.GetTenant:input_type -> braid.admin.v1.GetTenantRequest
-	6,  // 11: braid.admin.v1.TenantService.ListTenants:input_type -> braid.admin.v1.ListTenantsRequest
-	8,  // 12: braid.admin.v1.TenantService.UpdateTenant:input_type -> braid.admin.v1.UpdateTenantRequest
-	10, // 13: braid.admin.v1.TenantService.DeleteTenant:input_type -> braid.admin.v1.DeleteTenantRequest
-	3,  // 14: braid.admin.v1.TenantService.CreateTenant:output_type -> braid.admin.v1.CreateTenantResponse
-	5,  // 15: braid.admin.v1.TenantService.GetTenant:output_type -> braid.admin.v1.GetTenantResponse
-	7,  // 16: braid.admin.v1.TenantService.ListTenants:output_type -> braid.admin.v1.ListTenantsResponse
-	9,  // 17: braid.admin.v1.TenantService.UpdateTenant:output_type -> braid.admin.v1.UpdateTenantResponse
-	11, // 18: braid.admin.v1.TenantService.DeleteTenant:output_type -> braid.admin.v1.DeleteTenantResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	2,  // 2: braid.admin.v1.Tenant.limits:type_name -> braid.admin.v1.TenantLimits
+	2,  // 3: braid.admin.v1.Tenant.effective_limits:type_name -> braid.admin.v1.TenantLimits
+	1,  // 4: braid.admin.v1.CreateTenantRequest.tenant:type_name -> braid.admin.v1.Tenant
+	1,  // 5: braid.admin.v1.CreateTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
+	1,  // 6: braid.admin.v1.GetTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
+	1,  // 7: braid.admin.v1.ListTenantsResponse.tenants:type_name -> braid.admin.v1.Tenant
+	1,  // 8: braid.admin.v1.UpdateTenantRequest.tenant:type_name -> braid.admin.v1.Tenant
+	14, // 9: braid.admin.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
+	1,  // 10: braid.admin.v1.UpdateTenantResponse.tenant:type_name -> braid.admin.v1.Tenant
+	3,  // 11: braid.admin.v1.TenantService.CreateTenant:input_type -> braid.admin.v1.CreateTenantRequest
+	5,  // 12: braid.admin.v1.TenantService.GetTenant:input_type -> braid.admin.v1.GetTenantRequest
+	7,  // 13: braid.admin.v1.TenantService.ListTenants:input_type -> braid.admin.v1.ListTenantsRequest
+	9,  // 14: braid.admin.v1.TenantService.UpdateTenant:input_type -> braid.admin.v1.UpdateTenantRequest
+	11, // 15: braid.admin.v1.TenantService.DeleteTenant:input_type -> braid.admin.v1.DeleteTenantRequest
+	4,  // 16: braid.admin.v1.TenantService.CreateTenant:output_type -> braid.admin.v1.CreateTenantResponse
+	6,  // 17: braid.admin.v1.TenantService.GetTenant:output_type -> braid.admin.v1.GetTenantResponse
+	8,  // 18: braid.admin.v1.TenantService.ListTenants:output_type -> braid.admin.v1.ListTenantsResponse
+	10, // 19: braid.admin.v1.TenantService.UpdateTenant:output_type -> braid.admin.v1.UpdateTenantResponse
+	12, // 20: braid.admin.v1.TenantService.DeleteTenant:output_type -> braid.admin.v1.DeleteTenantResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_braid_admin_v1_tenant_proto_init() }
@@ -827,7 +985,7 @@ func file_braid_admin_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_admin_v1_tenant_proto_rawDesc), len(file_braid_admin_v1_tenant_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -179,7 +179,7 @@ func (x ExtentEntry_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExtentEntry_State.Descriptor instead.
 func (ExtentEntry_State) EnumDescriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8, 0}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // One entry of the map.
@@ -766,8 +766,9 @@ type TenantEntry struct {
 	ClusterId string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	CreatedMs int64  `protobuf:"varint,3,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// It is served no more.
-	Deleting      bool   `protobuf:"varint,4,opt,name=deleting,proto3" json:"deleting,omitempty"`
-	Description   string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Deleting      bool          `protobuf:"varint,4,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	Description   string        `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Limits        *TenantLimits `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,6 +838,106 @@ func (x *TenantEntry) GetDescription() string {
 	return ""
 }
 
+func (x *TenantEntry) GetLimits() *TenantLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// How much a tenant may have; 0 = the default of the deployment.
+type TenantLimits struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topics        int32                  `protobuf:"varint,1,opt,name=topics,proto3" json:"topics,omitempty"`
+	Partitions    int32                  `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Credentials   int32                  `protobuf:"varint,3,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	Acls          int32                  `protobuf:"varint,4,opt,name=acls,proto3" json:"acls,omitempty"`
+	Quotas        int32                  `protobuf:"varint,5,opt,name=quotas,proto3" json:"quotas,omitempty"`
+	Groups        int32                  `protobuf:"varint,6,opt,name=groups,proto3" json:"groups,omitempty"`
+	Connections   int32                  `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TenantLimits) Reset() {
+	*x = TenantLimits{}
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimits) ProtoMessage() {}
+
+func (x *TenantLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
+func (*TenantLimits) Descriptor() ([]byte, []int) {
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TenantLimits) GetTopics() int32 {
+	if x != nil {
+		return x.Topics
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetPartitions() int32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetCredentials() int32 {
+	if x != nil {
+		return x.Credentials
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetAcls() int32 {
+	if x != nil {
+		return x.Acls
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetQuotas() int32 {
+	if x != nil {
+		return x.Quotas
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetGroups() int32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetConnections() int32 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
 // A logical topic without its partitions.
 type TopicEntry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -857,7 +958,7 @@ type TopicEntry struct {
 
 func (x *TopicEntry) Reset() {
 	*x = TopicEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +970,7 @@ func (x *TopicEntry) String() string {
 func (*TopicEntry) ProtoMessage() {}
 
 func (x *TopicEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[6]
+	mi := &file_braid_control_v1_map_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +983,7 @@ func (x *TopicEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicEntry.ProtoReflect.Descriptor instead.
 func (*TopicEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{6}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TopicEntry) GetName() string {
@@ -955,7 +1056,7 @@ type PartitionEntry struct {
 
 func (x *PartitionEntry) Reset() {
 	*x = PartitionEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1068,7 @@ func (x *PartitionEntry) String() string {
 func (*PartitionEntry) ProtoMessage() {}
 
 func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[7]
+	mi := &file_braid_control_v1_map_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1081,7 @@ func (x *PartitionEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionEntry.ProtoReflect.Descriptor instead.
 func (*PartitionEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{7}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PartitionEntry) GetTopic() string {
@@ -1048,7 +1149,7 @@ type ExtentEntry struct {
 
 func (x *ExtentEntry) Reset() {
 	*x = ExtentEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1161,7 @@ func (x *ExtentEntry) String() string {
 func (*ExtentEntry) ProtoMessage() {}
 
 func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[8]
+	mi := &file_braid_control_v1_map_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1174,7 @@ func (x *ExtentEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtentEntry.ProtoReflect.Descriptor instead.
 func (*ExtentEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{8}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExtentEntry) GetNumber() int32 {
@@ -1193,7 +1294,7 @@ type HiddenEntry struct {
 
 func (x *HiddenEntry) Reset() {
 	*x = HiddenEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1306,7 @@ func (x *HiddenEntry) String() string {
 func (*HiddenEntry) ProtoMessage() {}
 
 func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[9]
+	mi := &file_braid_control_v1_map_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1319,7 @@ func (x *HiddenEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HiddenEntry.ProtoReflect.Descriptor instead.
 func (*HiddenEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{9}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HiddenEntry) GetFrom() int64 {
@@ -1246,7 +1347,7 @@ type EpochEntry struct {
 
 func (x *EpochEntry) Reset() {
 	*x = EpochEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[10]
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1359,7 @@ func (x *EpochEntry) String() string {
 func (*EpochEntry) ProtoMessage() {}
 
 func (x *EpochEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[10]
+	mi := &file_braid_control_v1_map_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1372,7 @@ func (x *EpochEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochEntry.ProtoReflect.Descriptor instead.
 func (*EpochEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{10}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EpochEntry) GetPhysical() int32 {
@@ -1307,7 +1408,7 @@ type AclEntry struct {
 
 func (x *AclEntry) Reset() {
 	*x = AclEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	mi := &file_braid_control_v1_map_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1420,7 @@ func (x *AclEntry) String() string {
 func (*AclEntry) ProtoMessage() {}
 
 func (x *AclEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[11]
+	mi := &file_braid_control_v1_map_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1433,7 @@ func (x *AclEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AclEntry.ProtoReflect.Descriptor instead.
 func (*AclEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{11}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AclEntry) GetResourceType() int32 {
@@ -1409,7 +1510,7 @@ type QuotaEntry struct {
 
 func (x *QuotaEntry) Reset() {
 	*x = QuotaEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[12]
+	mi := &file_braid_control_v1_map_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1522,7 @@ func (x *QuotaEntry) String() string {
 func (*QuotaEntry) ProtoMessage() {}
 
 func (x *QuotaEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[12]
+	mi := &file_braid_control_v1_map_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1535,7 @@ func (x *QuotaEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuotaEntry.ProtoReflect.Descriptor instead.
 func (*QuotaEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{12}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QuotaEntry) GetUser() string {
@@ -1487,7 +1588,7 @@ type GroupConfigEntry struct {
 
 func (x *GroupConfigEntry) Reset() {
 	*x = GroupConfigEntry{}
-	mi := &file_braid_control_v1_map_proto_msgTypes[13]
+	mi := &file_braid_control_v1_map_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1600,7 @@ func (x *GroupConfigEntry) String() string {
 func (*GroupConfigEntry) ProtoMessage() {}
 
 func (x *GroupConfigEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_braid_control_v1_map_proto_msgTypes[13]
+	mi := &file_braid_control_v1_map_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1613,7 @@ func (x *GroupConfigEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupConfigEntry.ProtoReflect.Descriptor instead.
 func (*GroupConfigEntry) Descriptor() ([]byte, []int) {
-	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{13}
+	return file_braid_control_v1_map_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GroupConfigEntry) GetGroup() string {
@@ -1604,7 +1705,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\vSTATE_READY\x10\x01\x12\x12\n" +
 	"\x0eSTATE_DRAINING\x10\x02\x12\x0e\n" +
 	"\n" +
-	"STATE_LOST\x10\x03\"\x9d\x01\n" +
+	"STATE_LOST\x10\x03\"\xd5\x01\n" +
 	"\vTenantEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1612,7 +1713,18 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\n" +
 	"created_ms\x18\x03 \x01(\x03R\tcreatedMs\x12\x1a\n" +
 	"\bdeleting\x18\x04 \x01(\bR\bdeleting\x12 \n" +
-	"\vdescription\x18\x05 \x01(\tR\vdescription\"\xeb\x02\n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x126\n" +
+	"\x06limits\x18\x06 \x01(\v2\x1e.braid.control.v1.TenantLimitsR\x06limits\"\xce\x01\n" +
+	"\fTenantLimits\x12\x16\n" +
+	"\x06topics\x18\x01 \x01(\x05R\x06topics\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x05R\n" +
+	"partitions\x12 \n" +
+	"\vcredentials\x18\x03 \x01(\x05R\vcredentials\x12\x12\n" +
+	"\x04acls\x18\x04 \x01(\x05R\x04acls\x12\x16\n" +
+	"\x06quotas\x18\x05 \x01(\x05R\x06quotas\x12\x16\n" +
+	"\x06groups\x18\x06 \x01(\x05R\x06groups\x12 \n" +
+	"\vconnections\x18\a \x01(\x05R\vconnections\"\xeb\x02\n" +
 	"\n" +
 	"TopicEntry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
@@ -1710,7 +1822,7 @@ func file_braid_control_v1_map_proto_rawDescGZIP() []byte {
 }
 
 var file_braid_control_v1_map_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_braid_control_v1_map_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_braid_control_v1_map_proto_goTypes = []any{
 	(ClusterEntry_State)(0),  // 0: braid.control.v1.ClusterEntry.State
 	(GatewayEntry_State)(0),  // 1: braid.control.v1.GatewayEntry.State
@@ -1721,46 +1833,48 @@ var file_braid_control_v1_map_proto_goTypes = []any{
 	(*CredentialEntry)(nil),  // 6: braid.control.v1.CredentialEntry
 	(*GatewayEntry)(nil),     // 7: braid.control.v1.GatewayEntry
 	(*TenantEntry)(nil),      // 8: braid.control.v1.TenantEntry
-	(*TopicEntry)(nil),       // 9: braid.control.v1.TopicEntry
-	(*PartitionEntry)(nil),   // 10: braid.control.v1.PartitionEntry
-	(*ExtentEntry)(nil),      // 11: braid.control.v1.ExtentEntry
-	(*HiddenEntry)(nil),      // 12: braid.control.v1.HiddenEntry
-	(*EpochEntry)(nil),       // 13: braid.control.v1.EpochEntry
-	(*AclEntry)(nil),         // 14: braid.control.v1.AclEntry
-	(*QuotaEntry)(nil),       // 15: braid.control.v1.QuotaEntry
-	(*GroupConfigEntry)(nil), // 16: braid.control.v1.GroupConfigEntry
-	nil,                      // 17: braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
-	nil,                      // 18: braid.control.v1.TopicEntry.ConfigEntry
-	nil,                      // 19: braid.control.v1.QuotaEntry.ValuesEntry
-	nil,                      // 20: braid.control.v1.GroupConfigEntry.ValuesEntry
+	(*TenantLimits)(nil),     // 9: braid.control.v1.TenantLimits
+	(*TopicEntry)(nil),       // 10: braid.control.v1.TopicEntry
+	(*PartitionEntry)(nil),   // 11: braid.control.v1.PartitionEntry
+	(*ExtentEntry)(nil),      // 12: braid.control.v1.ExtentEntry
+	(*HiddenEntry)(nil),      // 13: braid.control.v1.HiddenEntry
+	(*EpochEntry)(nil),       // 14: braid.control.v1.EpochEntry
+	(*AclEntry)(nil),         // 15: braid.control.v1.AclEntry
+	(*QuotaEntry)(nil),       // 16: braid.control.v1.QuotaEntry
+	(*GroupConfigEntry)(nil), // 17: braid.control.v1.GroupConfigEntry
+	nil,                      // 18: braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	nil,                      // 19: braid.control.v1.TopicEntry.ConfigEntry
+	nil,                      // 20: braid.control.v1.QuotaEntry.ValuesEntry
+	nil,                      // 21: braid.control.v1.GroupConfigEntry.ValuesEntry
 }
 var file_braid_control_v1_map_proto_depIdxs = []int32{
 	4,  // 0: braid.control.v1.MapEntry.meta:type_name -> braid.control.v1.MetaEntry
 	5,  // 1: braid.control.v1.MapEntry.cluster:type_name -> braid.control.v1.ClusterEntry
 	7,  // 2: braid.control.v1.MapEntry.gateway:type_name -> braid.control.v1.GatewayEntry
-	9,  // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
-	10, // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
-	14, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
+	10, // 3: braid.control.v1.MapEntry.topic:type_name -> braid.control.v1.TopicEntry
+	11, // 4: braid.control.v1.MapEntry.partition:type_name -> braid.control.v1.PartitionEntry
+	15, // 5: braid.control.v1.MapEntry.acl:type_name -> braid.control.v1.AclEntry
 	6,  // 6: braid.control.v1.MapEntry.credential:type_name -> braid.control.v1.CredentialEntry
-	15, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
+	16, // 7: braid.control.v1.MapEntry.quota:type_name -> braid.control.v1.QuotaEntry
 	8,  // 8: braid.control.v1.MapEntry.tenant:type_name -> braid.control.v1.TenantEntry
-	16, // 9: braid.control.v1.MapEntry.group_config:type_name -> braid.control.v1.GroupConfigEntry
+	17, // 9: braid.control.v1.MapEntry.group_config:type_name -> braid.control.v1.GroupConfigEntry
 	0,  // 10: braid.control.v1.ClusterEntry.state:type_name -> braid.control.v1.ClusterEntry.State
 	1,  // 11: braid.control.v1.GatewayEntry.state:type_name -> braid.control.v1.GatewayEntry.State
-	17, // 12: braid.control.v1.GatewayEntry.tenant_kafka_addresses:type_name -> braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
-	18, // 13: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
-	11, // 14: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
-	2,  // 15: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
-	13, // 16: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
-	12, // 17: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	12, // 18: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	19, // 19: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
-	20, // 20: braid.control.v1.GroupConfigEntry.values:type_name -> braid.control.v1.GroupConfigEntry.ValuesEntry
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	18, // 12: braid.control.v1.GatewayEntry.tenant_kafka_addresses:type_name -> braid.control.v1.GatewayEntry.TenantKafkaAddressesEntry
+	9,  // 13: braid.control.v1.TenantEntry.limits:type_name -> braid.control.v1.TenantLimits
+	19, // 14: braid.control.v1.TopicEntry.config:type_name -> braid.control.v1.TopicEntry.ConfigEntry
+	12, // 15: braid.control.v1.PartitionEntry.extents:type_name -> braid.control.v1.ExtentEntry
+	2,  // 16: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
+	14, // 17: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
+	13, // 18: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
+	13, // 19: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	20, // 20: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
+	21, // 21: braid.control.v1.GroupConfigEntry.values:type_name -> braid.control.v1.GroupConfigEntry.ValuesEntry
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
@@ -1780,14 +1894,14 @@ func file_braid_control_v1_map_proto_init() {
 		(*MapEntry_Tenant)(nil),
 		(*MapEntry_GroupConfig)(nil),
 	}
-	file_braid_control_v1_map_proto_msgTypes[12].OneofWrappers = []any{}
+	file_braid_control_v1_map_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_braid_control_v1_map_proto_rawDesc), len(file_braid_control_v1_map_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -57,7 +57,7 @@ type TenantServiceClient interface {
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
 	// Pages of tenants, by name.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
-	// Changes the description of a tenant.
+	// Changes the description and the limits of a tenant.
 	UpdateTenant(context.Context, *v1.UpdateTenantRequest) (*v1.UpdateTenantResponse, error)
 	// Deletes a tenant and all that it has. One that has topics needs force. If it breaks
 	// off, the tenant stays in state deleting, and the same call goes on with it.
@@ -172,7 +172,7 @@ type TenantServiceHandler interface {
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
 	// Pages of tenants, by name.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
-	// Changes the description of a tenant.
+	// Changes the description and the limits of a tenant.
 	UpdateTenant(context.Context, *v1.UpdateTenantRequest) (*v1.UpdateTenantResponse, error)
 	// Deletes a tenant and all that it has. One that has topics needs force. If it breaks
 	// off, the tenant stays in state deleting, and the same call goes on with it.
