@@ -183,7 +183,7 @@ func (d *dev) configure(c *process.Config, index int) {
 	case process.Gateway:
 		c.Quotas, c.Connections = d.config.Quotas, d.config.Connections
 		c.MemoryLimit = d.config.MemoryLimit / int64(d.gateways)
-		c.GatewayRole, c.Zone, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.CORSOrigins
+		c.GatewayRole, c.Zone, c.LeadersOnly, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.LeadersOnly, d.config.CORSOrigins
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions
 		c.Kafka.ClientTelemetry = d.config.Kafka.ClientTelemetry
 		c.Listen, c.KafkaListen = d.config.Listen, d.config.KafkaListen

@@ -155,7 +155,8 @@ func (s *serving) memory(cmd *cobra.Command, def string) {
 func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
 	f, c := cmd.Flags(), &s.config
 	f.StringVar(&s.gatewayRole, "role", "both", "whom it serves: produce, consume or both")
-	f.StringVar(&c.Zone, "zone", "", "where it stands; clients of the zone are sent to it first")
+	f.StringVar(&c.Zone, "zone", "", "where it stands; clients of the zone are sent to it first, and it reads from brokers whose broker.rack it is, if leaders name them")
+	f.BoolVar(&c.LeadersOnly, "leaders-only", false, "read from the leaders of physical partitions also where these name a follower in --zone")
 	f.BoolVar(&c.AutoCreateTopics, "auto-create-topics", autoCreate, "create a topic when a Kafka client asks for one that does not exist and allows it")
 	f.Int32Var(&c.DefaultPartitions, "default-partitions", 4, "partitions of a topic that is created without a count")
 	f.BoolVar(&c.Kafka.ClientTelemetry, "client-telemetry", false, "take the metrics that Kafka clients push (KIP-714), and show them among its own")

@@ -154,11 +154,11 @@ func (f *fetching) ahead(m *federation.Map, it *fetchItem) {
 	if err != nil || it.at < extent.First() || closed(m, extent) {
 		return
 	}
-	leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
-	if leader.Broker < 0 {
+	source, _ := f.source(cluster, extent, it)
+	if source.Broker < 0 {
 		return
 	}
-	key := readKey{cluster: cluster, broker: leader.Broker, use: upstream.UseCold}
+	key := readKey{cluster: cluster, source: source, use: upstream.UseCold}
 	if at == len(part.Extents)-1 {
 		key.use = upstream.UseRead
 	}
@@ -166,7 +166,7 @@ func (f *fetching) ahead(m *federation.Map, it *fetchItem) {
 	if it.left = !f.asks.room(g, expected); it.left {
 		return
 	}
-	rd := &read{tp: tp, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
+	rd := f.newRead(it, extent, key, expected)
 	if f.s.add(rd) {
 		g.add(rd, it.pos.MaxBytes)
 	}

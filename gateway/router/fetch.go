@@ -35,7 +35,7 @@ func (s *session) Fetch(ctx context.Context, from []Position, limit FetchLimit) 
 	f.ctx, f.limit, f.started = ctx, limit, time.Now()
 	f.asks.most = max(int(min(s.r.cfg.FetchBytesMax, limit.MaxBytes)), 1)
 	for i := range from {
-		f.items = append(f.items, fetchItem{pos: &from[i], at: from[i].Offset})
+		f.items = append(f.items, fetchItem{pos: &from[i], at: from[i].Offset, itself: -1})
 	}
 	f.first = f.begin()
 	defer f.leaveTails()
@@ -116,6 +116,7 @@ type fetchItem struct {
 	closed bool // takes nothing more in this Fetch
 	direct bool // its last records came from a direct read: it is behind the tail
 	left   bool // not asked for, as its broker has enough to answer
+	itself federation.LogicalOffset // where only the leader's own answer counts; -1 = nowhere
 	resume time.Time
 	leader <-chan struct{}    // if not nil, resume ends when it is closed
 	extent *federation.Extent // that its last records are of
@@ -261,11 +262,17 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 	head := i == len(part.Extents)-1
 	if rd := s.current(it.pos.TopicPartition, extent, it.at, f.limit.ReadCommitted); rd != nil {
 		a, done := rd.result(f.wake)
-		if !done {
+		if !done && !rd.silent() {
 			f.asks.of(rd.key).load += rd.expected
+			it.resume = rd.until
 			return false, true
 		}
 		s.drop(rd)
+		it.resume = time.Time{}
+		if !done {
+			rd.abandon()
+			a = readAnswer{err: errSilent, named: -1}
+		}
 		return f.take(part, i, it, rd, a)
 	}
 	if it.rests() {
@@ -276,8 +283,8 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 		it.resume = time.Now().Add(leaderPause)
 		return false, false
 	}
-	leader, refreshed := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
-	if leader.Broker < 0 {
+	source, refreshed := f.source(cluster, extent, it)
+	if source.Broker < 0 {
 		it.resume, it.leader = time.Now().Add(leaderPause), refreshed
 		f.wakeAfter(refreshed)
 		return false, false
@@ -290,12 +297,12 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 		}
 		use = upstream.UseRead
 		if !it.pos.Check {
-			if again, served := f.fromTail(it, extent, cluster, leader.Broker, false); served {
+			if again, served := f.fromTail(it, extent, cluster, source, false); served {
 				return again, false
 			}
 		}
 	}
-	return false, f.want(it, extent, readKey{cluster: cluster, broker: leader.Broker, use: use})
+	return false, f.want(it, extent, readKey{cluster: cluster, source: source, use: use})
 }
 
 // want has an item read from a broker, unless the broker has enough to answer: then
@@ -305,7 +312,7 @@ func (f *fetching) want(it *fetchItem, extent *federation.Extent, key readKey) (
 	if it.left = !f.asks.room(g, expected); it.left {
 		return false
 	}
-	rd := &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
+	rd := f.newRead(it, extent, key, expected)
 	if !f.s.add(rd) {
 		return false
 	}
@@ -345,11 +352,14 @@ func (f *fetching) wakeAfter(ch <-chan struct{}) {
 // fromTail serves an item from the tail of its broker, or has it wait there.
 // served is false if the tail does not have what the item needs: a direct read
 // must tell. With join, the partition joins the tail.
-func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *upstream.Cluster, broker int32, join bool) (again, served bool) {
+func (f *fetching) fromTail(it *fetchItem, extent *federation.Extent, cluster *upstream.Cluster, source upstream.Source, join bool) (again, served bool) {
 	if w, ok := f.s.r.states.of(it.pos.TopicPartition).ends(); ok && it.at < w.LogStart {
 		return false, false // deleted, but perhaps cached
 	}
-	t := f.s.r.tailOf(cluster, broker)
+	if it.itself == it.at && !join {
+		return false, false
+	}
+	t := f.s.r.tailOf(cluster, source)
 	got := &f.got
 	defer got.reset()
 	part, miss := t.watch(it.pos.TopicPartition, extent, it.at, int(it.pos.MaxBytes)-it.bytes, join, f.wake, got)
@@ -409,6 +419,9 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 	head := i == len(part.Extents)-1
 	if errors.Is(a.err, errDropped) {
 		return true, false // read it again
+	}
+	if f.elsewhere(extent, head, it, rd, &a) {
+		return true, false
 	}
 	if errors.Is(a.err, kerr.OffsetOutOfRange) {
 		return f.hop(part, i, it), false
@@ -472,6 +485,10 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		it.resume = time.Now().Add(leaderPause)
 		return false, false
 	}
+	if !head && !rd.key.source.Itself {
+		f.askLeader(it) // nothing may be passed over for what a follower has not got yet
+		return true, false
+	}
 	return f.empty(extent, head, it, rd, a), false
 }
 
@@ -513,12 +530,13 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 	if err != nil {
 		return false
 	}
-	leader, _ := cluster.Leader(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
-	if leader.Broker < 0 {
+	it.itself = -1 // it is the end, whoever says so: a tail tells when there is more
+	source, _ := cluster.Source(extent.PhysicalAddress.Topic, extent.PhysicalAddress.Partition)
+	if source.Broker < 0 {
 		it.resume = time.Now().Add(leaderPause)
 		return false
 	}
-	if again, served := f.fromTail(it, extent, cluster, leader.Broker, true); served {
+	if again, served := f.fromTail(it, extent, cluster, source, true); served {
 		return again
 	}
 	it.resume = time.Now().Add(leaderPause)

@@ -15,9 +15,6 @@ import (
 	"github.com/braidmq/braid/internal/upstream"
 )
 
-// fetchVersionMax is the last version of Fetch that names topics by name.
-const fetchVersionMax = 12
-
 // A read asks a broker for the records of one physical partition, without
 // waiting for new ones. It outlives the Fetch that began it if the broker is
 // slow: the session's next Fetch of the same position takes its result, so a
@@ -29,7 +26,8 @@ type read struct {
 	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
 
 	key      readKey
-	expected int // bytes
+	expected int       // bytes
+	until    time.Time // when a follower has taken too long; zero = it is the leader
 
 	committed bool          // isolation
 	ahead     int64         // reserved of the router's reads ahead
@@ -51,6 +49,7 @@ type readAnswer struct {
 	buf                    *upstream.Buffer
 	high, stable, logStart int64
 	aborted                []kmsg.FetchResponseTopicPartitionAbortedTransaction
+	named                  int32 // the follower that is to be read instead; -1 = none
 }
 
 func (rd *read) finish(a readAnswer) {
@@ -93,7 +92,7 @@ func (rd *read) result(wake chan struct{}) (readAnswer, bool) {
 	rd.wake = wake
 	switch {
 	case rd.done && rd.abandoned:
-		return readAnswer{err: errDropped}, true
+		return readAnswer{err: errDropped, named: -1}, true
 	case rd.done:
 		rd.unreserve()
 		rd.taken = true
@@ -114,7 +113,7 @@ var errDropped = errors.New("the answer was dropped")
 // A readKey groups reads into requests.
 type readKey struct {
 	cluster *upstream.Cluster
-	broker  int32
+	source  upstream.Source
 	use     upstream.Use
 }
 
@@ -127,7 +126,7 @@ type wantedRead struct {
 func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 	fail := func(err error) {
 		for _, w := range reads {
-			w.rd.finish(readAnswer{err: err})
+			w.rd.finish(readAnswer{err: err, named: -1})
 		}
 	}
 	room, reserved, err := s.r.reserve(key.cluster, reads, limit)
@@ -137,7 +136,7 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 	}
 	var conn *upstream.Conn
 	if reserved {
-		conn = key.cluster.Ready(key.broker, key.use, s.lane.index)
+		conn = key.cluster.Ready(key.source.Broker, key.use, s.lane.index)
 	}
 	if conn == nil || !conn.TryAcquire() {
 		s.r.tasks.Go(func() {
@@ -153,7 +152,7 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 					return
 				}
 			}
-			conn, err := key.cluster.Conn(s.r.ctx, key.broker, key.use, s.lane.index)
+			conn, err := key.cluster.Conn(s.r.ctx, key.source.Broker, key.use, s.lane.index)
 			if err == nil {
 				err = conn.Acquire(s.r.ctx)
 			}
@@ -173,7 +172,9 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 func (s *session) writeReads(conn *upstream.Conn, reads []wantedRead, limit FetchLimit, room reservation) {
 	s.r.count.directReads.Add(int64(len(reads)))
 	req := kmsg.NewPtrFetchRequest()
-	req.SetVersion(conn.Version(1, 4, fetchVersionMax))
+	key := &reads[0].rd.key
+	req.SetVersion(conn.Version(1, 4, fetchVersionFor(key.source)))
+	req.Rack = key.cluster.Zone()
 	req.MaxWaitMillis, req.MinBytes = 0, 0
 	req.MaxBytes = room.limit(min(limit.MaxBytes, s.r.cfg.FetchBytesMax))
 	if limit.ReadCommitted {
@@ -215,7 +216,7 @@ func (s *session) answerReads(version int16, reads []wantedRead, b *upstream.Buf
 	}
 	if err != nil {
 		for _, w := range reads {
-			w.rd.finish(readAnswer{err: err})
+			w.rd.finish(readAnswer{err: err, named: -1})
 		}
 		return
 	}
@@ -224,10 +225,10 @@ func (s *session) answerReads(version int16, reads []wantedRead, b *upstream.Buf
 	for _, w := range reads {
 		rp := answers.of(&w.rd.extent.PhysicalAddress)
 		if rp == nil {
-			w.rd.finish(readAnswer{err: errLeftOut})
+			w.rd.finish(readAnswer{err: errLeftOut, named: -1})
 			continue
 		}
-		a := readAnswer{err: kerr.ErrorForCode(rp.ErrorCode), records: rp.RecordBatches, high: rp.HighWatermark, stable: rp.LastStableOffset, logStart: rp.LogStartOffset, aborted: rp.AbortedTransactions}
+		a := readAnswer{err: kerr.ErrorForCode(rp.ErrorCode), records: rp.RecordBatches, high: rp.HighWatermark, stable: rp.LastStableOffset, logStart: rp.LogStartOffset, aborted: rp.AbortedTransactions, named: rp.PreferredReadReplica}
 		if len(a.records) > 0 {
 			b.Retain()
 			a.buf = b
@@ -236,6 +237,7 @@ func (s *session) answerReads(version int16, reads []wantedRead, b *upstream.Buf
 		w.rd.finish(a)
 	}
 	s.brought(bytes, full)
+	s.r.count.from(reads[0].rd.key.source, bytes)
 }
 
 // readAnswers finds partitions in an answer. Brokers answer in the order in which they

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
@@ -14,7 +15,7 @@ import (
 
 type tailKey struct {
 	cluster *upstream.Cluster
-	broker  int32
+	source  upstream.Source
 }
 
 type physicalKey struct {
@@ -63,8 +64,8 @@ type tailChunk struct {
 }
 
 // tailOf returns the tail of a broker, and starts it if there is none.
-func (r *Router) tailOf(cluster *upstream.Cluster, broker int32) *tail {
-	key := tailKey{cluster, broker}
+func (r *Router) tailOf(cluster *upstream.Cluster, source upstream.Source) *tail {
+	key := tailKey{cluster, source}
 	r.tailMu.Lock()
 	defer r.tailMu.Unlock()
 	t := r.tails[key]
@@ -172,9 +173,9 @@ func (t *tail) run() {
 			return
 		}
 		if err := t.poll(s); err != nil {
-			t.r.cfg.Logger.Debug("tail fetch failed", "cluster", t.key.cluster.Name, "broker", t.key.broker, "err", err)
+			t.r.cfg.Logger.Debug("tail fetch failed", "cluster", t.key.cluster.Name, "broker", t.key.source.Broker, "err", err)
 			s.reset()
-			t.dropAll()
+			t.dropAll(err)
 		}
 	}
 	t.end()
@@ -228,7 +229,7 @@ func (s *tailSession) reset() { *s = tailSession{} }
 
 func (t *tail) poll(s *tailSession) error {
 	ctx := t.r.ctx
-	conn, err := t.key.cluster.Conn(ctx, t.key.broker, upstream.UseTail, 0)
+	conn, err := t.key.cluster.Conn(ctx, t.key.source.Broker, upstream.UseTail, tailLane(t.key.source))
 	if err != nil {
 		return err
 	}
@@ -251,6 +252,7 @@ func (t *tail) poll(s *tailSession) error {
 		buf *upstream.Buffer
 		err error
 	}
+	defer t.patience()()
 	ch := make(chan answer, 1)
 	conn.Send(req.Key(), req.Version, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) { ch <- answer{b, err} })
 	a := <-ch // the connection answers within its timeout, and when it is closed
@@ -281,7 +283,8 @@ func (t *tail) poll(s *tailSession) error {
 // request builds the next incremental request: what joined, moved on or left.
 func (t *tail) request(s *tailSession) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
-	req.SetVersion(max(s.conn.Version(1, 4, fetchVersionMax), 4))
+	req.SetVersion(max(s.conn.Version(1, 4, fetchVersionFor(t.key.source)), 4))
+	req.Rack = t.key.cluster.Zone()
 	req.MaxWaitMillis = int32(t.r.cfg.TailWait.Milliseconds())
 	req.MinBytes = 1
 	req.SessionID, req.SessionEpoch = s.id, s.epoch
@@ -328,10 +331,13 @@ func (t *tail) request(s *tailSession) *kmsg.FetchRequest {
 func (t *tail) take(resp *kmsg.FetchResponse, buf *upstream.Buffer) {
 	defer t.wake()
 	m := t.r.deps.Maps.Current()
+	bytes := 0
+	defer func() { t.r.count.from(t.key.source, bytes) }()
 	for i := range resp.Topics {
 		rt := &resp.Topics[i]
 		for j := range rt.Partitions {
 			rp := &rt.Partitions[j]
+			bytes += len(rp.RecordBatches)
 			t.takePart(m, physicalKey{rt.Topic, federation.PhysicalPartition(rp.Partition)}, rp, buf)
 		}
 	}
@@ -359,11 +365,22 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 	p.extent = part.Head()
 	if rp.ErrorCode != 0 {
 		// Its readers ask the leader and learn what is wrong.
-		t.key.cluster.Stale(key.topic)
+		t.failed(key, kerr.ErrorForCode(rp.ErrorCode).Error())
 		t.dropLocked(p)
 		return
 	}
-	if !t.r.observe(p.tp, p.extent, rp.HighWatermark, rp.LastStableOffset, rp.LogStartOffset) && !t.r.deps.Lease.Valid() {
+	logStart := rp.LogStartOffset
+	if t.key.source.Follower {
+		t.key.cluster.FollowerAt(key.topic, key.partition, t.key.source.Broker, rp.HighWatermark)
+		logStart = -1
+	}
+	believed := t.r.observe(p.tp, p.extent, rp.HighWatermark, rp.LastStableOffset, logStart)
+	if rp.PreferredReadReplica >= 0 {
+		t.key.cluster.Named(key.topic, key.partition, t.key.source.Broker, rp.PreferredReadReplica, rp.HighWatermark)
+		t.dropLocked(p) // its readers go there
+		return
+	}
+	if !believed && !t.r.deps.Lease.Valid() {
 		t.dropLocked(p)
 		return
 	}
@@ -415,11 +432,11 @@ func (t *tail) forgetSession() {
 	}
 }
 
-func (t *tail) dropAll() {
+func (t *tail) dropAll(why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.parts {
-		t.key.cluster.Stale(p.key.topic)
+		t.failed(p.key, why.Error())
 		t.dropLocked(p)
 	}
 }

@@ -91,8 +91,10 @@ type Config struct {
 
 	// GatewayRole is whom a gateway serves: producers, consumers or both.
 	GatewayRole federation.Role
-	// Zone is where a gateway stands; clients of the zone are sent to it first.
-	Zone string
+	// Zone is where a gateway stands; clients of the zone are sent to it first, and it reads
+	// from the brokers of the zone, unless LeadersOnly.
+	Zone        string
+	LeadersOnly bool
 	// AutoCreateTopics lets Kafka clients create topics by asking for their metadata.
 	AutoCreateTopics bool
 	// DefaultPartitions is the partition count of topics created without one; 4 by default.

@@ -153,7 +153,11 @@ func (g *gatewayParts) load() mapwatch.Load {
 
 // clusters makes a pool that holds the clusters of the current map.
 func (w *wiring) clusters(watch *mapwatch.Watch) *upstream.Pool {
-	pool := upstream.NewPool(w.cfg.Upstream)
+	cfg := w.cfg.Upstream
+	if !w.cfg.LeadersOnly {
+		cfg.Zone = w.cfg.Zone
+	}
+	pool := upstream.NewPool(cfg)
 	w.onEnd(pool.Close)
 	w.task(lifecycle.Task{Name: "clusters", Run: func(ctx context.Context) error {
 		for {

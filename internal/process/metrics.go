@@ -68,6 +68,8 @@ func routerGauges(r *router.Router) []gauge {
 		{"braid.router.read.direct.bytes", "By", "Bytes read from brokers for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectBytes })},
 		{"braid.router.read.direct.requests", "{partition}", "Partitions asked for in reads for one reader.", true, stat(func(s router.Stats) int64 { return s.DirectReads })},
 		{"braid.router.read.tail.requests", "{request}", "Fetch requests that fill the tail caches.", true, stat(func(s router.Stats) int64 { return s.TailFetches })},
+		{"braid.router.read.leader.bytes", "By", "Bytes of records that leaders of physical partitions have sent.", true, stat(func(s router.Stats) int64 { return s.LeaderReadBytes })},
+		{"braid.router.read.follower.bytes", "By", "Bytes of records that followers in the zone of the gateway have sent.", true, stat(func(s router.Stats) int64 { return s.FollowerReadBytes })},
 	}
 }
 

@@ -37,6 +37,9 @@ type topicMeta struct {
 	at      time.Time
 	leaders []Leader // Broker -1 = none
 	stale   bool
+
+	isr       [][]int32  // of each partition; only with a zone
+	followers []follower // of each partition; none until a leader names one
 }
 
 type refresh struct{ done chan struct{} }
@@ -55,11 +58,16 @@ func (c *Cluster) Leader(topic string, p federation.PhysicalPartition) (Leader, 
 	m := &c.meta
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.currentLocked(topic, p)
+}
+
+// currentLocked is Leader; the caller holds mu.
+func (m *metadata) currentLocked(topic string, p federation.PhysicalPartition) (Leader, <-chan struct{}) {
 	leader, ok := m.leaderLocked(topic, p)
 	if !ok {
 		return Leader{Broker: -1}, m.refreshLocked(topic)
 	}
-	if time.Since(m.topics[topic].at) > c.cfg.MetadataMaxAge {
+	if time.Since(m.topics[topic].at) > m.c.cfg.MetadataMaxAge {
 		m.refreshLocked(topic) // believed until the answer is in
 	}
 	return leader, nil
@@ -202,6 +210,7 @@ func (m *metadata) apply(resp *kmsg.MetadataResponse) {
 			}
 			fresh.leaders[p.Partition] = l
 		}
+		m.keepFollowersLocked(*t.Topic, old, fresh, t.Partitions)
 		m.topics[*t.Topic] = fresh
 	}
 }

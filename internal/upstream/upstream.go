@@ -61,6 +61,19 @@ type Config struct {
 	// AwayAfter is how long no broker of a cluster has answered, although it was asked,
 	// before the gateway tells the controller that the cluster is away; 5 s by default.
 	AwayAfter time.Duration
+	// Zone is the rack that requests for records name: leaders may name a follower in it,
+	// which is read instead (followers.go); empty = only leaders are read.
+	Zone string
+	// FollowerLease is how long a follower is read before its leader is asked again; 30 s by
+	// default. Kafka's consumers ask every 5 min, but what the leader says then also shows
+	// whether the follower keeps up.
+	FollowerLease time.Duration
+	// FollowerLagMax is how long a follower may take to get to the end that its leader told
+	// of, or to answer, before its partition is read from the leader; 10 s by default.
+	FollowerLagMax time.Duration
+	// FollowerRest is how long a partition whose follower was at fault is read from its
+	// leader alone; 30 s by default.
+	FollowerRest time.Duration
 	// Profiles are the security profiles that clusters of the map name; nil = none.
 	Profiles *security.Profiles
 	Logger   *slog.Logger
@@ -80,6 +93,9 @@ func (c Config) withDefaults() Config {
 		c.IdleBufferBytesMax = min(c.IdleBufferBytesMax, int(size/4))
 	}
 	c.AwayAfter = or(c.AwayAfter, 5*time.Second)
+	c.FollowerLease = or(c.FollowerLease, 30*time.Second)
+	c.FollowerLagMax = or(c.FollowerLagMax, 10*time.Second)
+	c.FollowerRest = or(c.FollowerRest, 30*time.Second)
 	c.ScanBytesMax = or(c.ScanBytesMax, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
