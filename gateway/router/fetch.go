@@ -113,9 +113,9 @@ type fetchItem struct {
 	at     federation.LogicalOffset // what to read next
 	slice  Slice
 	bytes  int
-	closed bool // takes nothing more in this Fetch
-	direct bool // its last records came from a direct read: it is behind the tail
-	left   bool // not asked for, as its broker has enough to answer
+	closed bool                     // takes nothing more in this Fetch
+	direct bool                     // its last records came from a direct read: it is behind the tail
+	left   bool                     // not asked for, as its broker has enough to answer
 	itself federation.LogicalOffset // where only the leader's own answer counts; -1 = nowhere
 	resume time.Time
 	leader <-chan struct{}    // if not nil, resume ends when it is closed
@@ -264,7 +264,9 @@ func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) 
 		a, done := rd.result(f.wake)
 		if !done && !rd.silent() {
 			f.asks.of(rd.key).load += rd.expected
-			it.resume = rd.until
+			if rd.until > 0 {
+				it.resume = time.Unix(0, rd.until)
+			}
 			return false, true
 		}
 		s.drop(rd)
@@ -449,16 +451,7 @@ func (f *fetching) take(part *federation.Partition, i int, it *fetchItem, rd *re
 		f.inRange(it, a)
 		return false, false
 	}
-	got := patch(extent, rd.from, a.records)
-	if got.unknownEpoch >= 0 {
-		f.s.r.seen(extent, got.unknownEpoch)
-		// What lies before it is patched in place, once: it goes first.
-		if len(got.data) == 0 && f.s.r.mayStamp(it.pos.TopicPartition, got.unknownEpoch, time.Now()) {
-			stamped := *extent
-			stamped.Epochs = append(append([]federation.EpochEntry(nil), extent.Epochs...), federation.EpochEntry{Physical: 1<<31 - 1, Logical: extent.LastEpoch().Logical})
-			got = patch(&stamped, rd.from, a.records)
-		}
-	}
+	got := f.patch(it, extent, rd.from, a.records)
 	if len(got.data) > 0 && !f.s.r.give(it.pos.TopicPartition, extent, got.next) {
 		a.buf.Release() // a newer map says how it goes on
 		return false, false
@@ -499,6 +492,23 @@ func (f *fetching) inRange(it *fetchItem, a readAnswer) {
 	}
 	it.slice.InRange, it.closed = true, true
 	f.failed = true // the client wants to know at once
+}
+
+// patch patches records; those of an epoch that the map does not name only if they may be
+// stamped with the newest that it does name.
+func (f *fetching) patch(it *fetchItem, extent *federation.Extent, from federation.PhysicalOffset, records []byte) patched {
+	got := patch(extent, from, records)
+	if got.unknownEpoch < 0 {
+		return got
+	}
+	f.s.r.seen(extent, got.unknownEpoch)
+	// What lies before it is patched in place, once: it goes first.
+	if len(got.data) == 0 && f.s.r.mayStamp(it.pos.TopicPartition, got.unknownEpoch, time.Now()) {
+		stamped := *extent
+		stamped.Epochs = append(append([]federation.EpochEntry(nil), extent.Epochs...), federation.EpochEntry{Physical: 1<<31 - 1, Logical: extent.LastEpoch().Logical})
+		return patch(&stamped, from, records)
+	}
+	return got
 }
 
 // empty handles an answer without records.

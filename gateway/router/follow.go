@@ -45,7 +45,7 @@ var errSilent = errors.New("the follower does not answer")
 // source returns where an item is to be read.
 func (f *fetching) source(cluster *upstream.Cluster, extent *federation.Extent, it *fetchItem) (upstream.Source, <-chan struct{}) {
 	a := &extent.PhysicalAddress
-	if it.itself == it.at {
+	if it.itself == it.at || it.pos.Check {
 		leader, refreshed := cluster.Leader(a.Topic, a.Partition)
 		return upstream.Source{Broker: leader.Broker, Itself: true}, refreshed
 	}
@@ -56,13 +56,13 @@ func (f *fetching) source(cluster *upstream.Cluster, extent *federation.Extent, 
 func (f *fetching) newRead(it *fetchItem, extent *federation.Extent, key readKey, expected int) *read {
 	rd := &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
 	if key.source.Follower {
-		rd.until = time.Now().Add(key.cluster.FollowerLagMax())
+		rd.until = time.Now().Add(key.cluster.FollowerLagMax()).UnixNano()
 	}
 	return rd
 }
 
 // silent reports whether a follower has taken too long to answer.
-func (rd *read) silent() bool { return !rd.until.IsZero() && !time.Now().Before(rd.until) }
+func (rd *read) silent() bool { return rd.until > 0 && time.Now().UnixNano() >= rd.until }
 
 // askLeader has an item read anew where it is, from the leader alone.
 func (f *fetching) askLeader(it *fetchItem) {

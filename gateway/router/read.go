@@ -26,8 +26,8 @@ type read struct {
 	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
 
 	key      readKey
-	expected int       // bytes
-	until    time.Time // when a follower has taken too long; zero = it is the leader
+	expected int   // bytes
+	until    int64 // when a follower has taken too long, in Unix nanoseconds; 0 = it is the leader
 
 	committed bool          // isolation
 	ahead     int64         // reserved of the router's reads ahead

@@ -56,7 +56,12 @@ func newWorldWith(t *testing.T, n int32, cfg router.Config, seen router.LeaderSe
 // newPool makes a pool of the world's clusters, which knows nothing of them.
 func (w *world) newPool(t *testing.T) *upstream.Pool {
 	t.Helper()
-	pool := upstream.NewPool(upstream.Config{})
+	return w.poolOf(t, upstream.Config{})
+}
+
+func (w *world) poolOf(t *testing.T, cfg upstream.Config) *upstream.Pool {
+	t.Helper()
+	pool := upstream.NewPool(cfg)
 	t.Cleanup(pool.Close)
 	var all []*federation.Cluster
 	for _, c := range w.Current().Clusters {

@@ -17,7 +17,7 @@ import (
 	"github.com/braidmq/braid/internal/upstream"
 )
 
-func open(t *testing.T, cfg upstream.Config, seeds ...string) *upstream.Cluster {
+func open(t testing.TB, cfg upstream.Config, seeds ...string) *upstream.Cluster {
 	t.Helper()
 	pool := upstream.NewPool(cfg)
 	t.Cleanup(pool.Close)
