@@ -74,6 +74,7 @@ type Kafka struct {
 	controllerPort int
 	proc           *Process
 	secure         *secureKafka // nil = plain text only
+	racked         *rackedKafka // nil = no rack
 }
 
 // StartKafka starts one cluster for each name, all at once, and waits until they
@@ -92,12 +93,7 @@ func StartKafkaAs(t TB, heapMB int, nodeID int32, names ...string) []*Kafka {
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		id := make([]byte, 16)
-		_, _ = rand.Read(id)
-		id[0] &= 0x3f // Kafka refuses ids that begin with a dash
-		all[i] = &Kafka{
-			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: nodeID, dir: t.TempDir(), heap: heapMB, controllerID: nodeID, controllerPort: FreePort(t),
-		}
+		all[i] = newKafka(t, heapMB, nodeID, name)
 		wg.Go(func() { errs[i] = all[i].create(t) })
 	}
 	wg.Wait()
@@ -107,17 +103,30 @@ func StartKafkaAs(t TB, heapMB int, nodeID int32, names ...string) []*Kafka {
 	return all
 }
 
+func newKafka(t TB, heapMB int, nodeID int32, name string) *Kafka {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id)
+	id[0] &= 0x3f // Kafka refuses ids that begin with a dash
+	return &Kafka{
+		Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: nodeID, dir: t.TempDir(), heap: heapMB, controllerID: nodeID, controllerPort: FreePort(t),
+	}
+}
+
 // AddBroker starts one more broker of the cluster, with a node id of its own above 1, and waits
 // until it serves. The first broker stays the controller.
 func (k *Kafka) AddBroker(t TB, nodeID int32) *Kafka {
 	t.Helper()
-	b := &Kafka{
-		Name: fmt.Sprintf("%s-%d", k.Name, nodeID), ClusterID: k.ClusterID, NodeID: nodeID, dir: t.TempDir(), heap: k.heap, controllerID: k.controllerID, controllerPort: k.controllerPort,
-	}
+	b := k.another(t, nodeID)
 	if err := b.create(t); err != nil {
 		t.Fatalf("kafka: %v", err)
 	}
 	return b
+}
+
+func (k *Kafka) another(t TB, nodeID int32) *Kafka {
+	return &Kafka{
+		Name: fmt.Sprintf("%s-%d", k.Name, nodeID), ClusterID: k.ClusterID, NodeID: nodeID, dir: t.TempDir(), heap: k.heap, controllerID: k.controllerID, controllerPort: k.controllerPort,
+	}
 }
 
 func (k *Kafka) create(t TB) error {
@@ -138,6 +147,7 @@ func (k *Kafka) create(t TB) error {
 	if k.secure != nil {
 		settings.Listeners, settings.Settings, formatArgs = k.secure.listeners(), k.secure.settings(), k.secure.users()
 	}
+	settings.Settings += k.racked.settings()
 	if err := template.Must(template.New("").Parse(serverProperties)).Execute(properties, settings); err != nil {
 		return err
 	}
@@ -151,7 +161,7 @@ func (k *Kafka) create(t TB) error {
 func (k *Kafka) properties() string { return filepath.Join(k.dir, "server.properties") }
 
 func (k *Kafka) start(t TB) (err error) {
-	command := slices.Insert(JavaCommand(t, k.heap, nil, "kafka.Kafka", k.properties()), 1, k.secure.javaArgs()...)
+	command := slices.Insert(JavaCommand(t, k.heap, nil, "kafka.Kafka", k.properties()), 1, append(k.secure.javaArgs(), k.racked.javaArgs()...)...)
 	if k.proc, err = StartProcess(t, "kafka-"+k.Name, k.dir, command...); err != nil {
 		return err
 	}
