@@ -116,8 +116,9 @@ type Config struct {
 	StallTimeout time.Duration
 	// LeaveTimeout bounds how long a stream that ends tries to leave its group; 2 s by default.
 	LeaveTimeout time.Duration
-	// StreamsMax bounds the streams of this gateway; 20000 by default.
-	StreamsMax int
+	// CallsMax bounds the calls and streams that are open at a time, of all clients together;
+	// 20000 by default.
+	CallsMax int
 	// StreamAgeMax is the age, give or take a tenth, at which a stream is asked to go
 	// elsewhere, so that load spreads; 0, the default, is never.
 	StreamAgeMax time.Duration
@@ -156,7 +157,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.ReadPartitionsMax, 10000},
 		{&c.CommitPartitionsMax, 10000},
 		{&c.CommitMetadataBytesMax, 4096},
-		{&c.StreamsMax, 20000},
+		{&c.CallsMax, 20000},
 		{&c.CoalesceBytes, 64 << 10},
 	} {
 		or(f.field, f.value)

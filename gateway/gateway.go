@@ -94,6 +94,7 @@ type Gateway struct {
 	log      *slog.Logger
 	tokens   tokenSigner
 	readers  sync.Pool // *recordbatch.Reader
+	calls    *calls
 	intakes  intakes
 	expands  *Expansions
 	options  []connect.HandlerOption
@@ -129,7 +130,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 		return nil, federation.Errorf(federation.InvalidConfig, "gateway: neither Config.TokenKey nor Deps.TokenKey is set")
 	}
 	g.readers.New = func() any { return recordbatch.NewReader(cfg.DecompressedBytesMax) }
-	g.intakes, g.expands = newIntakes(&cfg, &deps), deps.Expansions
+	g.calls, g.intakes, g.expands = newCalls(cfg.CallsMax), newIntakes(&cfg, &deps), deps.Expansions
 	if g.expands == nil {
 		g.expands = newExpansions(cfg.MessageBytesMax, deps.Requests)
 	}
@@ -181,11 +182,8 @@ func (g *Gateway) Drain(ctx context.Context) error {
 func (g *Gateway) enter() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch {
-	case g.drained:
+	if g.drained {
 		return federation.Errorf(federation.NoLeader, "this gateway is draining; use another one")
-	case g.streams >= g.cfg.StreamsMax:
-		return federation.Errorf(federation.Throttled, "this gateway serves %d streams already, its limit; use another one", g.streams)
 	}
 	if err := g.deps.Room.Enter(); err != nil {
 		return err

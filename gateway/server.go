@@ -19,13 +19,14 @@ import (
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/rpcerror"
 )
 
 const (
-	streamsMax, streamsLeast = 10_000, 250
-	// streamMemory is what there has to be of the limit for each stream of a connection.
-	streamMemory                         = 128 << 10
+	streamsMax, streamsLeast = 10_000, 100
+	// streamsShare is the part of all calls of a gateway that one connection may have open.
+	streamsShare                         = 4
 	receiveBufferMax, receiveBufferLeast = 4<<20 - 1, 1<<20 - 1
 	receiveBufferShare                   = 64 // of the limit, for a connection
 	receiveStreams                       = 8  // streams that are not read and stop the others
@@ -42,7 +43,7 @@ const (
 func NewServer(handler http.Handler, memoryLimit int64) *http.Server {
 	streams, received := streamsMax, receiveBufferMax
 	if memoryLimit > 0 {
-		streams = int(min(int64(streams), max(streamsLeast, memoryLimit/streamMemory)))
+		streams = min(streams, max(streamsLeast, memory.LimitsOf(memoryLimit).Calls/streamsShare))
 		received = int(min(int64(received), max(receiveBufferLeast, memoryLimit/receiveBufferShare)))
 	}
 	var protocols http.Protocols
@@ -77,7 +78,7 @@ func (g *Gateway) Handler() http.Handler {
 
 // Wrap puts what the API needs around a mux that it was mounted on.
 func (g *Gateway) Wrap(h http.Handler) http.Handler {
-	h = g.intakes.wrap(g.cutStalled(g.coalesce(h)))
+	h = g.calls.wrap(g.intakes.wrap(g.cutStalled(g.coalesce(h))))
 	if len(g.cfg.CORSOrigins) > 0 {
 		h = cors.New(cors.Options{
 			AllowedOrigins: g.cfg.CORSOrigins,

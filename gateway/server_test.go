@@ -206,17 +206,34 @@ func TestBidirectionalStreamsNeedHTTP2(t *testing.T) {
 	require.Contains(t, err.Error(), "HTTP")
 }
 
-func TestStreamsAreBounded(t *testing.T) {
-	w := newWorld(t, func(c *gateway.Config, _ *gateway.Deps) { c.StreamsMax = 1 })
+func TestCallsAreBounded(t *testing.T) {
+	w := newWorld(t, func(c *gateway.Config, _ *gateway.Deps) { c.CallsMax = 1 })
 	w.topic("orders", 1, nil)
 	c := w.produce(t, &braidv1.ProduceOpen{})
-	stream, err := w.producer(t).Produce(ctxFor(t))
+	for name, o := range map[string][]connect.ClientOption{"Connect": nil, "gRPC": {connect.WithGRPC()}, "gRPC-Web": {connect.WithGRPCWeb()}} {
+		stream, err := braidv1connect.NewProducerServiceClient(h2c(t), w.url, o...).Produce(ctxFor(t))
+		require.NoError(t, err)
+		require.NoError(t, stream.CloseRequest())
+		_, err = stream.Receive()
+		require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err), name)
+		require.ErrorContains(t, err, "--calls-max", name)
+		require.Equal(t, braidv1.Reason_REASON_THROTTLED, reasonOf(t, err), name)
+		_, err = braidv1connect.NewProducerServiceClient(h2c(t), w.url, o...).ProduceBatch(ctxFor(t), &braidv1.ProduceBatchRequest{})
+		require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err), name)
+	}
+	open, most, refused := w.g.Calls()
+	require.Equal(t, []int64{1, 1, 6}, []int64{open, most, refused})
+
+	// Operators, and who asks whether it is well, get in.
+	_, err := adminv1connect.NewGroupServiceClient(h2c(t), w.url).ListGroups(ctxFor(t), &adminv1.ListGroupsRequest{})
 	require.NoError(t, err)
-	require.NoError(t, stream.CloseRequest())
-	_, err = stream.Receive()
-	require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(err))
+	resp, err := h2c(t).Post(w.url+"/grpc.health.v1.Health/Check", "application/json", strings.NewReader("{}"))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+
 	c.finish()
-	require.Eventually(t, func() bool { return w.g.Streams() == 0 }, waitFor, tick)
+	require.Eventually(t, func() bool { open, _, _ := w.g.Calls(); return open == 0 }, waitFor, tick)
 	w.produce(t, &braidv1.ProduceOpen{}).finish()
 }
 

@@ -21,8 +21,6 @@ type Config struct {
 	FrameBytesMax int
 	// SmallFrameBytesMax bounds one request other than Produce; 16 MiB by default.
 	SmallFrameBytesMax int
-	// LargeFramesMax bounds the requests above 1 MiB that are read at the same time; 16 by default.
-	LargeFramesMax int
 	// BytesInFlightMax bounds the bytes of all requests in memory [queued.max.request.bytes];
 	// 1 GiB by default, at least 2 FrameBytesMax. Where Deps.Requests is smaller, that
 	// counts, and FrameBytesMax is at most a half of it, ConnectionBytesInFlightMax a quarter.
@@ -131,7 +129,6 @@ const frameUnitBytes = 1 << 20
 func (c Config) withDefaults() Config {
 	c.FrameBytesMax = or(c.FrameBytesMax, 100<<20)
 	c.SmallFrameBytesMax = or(c.SmallFrameBytesMax, 16<<20)
-	c.LargeFramesMax = or(c.LargeFramesMax, 16)
 	c.BytesInFlightMax = or(c.BytesInFlightMax, 1<<30)
 	c.ConnectionBytesInFlightMax = or(c.ConnectionBytesInFlightMax, 64<<20)
 	c.RequestsInFlightMax = or(c.RequestsInFlightMax, 64)
@@ -172,7 +169,6 @@ func (c Config) within(budget int64) Config {
 	c.BytesInFlightMax = budget
 	// Two requests of the largest size fit: one that is worked on, and the next.
 	c.FrameBytesMax = min(c.FrameBytesMax, int(budget/2))
-	c.LargeFramesMax = max(1, min(c.LargeFramesMax, int((budget-int64(c.FrameBytesMax))/frameUnitBytes)))
 	// No connection alone has all of it.
 	c.ConnectionBytesInFlightMax = min(c.ConnectionBytesInFlightMax, budget/4)
 	return c
@@ -187,10 +183,8 @@ func (c Config) validate() error {
 	case c.BytesInFlightMax < 2*int64(c.FrameBytesMax):
 		// Frames that are half read hold a part each: with less, they could wait for each other.
 		return fmt.Errorf("kafka facade: BytesInFlightMax %d: want at least twice FrameBytesMax %d", c.BytesInFlightMax, c.FrameBytesMax)
-	case int64(c.LargeFramesMax) > (c.BytesInFlightMax-int64(c.FrameBytesMax))/frameUnitBytes:
-		return fmt.Errorf("kafka facade: LargeFramesMax %d is too many for BytesInFlightMax %d", c.LargeFramesMax, c.BytesInFlightMax)
-	case c.RequestsInFlightMax < 1 || c.LargeFramesMax < 1 || c.ConnectionsMax < 1:
-		return errors.New("kafka facade: RequestsInFlightMax, LargeFramesMax and ConnectionsMax must be at least 1")
+	case c.RequestsInFlightMax < 1 || c.ConnectionsMax < 1:
+		return errors.New("kafka facade: RequestsInFlightMax and ConnectionsMax must be at least 1")
 	case c.ReauthMax < 0 || c.SaslBytesMax < 1024 || c.AuthenticationTimeout < 0:
 		return errors.New("kafka facade: ReauthMax and AuthenticationTimeout must not be negative, and SaslBytesMax at least 1024")
 	case c.DefaultPartitions < 1:

@@ -46,6 +46,8 @@ type conn struct {
 	answerable    atomic.Int64 // requests in line whose answers only wait for those before them
 	away          router.AwayWait
 	bytesInFlight atomic.Int64
+	parked        atomic.Int64  // of them, those of requests other than Produce: they wait in line
+	answering     atomic.Int64  // since when a request of these is at work, in Unix nanoseconds; 0 = none is
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
 	memberAt      atomic.Int64  // when a group member was last here, in Unix nanoseconds; 0 = it was sent elsewhere
 
@@ -265,7 +267,7 @@ func (c *conn) read(ctx context.Context) error {
 
 // awaitRoom waits until the connection may have another request in memory.
 func (c *conn) awaitRoom(ctx context.Context) error {
-	for c.bytesInFlight.Load() >= c.s.cfg.ConnectionBytesInFlightMax {
+	for c.bytesInFlight.Load() >= c.s.cfg.ConnectionBytesInFlightMax || c.parked.Load() >= smallRequestBytes {
 		select {
 		case <-c.bytesFreed:
 		case <-ctx.Done():
@@ -392,6 +394,8 @@ func (c *conn) run(ctx, waitCtx context.Context, sl *slot) (resp response) {
 		}
 	}()
 	defer sl.req.frame.release()
+	c.answering.Store(time.Now().UnixNano())
+	defer c.answering.Store(0)
 	return sl.run(ctx, waitCtx)
 }
 

@@ -3,7 +3,7 @@ package kafkacompat
 import "github.com/twmb/franz-go/pkg/kmsg"
 
 // BytesInUse returns the bytes of requests in memory.
-func (s *Server) BytesInUse() int64 { return s.budget.Used() }
+func (s *Server) BytesInUse() int64 { return s.budget.Used() + s.small.Used() }
 
 // Guarded are the keys of the APIs that are served and ask for rights.
 func Guarded() (keys []int16) {

@@ -20,9 +20,10 @@ import (
 type frame struct {
 	b      []byte
 	c      *conn
-	pooled *[]byte // nil if the garbage collector gets the buffer
-	taken  int64   // of the server's budget
-	size   int64   // counted for the connection
+	pooled *[]byte        // nil if the garbage collector gets the buffer
+	from   *memory.Budget // that the frame's bytes are taken from
+	size   int64          // taken, and counted for the connection
+	parked bool           // waits in line for those before it, other than Produce
 	gone   atomic.Bool
 }
 
@@ -31,8 +32,11 @@ func (f *frame) release() {
 	if f.gone.Swap(true) {
 		return
 	}
-	f.c.s.budget.Release(f.taken)
+	f.from.Release(f.size)
 	f.c.bytesInFlight.Add(-f.size)
+	if f.parked {
+		f.c.parked.Add(-f.size)
+	}
 	select {
 	case f.c.bytesFreed <- struct{}{}:
 	default:
@@ -110,44 +114,64 @@ func newDeadline(have time.Time, d time.Duration) (time.Time, bool) {
 	return latest, have.Before(now.Add(d)) || have.After(latest)
 }
 
-// smallRequestBytes is how large a request is that waits for no budget, unless it is Produce.
+// smallRequestBytes is how large a request other than Produce is that has a budget of its
+// own, and how many bytes of such requests a connection may have in line.
 const smallRequestBytes = 64 << 10
 
-// readBody believes a length above frameUnitBytes only when that much of the
-// request is there: budget and memory for the rest are taken then.
+// readBody reads the rest of a request. What fits into the connection's buffer is in memory
+// already, and is counted when it is there. What is larger takes room for all of it before,
+// and memory as its bytes come.
 func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, error) {
-	first := min(size, frameUnitBytes)
-	if size > first {
-		select {
-		case c.s.large <- struct{}{}:
-			defer func() { <-c.s.large }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
+	if size <= c.r.Size() {
+		if c.r.Buffered() < size {
+			c.setReadDeadline(c.s.cfg.StallTimeout)
 		}
-	}
-	// Small requests do not wait in line behind large ones: a member of a group must be
-	// heard in time, and each connection may have few of them.
-	if !pooled && size <= smallRequestBytes {
-		c.s.budget.Charge(int64(first))
-	} else if err := c.s.budget.Acquire(ctx, int64(first)); err != nil {
-		return nil, err
-	}
-	f := &frame{c: c, taken: int64(first), size: int64(size)}
-	c.bytesInFlight.Add(f.size)
-	f.grow(0, first, size, pooled)
-	err := c.readInto(f.b[:first])
-	if err == nil && size > first {
-		if err = c.s.budget.Acquire(ctx, int64(size-first)); err == nil {
-			f.taken += int64(size - first)
-			f.grow(first, size, size, pooled)
-			err = c.readInto(f.b[first:])
+		if _, err := c.r.Peek(size); err != nil {
+			return nil, fmt.Errorf("read the rest of a request: %w", err)
 		}
+	} else {
+		coming := c.s.comingOf(size)
+		if err := coming.Acquire(ctx, int64(size)); err != nil {
+			return nil, err
+		}
+		defer coming.Release(int64(size))
 	}
+	from, err := c.takeRoom(ctx, size, pooled)
 	if err != nil {
-		f.release()
 		return nil, err
+	}
+	f := &frame{c: c, from: from, size: int64(size), parked: !pooled}
+	c.bytesInFlight.Add(f.size)
+	if f.parked {
+		c.parked.Add(f.size)
+	}
+	for have := 0; have < size; {
+		n := min(size, comingBytes[0])
+		if have > 0 {
+			n = min(size, frameUnitBytes*((have+frameUnitBytes)/frameUnitBytes))
+		}
+		room := n
+		if n > frameUnitBytes {
+			room = size // as that much of it has come
+		}
+		f.grow(have, room, size, pooled)
+		if err := c.readUnit(f.b[have:n]); err != nil {
+			f.release()
+			return nil, err
+		}
+		have = n
 	}
 	return f, nil
+}
+
+// takeRoom takes what a request needs, and returns from which budget. Small requests do not
+// wait in line behind large ones, as long as there are few: a member of a group must be
+// heard in time.
+func (c *conn) takeRoom(ctx context.Context, size int, produce bool) (*memory.Budget, error) {
+	if !produce && size <= smallRequestBytes && c.s.small.TryAcquire(int64(size)) {
+		return c.s.small, nil
+	}
+	return c.s.budget, c.s.budget.Acquire(ctx, int64(size))
 }
 
 // grow makes room for n bytes and keeps the first have. A buffer of the whole
@@ -173,17 +197,85 @@ func (f *frame) grow(have, n, size int, pooled bool) {
 	}
 }
 
-// readInto fills b; each MiB must come within StallTimeout.
-func (c *conn) readInto(b []byte) error {
-	for len(b) > 0 {
-		n := min(len(b), frameUnitBytes)
-		if c.r.Buffered() < n {
-			c.setReadDeadline(c.s.cfg.StallTimeout)
-		}
-		if _, err := io.ReadFull(c.r, b[:n]); err != nil {
-			return fmt.Errorf("read the rest of a request: %w", err)
+// While others wait for room, a request that is not whole must go on: patienceBytes within
+// patience, or it is given up.
+const (
+	patience      = time.Second
+	patienceBytes = 4 << 10
+)
+
+// readUnit fills b within StallTimeout.
+func (c *conn) readUnit(b []byte) error {
+	if c.r.Buffered() >= len(b) {
+		_, err := io.ReadFull(c.r, b)
+		return err
+	}
+	for by := time.Now().Add(c.s.cfg.StallTimeout); ; {
+		c.setReadDeadline(min(patience, time.Until(by)))
+		n, err := io.ReadFull(c.r, b)
+		if err == nil {
+			return nil
 		}
 		b = b[n:]
+		var timeout net.Error
+		switch {
+		case !errors.As(err, &timeout) || !timeout.Timeout() || c.s.isDraining() || !time.Now().Before(by):
+			return fmt.Errorf("read the rest of a request: %w", err)
+		case n < patienceBytes && c.s.wanted():
+			return fmt.Errorf("%w: the rest of a request does not come, and others wait for its room", errRefused)
+		}
 	}
-	return nil
+}
+
+// comingBytes are the sizes up to which requests that are not whole yet share a budget.
+var comingBytes = [...]int{64 << 10, frameUnitBytes}
+
+// newComing divides what requests may take that are not whole yet: an eighth of the budget
+// for small ones, a quarter for those up to frameUnitBytes, a half for larger ones. So
+// clients that never send the rest keep none of another size from coming in, and an eighth
+// at least is for what is there: who waits for the budget never waits for what does not come.
+func newComing(budget int64) [len(comingBytes) + 1]*memory.Budget {
+	return [...]*memory.Budget{memory.NewBudget(budget / 8), memory.NewBudget(budget / 4), memory.NewBudget(budget / 2)}
+}
+
+// comingOf returns the budget of a request that is not whole yet.
+func (s *shared) comingOf(size int) *memory.Budget {
+	for i, most := range comingBytes {
+		if size <= most {
+			return s.coming[i]
+		}
+	}
+	return s.coming[len(comingBytes)]
+}
+
+// wanted reports whether somebody waits for room.
+func (s *shared) wanted() bool {
+	for _, b := range s.coming {
+		if b.Waiting() > 0 {
+			return true
+		}
+	}
+	return s.budget.Waiting() > 0
+}
+
+// relieveEvery is how often connections are looked through while somebody waits for room.
+const relieveEvery = 250 * time.Millisecond
+
+// relieve ends connections whose requests in line take room that others wait for, while the
+// first of them waits for records or for a group: that wait ends, all are answered, and the
+// client comes back.
+func (s *shared) relieve() {
+	now := time.Now().UnixNano()
+	if last := s.relieved.Load(); now-last < int64(relieveEvery) || !s.relieved.CompareAndSwap(last, now) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		since := c.answering.Load()
+		if since != 0 && now-since > int64(patience) && c.parked.Load() > readBufferBytes {
+			c.log.Info("connection closed: requests wait behind one that waits, and others for the room that they take", "bytes", c.parked.Load())
+			c.stopReading()
+		}
+	}
 }

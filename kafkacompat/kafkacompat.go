@@ -88,8 +88,11 @@ type Server struct {
 // shared is what a Server has together with those of tenants, which Tenant makes: their
 // connections share its bounds.
 type shared struct {
-	budget *memory.Budget // bytes of frames in memory, all connections together
-	large  chan struct{}  // slots of frames larger than frameUnitBytes
+	budget *memory.Budget                       // bytes of frames in memory, all connections together
+	small  *memory.Budget                       // those of small requests other than Produce
+	coming [len(comingBytes) + 1]*memory.Budget // those that are not whole yet, by size
+
+	relieved atomic.Int64 // when connections were looked through last, in Unix nanoseconds
 
 	apis       map[int16]*api // the table of versions.go
 	advertised []kmsg.ApiVersionsResponseApiKey
@@ -126,7 +129,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, shared: &shared{
 		budget:    budget,
-		large:     make(chan struct{}, cfg.LargeFramesMax),
+		small:     memory.NewBudget(budget.Size() / 8),
+		coming:    newComing(budget.Size()),
 		draining:  make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
@@ -135,6 +139,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		apis:       served(),
 		advertised: advertised(),
 	}}
+	budget.OnPressure(s.relieve)
 	s.telemetry = newClientTelemetry(&s.cfg)
 	if !cfg.ClientTelemetry {
 		s.leaveOut(kmsg.GetTelemetrySubscriptions, kmsg.PushTelemetry)

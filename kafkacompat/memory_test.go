@@ -1,6 +1,8 @@
 package kafkacompat_test
 
 import (
+	"encoding/binary"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -70,4 +72,104 @@ func TestRequestsStayWithinTheBudget(t *testing.T) {
 	_, err := c.c.Write([]byte{0, 0x50, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1}) // 5 MiB
 	require.NoError(t, err)
 	c.closed("a request above half of the budget")
+}
+
+// Clients that never send the rest of their requests keep others from nothing: small
+// requests go on at once, those of the same size within the time that one has to go on.
+func TestHalvesOfRequestsLeaveRoom(t *testing.T) {
+	for name, bad := range map[string]struct {
+		announced, sent uint32
+		many            int
+	}{
+		"small":              {60 << 10, 59 << 10, 40},
+		"up to a unit":       {1 << 20, 1<<20 - 1, 6},
+		"large, a unit sent": {4 << 20, 1 << 20, 6},
+		"large, just begun":  {4 << 20, 5 << 10, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const size = 8 << 20
+			w := newWorld(t)
+			w.create("orders", 1, map[string]string{"max.message.bytes": "20000000"})
+			w.requests = memory.NewBudget(size)
+			addr := w.addGateway("gw-1", 2, "")
+			half := binary.BigEndian.AppendUint32(nil, bad.announced)
+			half = append(append(half, 0, 0, 0, 9), make([]byte, bad.sent-4)...)
+			conns := make([]*raw, bad.many)
+			for i := range conns {
+				conns[i] = dial(t, addr)
+				_, err := conns[i].c.Write(half)
+				require.NoError(t, err)
+			}
+			require.Eventually(t, func() bool { return w.requests.Used() > int64(bad.announced)/2 }, 10*time.Second, time.Millisecond)
+			produce := func(n int) time.Duration {
+				began := time.Now()
+				value := make([]byte, n)
+				resp := exchange[*kmsg.ProduceResponse](dial(t, addr), produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, string(value))), 9)
+				require.Zero(t, resp.Topics[0].Partitions[0].ErrorCode)
+				require.LessOrEqual(t, w.requests.Used(), int64(size+64<<10))
+				return time.Since(began)
+			}
+			for _, n := range []int{100, 20 << 10, 500_000, 3 << 20} {
+				// Those of the same size stand in line, and each in line takes a second at most.
+				took := produce(n)
+				require.Less(t, took, 20*time.Second)
+				t.Log(n, took)
+				if class(n) != class(int(bad.announced)) {
+					require.Less(t, took, time.Second, "%d bytes", n)
+				}
+			}
+			for _, c := range conns {
+				_ = c.c.Close()
+			}
+			require.Eventually(t, func() bool { return w.requests.Used() == 0 && w.requests.Waiting() == 0 }, 10*time.Second, time.Millisecond)
+		})
+	}
+}
+
+func class(n int) int {
+	switch {
+	case n <= 64<<10:
+		return 0
+	case n <= 1<<20:
+		return 1
+	}
+	return 2
+}
+
+// Requests that wait in line behind a long poll take room, whatever their size: there are
+// few, and when others wait for it, the long poll ends.
+func TestRequestsInLineLeaveRoom(t *testing.T) {
+	w := newWorld(t)
+	w.create("orders", 1, nil)
+	const size, many = 8 << 20, 150
+	w.requests = memory.NewBudget(size)
+	addr := w.addGateway("gw-1", 2, "")
+	poll := longPoll(w, 30*time.Second)
+	poll.SetVersion(13)
+	frames := kmsg.NewRequestFormatter().AppendRequest(nil, poll, 1)
+	ask := askMetadata("orders", strings.Repeat("x", 30_000), strings.Repeat("y", 30_000))
+	ask.SetVersion(8)
+	for i := range int32(64) {
+		frames = kmsg.NewRequestFormatter().AppendRequest(frames, ask, 2+i)
+	}
+	var writers sync.WaitGroup
+	conns := make([]*raw, many)
+	for i := range conns {
+		conns[i] = dial(t, addr)
+		writers.Go(func() { _, _ = conns[i].c.Write(frames) }) // it is cut off
+	}
+	server := w.servers[len(w.servers)-1]
+	require.Eventually(t, func() bool { return server.BytesInUse() > size*3/4 }, 10*time.Second, time.Millisecond)
+	for range 20 {
+		began := time.Now()
+		resp := exchange[*kmsg.ProduceResponse](dial(t, addr), produceRequest(w, "orders", -1, batch(recordbatch.NoProducer, string(make([]byte, 10_000)))), 9)
+		require.Zero(t, resp.Topics[0].Partitions[0].ErrorCode)
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.LessOrEqual(t, server.BytesInUse(), int64(size+size/8))
+	}
+	for _, c := range conns {
+		_ = c.c.Close()
+	}
+	writers.Wait()
 }

@@ -107,7 +107,7 @@ func TestAConnectionIsMutedByTheNewestQuotas(t *testing.T) {
 func TestConsumersAreThrottled(t *testing.T) {
 	w := quotaWorld(t)
 	w.write("orders", 0, 500)
-	w.quota(anonymous, federation.QuotaConsumerByteRate, 1000)
+	w.quota(anonymous, federation.QuotaConsumerByteRate, 10) // for seconds, however busy the machine is
 	for _, version := range []int16{4, 11, 18} {
 		f := w.fetcher(version)
 		req := f.request("orders", []at{{0, 0}})
@@ -115,7 +115,7 @@ func TestConsumersAreThrottled(t *testing.T) {
 		f.forgetThrottle(w)
 		began := time.Now()
 		resp := exchange[*kmsg.FetchResponse](f.c, req, version)
-		require.Less(t, time.Since(began), 300*time.Millisecond)
+		require.Less(t, time.Since(began), 2*time.Second)
 		require.NotEmpty(t, resp.Topics, "version %d", version)
 		require.NotEmpty(t, resp.Topics[0].Partitions[0].RecordBatches)
 		require.NotZero(t, resp.ThrottleMillis)

@@ -181,7 +181,7 @@ func (d *dev) configure(c *process.Config, index int) {
 	c.Access, c.Kafka, c.RedisFiles = d.config.Access, d.config.Kafka, d.config.RedisFiles
 	switch c.Role {
 	case process.Gateway:
-		c.Quotas, c.Connections = d.config.Quotas, d.config.Connections
+		c.Quotas, c.Connections, c.Gateway.CallsMax = d.config.Quotas, d.config.Connections, d.config.Gateway.CallsMax
 		c.MemoryLimit = d.config.MemoryLimit / int64(d.gateways)
 		c.GatewayRole, c.Zone, c.LeadersOnly, c.CORSOrigins = d.config.GatewayRole, d.config.Zone, d.config.LeadersOnly, d.config.CORSOrigins
 		c.AutoCreateTopics, c.DefaultPartitions = d.config.AutoCreateTopics, d.config.DefaultPartitions

@@ -21,6 +21,10 @@ type Limits struct {
 	// Answers bounds the records that were read from brokers: answers that are being
 	// written to clients, reads ahead, and the tail caches.
 	Answers int64
+	// Connections bounds the connections of clients that are open, idle ones too; 0 = no bound.
+	Connections int
+	// Calls bounds the calls and streams of the Connect API that are open; 0 = no bound.
+	Calls int
 }
 
 // LimitMin is the least limit: with less, what a gateway needs for itself leaves
@@ -36,9 +40,24 @@ const outsideMax = 40 << 20
 // connections, groups), for pools, and for the garbage between two collections.
 const shareOf = 5
 
+// What connections and calls take by themselves is of the rest: a quarter of the limit at
+// most for each of both, if they are as large as they get with TLS, and for calls with their
+// goroutines, buffers and what the library keeps of each.
+const (
+	restShareOf     = 4
+	connectionBytes = 32 << 10
+	callBytes       = 64 << 10
+	countMax        = 20_000 // of each: more are asked for on purpose
+)
+
 // LimitsOf divides a limit; zero stands for no limit, and gives none.
 func LimitsOf(limit int64) Limits {
-	return Limits{Requests: limit / shareOf, Answers: limit / shareOf}
+	l := Limits{Requests: limit / shareOf, Answers: limit / shareOf}
+	if limit > 0 {
+		l.Connections = int(min(countMax, limit/restShareOf/connectionBytes))
+		l.Calls = int(min(countMax, limit/restShareOf/callBytes))
+	}
+	return l
 }
 
 // overshootMax is how far the runtime can come above what it was told while many processors

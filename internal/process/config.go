@@ -206,6 +206,9 @@ func (c Config) validate() error {
 	if _, err := c.Authorization.config(); err != nil {
 		return err
 	}
+	if c.Gateway.CallsMax < 0 {
+		return configErrorf("--calls-max %d must not be negative; 0 = by --memory-limit", c.Gateway.CallsMax)
+	}
 	if err := errors.Join(c.Quotas.Validate(), c.Connections.Validate()); err != nil {
 		return configErrorf("%v", err)
 	}

@@ -305,6 +305,9 @@ func (w *wiring) gatewayMetrics(g *gatewayParts) error {
 		gauge{"braid.lease.valid", "", "Whether this gateway may acknowledge appends.", false, func() int64 { return boolean(g.watch.Valid()) }},
 		gauge{"braid.quota.counted", "{quota}", "Quotas of users, client ids and IP addresses that are counted.", false, g.tenants.counted},
 		gauge{"braid.connect.streams", "{stream}", "Open streams of the Connect API.", false, func() int64 { return int64(g.door.Streams()) }},
+		gauge{"braid.connect.calls", "{call}", "Open calls and streams of the Connect API.", false, func() int64 { open, _, _ := g.door.Calls(); return open }},
+		gauge{"braid.connect.calls.limit", "{call}", "How many calls and streams may be open.", false, func() int64 { _, most, _ := g.door.Calls(); return most }},
+		gauge{"braid.connect.calls.refused", "{call}", "Calls and streams that were refused because too many were open.", true, func() int64 { _, _, refused := g.door.Calls(); return refused }},
 	)
 	stop, err := w.telemetry.observe(w.id, gauges)
 	if err != nil {

@@ -17,6 +17,12 @@ const incomingShare = 4
 func (w *wiring) budgets() budgets {
 	shares := memory.LimitsOf(w.cfg.MemoryLimit)
 	w.cfg.Router = w.cfg.Router.Within(shares.Requests, shares.Answers)
+	if w.cfg.Connections.ConnectionsMax == 0 {
+		w.cfg.Connections.ConnectionsMax = shares.Connections
+	}
+	if w.cfg.Gateway.CallsMax == 0 {
+		w.cfg.Gateway.CallsMax = shares.Calls
+	}
 	b := budgets{requests: memory.NewBudget(shares.Requests), incoming: memory.NewBudget(shares.Requests / incomingShare), answers: memory.NewBudget(shares.Answers)}
 	w.cfg.Upstream.Answers = b.answers
 	return b

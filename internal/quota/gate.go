@@ -114,14 +114,8 @@ func (l *gateListener) Accept() (net.Conn, error) {
 // system's queue.
 func (l *gateListener) pace() {
 	d := l.g.rate.take(int64(time.Since(l.g.began)), 1)
-	if d <= 0 {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-l.closed:
+	if d > 0 {
+		pause(d, l.closed)
 	}
 }
 
@@ -160,18 +154,23 @@ func (g *Gate) enter(nc net.Conn, closed <-chan struct{}) bool {
 		return true
 	}
 	g.tooMany(reason, ip)
-	_ = nc.Close()
+	if !g.closeLater(nc, refusedCloseAfter, closed) && reason == "total" {
+		pause(refusedPause, closed) // whoever comes next would be refused, too
+	}
 	return false
 }
 
-// A connection above the quota of its IP address is closed late, so that its client does
-// not come again at once, as a broker does.
+// A connection that is refused is closed late, so that its client does not come again at
+// once: as a broker does with those above the quota of their IP address.
 const (
-	delayedCloseMax = time.Second
-	delayedMax      = 1000 // connections that wait to be closed; others are closed at once
+	delayedCloseMax   = time.Second
+	refusedCloseAfter = 250 * time.Millisecond
+	refusedPause      = time.Millisecond
+	delayedMax        = 1000 // connections that wait to be closed; others are closed at once
 )
 
-func (g *Gate) closeLater(nc net.Conn, d time.Duration, closed <-chan struct{}) {
+// closeLater returns false if it closes at once.
+func (g *Gate) closeLater(nc net.Conn, d time.Duration, closed <-chan struct{}) bool {
 	g.mu.Lock()
 	late := g.delayed < delayedMax
 	if late {
@@ -180,20 +179,26 @@ func (g *Gate) closeLater(nc net.Conn, d time.Duration, closed <-chan struct{}) 
 	g.mu.Unlock()
 	if !late {
 		_ = nc.Close()
-		return
+		return false
 	}
 	go func() {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-closed:
-		}
+		pause(d, closed)
 		_ = nc.Close()
 		g.mu.Lock()
 		g.delayed--
 		g.mu.Unlock()
 	}()
+	return true
+}
+
+// pause waits for d, or until a listener is closed.
+func pause(d time.Duration, closed <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-closed:
+	}
 }
 
 // Left counts a connection out.

@@ -5,9 +5,13 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -37,17 +41,20 @@ type abuse struct {
 
 // A victim is where an abused gateway is.
 type victim struct {
-	kafka, api string // addresses
-	topic      string
-	partitions int32
+	Kafka, API string // addresses
+	Topic      string
+	Partitions int32
 }
 
 var abuses = []abuse{
 	{"nobody", 0, nil},
-	{"connections that send nothing", 2000, heldOpen(nil)},
+	{"connections that send nothing", 10_000, heldOpen(nil)},
 	{"half a request's head", 1000, heldOpen([]byte{0, 0, 1, 0, 0, 3})},
 	{"1 MiB of a Produce request of 64 MiB, and no more", 100, heldOpen(halfProduce(64 << 20))},
 	{"1 MiB of a Produce request of 8 MiB, and no more", 100, heldOpen(halfProduce(8 << 20))},
+	{"64 requests of 60 KB in line behind a long poll", 100, linesBehindPolls},
+	{"Metadata of one topic 20,000 times", 4, repeatedMetadata},
+	{"members of 250 KB that join a group each and leave", 40, largeMembers},
 	{"a length of 2 GB", 16, again(sendAndWait([]byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 9}))},
 	{"keys and versions from the future", 16, again(sendAndWait(futureRequest()))},
 	{"HTTP and TLS on Kafka's port", 16, again(sendAndWait([]byte("POST / HTTP/1.1\r\nHost: braid\r\nContent-Length: 999999999\r\n\r\n")))},
@@ -65,13 +72,13 @@ var abuses = []abuse{
 // memory limit: what each kind costs it, and what the good client notices.
 func runAbuse(b *bench) report {
 	w := b.real()
-	v := &victim{topic: w.adopted(8), partitions: 8}
-	defer w.drop(v.topic)
-	b.produce(w.facade, v.topic, payload{bytes: int64(b.size(200, 20)) << 20, size: 1024})
-	v.kafka, v.api = realparts.FreeAddress(w.scope), realparts.FreeAddress(w.scope)
-	p := w.start(abusedGateway, "gateway", "--controller", w.lead, "--listen", v.api, "--kafka-listen", v.kafka, "--memory-limit", strconv.Itoa(smallLimit))
-	good := w.created(side{"braid", v.kafka}, 1)
-	g := b.startGood(v.kafka, good)
+	v := &victim{Topic: w.adopted(8), Partitions: 8}
+	defer w.drop(v.Topic)
+	b.produce(w.facade, v.Topic, payload{bytes: int64(b.size(200, 20)) << 20, size: 1024})
+	v.Kafka, v.API = realparts.FreeAddress(w.scope), realparts.FreeAddress(w.scope)
+	p := w.start(abusedGateway, "gateway", "--controller", w.lead, "--listen", v.API, "--kafka-listen", v.Kafka, "--memory-limit", strconv.Itoa(smallLimit), "--zone", "abused")
+	good := w.created(side{"braid", v.Kafka}, 1)
+	g := b.startGood(v.Kafka, good)
 	each := b.lasting(6*time.Second, time.Second)
 	if b.soak > 0 {
 		each = b.soak / time.Duration(len(abuses))
@@ -79,12 +86,15 @@ func runAbuse(b *bench) report {
 	r := report{
 		notes: []string{fmt.Sprintf("A gateway with --memory-limit 128MiB, a broker with 200 MB of records, and each kind of client for %s. Beside them an idempotent producer of franz-go sends 200 records a second to a consumer, both in their default configuration; its times are those of records that were sent meanwhile.", each)},
 	}
-	t := table{header: []string{"clients that misbehave", "how many", "what they did, times", "RSS before, MB", "largest RSS, MB", "for each, KB", "acknowledged p50", "p99", "largest", "errors"}}
+	t := table{header: []string{"clients that misbehave", "how many", "what they did, times", "RSS before, MB", "largest RSS, MB", "for each, KB", "acknowledged", "p50", "p99", "largest", "errors"}}
 	peak := 0.0
-	for _, a := range abuses {
+	for i, a := range abuses {
+		if !regexp.MustCompile(b.kinds).MatchString(a.name) {
+			continue
+		}
 		g.take()
 		before := float64(rss(p.PID())) / 1e6
-		largest, did := b.abuse(a, v, p.PID(), each)
+		largest, did := b.abuse(i, v, p.PID(), each)
 		took, failed := g.take()
 		peak = max(peak, largest)
 		perClient := "-"
@@ -93,7 +103,7 @@ func runAbuse(b *bench) report {
 		}
 		t.rows = append(t.rows, []string{
 			a.name, strconv.Itoa(a.clients), figure(float64(did)), figure(before), figure(largest), perClient,
-			ms(quantile(took, 0.5)), ms(quantile(took, 0.99)), ms(quantile(took, 1)), strconv.Itoa(failed),
+			strconv.Itoa(len(took)), ms(quantile(took, 0.5)), ms(quantile(took, 0.99)), ms(quantile(took, 1)), strconv.Itoa(failed),
 		})
 	}
 	lost := g.stop()
@@ -110,25 +120,53 @@ func runAbuse(b *bench) report {
 
 // abuse runs one kind and returns the largest RSS of the gateway in MB, and how often the
 // clients did what they do.
-func (b *bench) abuse(a abuse, v *victim, pid int, d time.Duration) (largest float64, did int64) {
-	ctx, cancel := context.WithTimeout(b.ctx, d)
-	defer cancel()
-	var count atomic.Int64
-	var all sync.WaitGroup
-	for range a.clients {
-		all.Go(func() { a.run(ctx, v, &count) })
-	}
+func (b *bench) abuse(i int, v *victim, pid int, d time.Duration) (largest float64, did int64) {
+	count := filepath.Join(b.world.dir, "abused-"+strconv.Itoa(i))
+	order, err := json.Marshal(misbehaviour{Abuse: i, Victim: *v, Lasts: d, Count: count})
+	check(err)
+	p := startChild(b.world.scope, b.world.dir, "abuse", "BRAID_BENCH_ABUSE="+string(order))
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for p.Running() {
 		largest = max(largest, float64(rss(pid))/1e6)
 		select {
 		case <-tick.C:
-		case <-ctx.Done():
+		case <-p.Done():
 		}
 	}
+	written, err := os.ReadFile(count)
+	check(err)
+	did, err = strconv.ParseInt(string(written), 10, 64)
+	check(err)
+	return largest, did
+}
+
+// A misbehaviour is what a process of its own does, so that clients that want all CPU
+// have no more of it than a process gets, and the one that behaves has its own.
+type misbehaviour struct {
+	Abuse  int // index of abuses
+	Victim victim
+	Lasts  time.Duration
+	Count  string // file for how often it was done
+}
+
+// misbehave is such a process.
+func misbehave(order string) error {
+	var m misbehaviour
+	if err := json.Unmarshal([]byte(order), &m); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.Lasts)
+	defer cancel()
+	var count atomic.Int64
+	var all sync.WaitGroup
+	a := abuses[m.Abuse]
+	for range a.clients {
+		all.Go(func() { a.run(ctx, &m.Victim, &count) })
+	}
+	<-ctx.Done()
 	all.Wait()
-	return largest, count.Load()
+	return os.WriteFile(m.Count, []byte(strconv.FormatInt(count.Load(), 10)), 0o600)
 }
 
 // A goodClient behaves.
@@ -152,8 +190,9 @@ func (b *bench) startGood(seed, topic string) *goodClient {
 	read, stopReading := context.WithCancel(b.ctx)
 	g := &goodClient{
 		stopSending: stopSending, stopReading: stopReading,
-		producer: newClient(seed, kgo.DefaultProduceTopic(topic)),
-		consumer: newClient(seed, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())),
+		// Of the zone: it stays at the gateway that is abused.
+		producer: newClient(seed, kgo.ClientID("good;braid_zone=abused"), kgo.DefaultProduceTopic(topic)),
+		consumer: newClient(seed, kgo.ClientID("good;braid_zone=abused"), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())),
 	}
 	g.sending.Go(func() { g.send(send) })
 	g.reading.Go(func() { g.read(read) })
@@ -241,7 +280,7 @@ func (g *goodClient) stop() int64 {
 func heldOpen(send []byte) func(context.Context, *victim, *atomic.Int64) {
 	return func(ctx context.Context, v *victim, did *atomic.Int64) {
 		for ctx.Err() == nil {
-			withConn(ctx, v.kafka, func(conn net.Conn) {
+			withConn(ctx, v.Kafka, func(conn net.Conn) {
 				did.Add(1)
 				_, _ = conn.Write(send)
 				untilClosed(conn)
@@ -254,7 +293,7 @@ func heldOpen(send []byte) func(context.Context, *victim, *atomic.Int64) {
 func again(once func(conn net.Conn, v *victim)) func(context.Context, *victim, *atomic.Int64) {
 	return func(ctx context.Context, v *victim, did *atomic.Int64) {
 		for ctx.Err() == nil {
-			withConn(ctx, v.kafka, func(conn net.Conn) {
+			withConn(ctx, v.Kafka, func(conn net.Conn) {
 				did.Add(1)
 				once(conn, v)
 			})
@@ -300,6 +339,78 @@ func halfProduce(size uint32) []byte {
 	return append(b, make([]byte, 1<<20)...)
 }
 
+// requestOf is a request as a client sends it.
+func requestOf(req kmsg.Request, version int16, correlation int32) []byte {
+	req.SetVersion(version)
+	return kmsg.NewRequestFormatter(kmsg.FormatterClientID("abuse")).AppendRequest(nil, req, correlation)
+}
+
+func metadataOf(names ...string) *kmsg.MetadataRequest {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range names {
+		req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr(name)})
+	}
+	return req
+}
+
+// linesBehindPolls sends valid requests that have to wait for the answers before them.
+func linesBehindPolls(ctx context.Context, v *victim, did *atomic.Int64) {
+	poll := kmsg.NewPtrFetchRequest()
+	poll.MaxWaitMillis, poll.MinBytes, poll.MaxBytes = 30_000, 1<<30, 1<<30
+	poll.Topics = []kmsg.FetchRequestTopic{{Topic: v.Topic, Partitions: []kmsg.FetchRequestTopicPartition{{PartitionMaxBytes: 1}}}}
+	lines := requestOf(poll, 11, 1)
+	name := string(bytes.Repeat([]byte("x"), 30_000))
+	for i := range int32(64) {
+		lines = append(lines, requestOf(metadataOf(name, name), 4, 2+i)...)
+	}
+	for ctx.Err() == nil {
+		withConn(ctx, v.Kafka, func(conn net.Conn) {
+			go func() { _, _ = conn.Write(lines) }()
+			did.Add(1)
+			untilClosed(conn)
+		})
+	}
+}
+
+// repeatedMetadata asks for one topic many times, and takes the answers.
+func repeatedMetadata(ctx context.Context, v *victim, did *atomic.Int64) {
+	names := make([]string, 20_000)
+	for i := range names {
+		names[i] = v.Topic
+	}
+	ask := requestOf(metadataOf(names...), 4, 1)
+	for ctx.Err() == nil {
+		withConn(ctx, v.Kafka, func(conn net.Conn) {
+			go untilClosed(conn)
+			for ctx.Err() == nil {
+				if _, err := conn.Write(ask); err != nil {
+					return
+				}
+				did.Add(1)
+			}
+		})
+	}
+}
+
+// largeMembers join groups of their own with much metadata, and go without a word.
+func largeMembers(ctx context.Context, v *victim, did *atomic.Int64) {
+	join := kmsg.NewPtrJoinGroupRequest()
+	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis, join.ProtocolType = 30*60_000, 30*60_000, "consumer"
+	join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: make([]byte, 250<<10)}}
+	for ctx.Err() == nil {
+		withConn(ctx, v.Kafka, func(conn net.Conn) {
+			go untilClosed(conn)
+			for ctx.Err() == nil {
+				join.Group = "abuse-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+				if _, err := conn.Write(requestOf(join, 1, 1)); err != nil {
+					return
+				}
+				did.Add(1)
+			}
+		})
+	}
+}
+
 func futureRequest() []byte {
 	return []byte{0, 0, 0, 14, 0x03, 0xe7, 0, 99, 0, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0}
 }
@@ -310,10 +421,10 @@ func wrongBatches(ctx context.Context, v *victim, did *atomic.Int64) {
 	req := kmsg.NewPtrProduceRequest()
 	req.SetVersion(9)
 	req.Acks, req.TimeoutMillis = -1, 10_000
-	req.Topics = []kmsg.ProduceRequestTopic{{Topic: v.topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
+	req.Topics = []kmsg.ProduceRequestTopic{{Topic: v.Topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
 	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID("abuse")).AppendRequest(nil, req, 1)
 	for ctx.Err() == nil {
-		withConn(ctx, v.kafka, func(conn net.Conn) {
+		withConn(ctx, v.Kafka, func(conn net.Conn) {
 			go func() {
 				for ctx.Err() == nil {
 					if _, err := conn.Write(frame); err != nil {
@@ -328,10 +439,10 @@ func wrongBatches(ctx context.Context, v *victim, did *atomic.Int64) {
 }
 
 func untakenFetches(ctx context.Context, v *victim, did *atomic.Int64) {
-	o := overload{topic: v.topic}
+	o := overload{topic: v.Topic}
 	for ctx.Err() == nil {
-		withConn(ctx, v.kafka, func(conn net.Conn) {
-			for i := range v.partitions {
+		withConn(ctx, v.Kafka, func(conn net.Conn) {
+			for i := range v.Partitions {
 				_, _ = conn.Write(o.fetch(i))
 				did.Add(1)
 			}
@@ -348,9 +459,9 @@ func envelope(m proto.Message) []byte {
 }
 
 func untakenReads(ctx context.Context, v *victim, did *atomic.Int64) {
-	body := envelope(&braidv1.ReadRequest{Sources: []*braidv1.ReadSource{{Topic: v.topic, Start: &braidv1.Position{At: &braidv1.Position_Offset{}}}}})
+	body := envelope(&braidv1.ReadRequest{Sources: []*braidv1.ReadSource{{Topic: v.Topic, Start: &braidv1.Position{At: &braidv1.Position_Offset{}}}}})
 	for ctx.Err() == nil {
-		withConn(ctx, v.api, func(conn net.Conn) {
+		withConn(ctx, v.API, func(conn net.Conn) {
 			did.Add(1)
 			_, _ = fmt.Fprintf(conn, "POST /braid.v1.ConsumerService/Read HTTP/1.1\r\nHost: braid\r\nContent-Type: application/connect+proto\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 			<-ctx.Done()
@@ -362,7 +473,7 @@ func untakenReads(ctx context.Context, v *victim, did *atomic.Int64) {
 func untilLast(ctx context.Context, v *victim, did *atomic.Int64) {
 	zeros := make([]byte, 64<<10)
 	for ctx.Err() == nil {
-		withConn(ctx, v.api, func(conn net.Conn) {
+		withConn(ctx, v.API, func(conn net.Conn) {
 			did.Add(1)
 			_, _ = fmt.Fprintf(conn, "POST /braid.v1.ProducerService/ProduceBatch HTTP/1.1\r\nHost: braid\r\nContent-Type: application/proto\r\nContent-Length: %d\r\n\r\n", 8<<20)
 			for range (8<<20)/len(zeros) - 1 {
@@ -390,7 +501,7 @@ var bomb = sync.OnceValue(func() []byte {
 
 func gzipBombs(ctx context.Context, v *victim, did *atomic.Int64) {
 	for ctx.Err() == nil {
-		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+v.api+"/braid.v1.ProducerService/ProduceBatch", bytes.NewReader(bomb()))
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+v.API+"/braid.v1.ProducerService/ProduceBatch", bytes.NewReader(bomb()))
 		check(err)
 		r.Header.Set("Content-Type", "application/proto")
 		r.Header.Set("Content-Encoding", "gzip")
@@ -406,7 +517,7 @@ func gzipBombs(ctx context.Context, v *victim, did *atomic.Int64) {
 func http2Abuse(f func(context.Context, *h2.Framer, *victim, *atomic.Int64)) func(context.Context, *victim, *atomic.Int64) {
 	return func(ctx context.Context, v *victim, did *atomic.Int64) {
 		for ctx.Err() == nil {
-			withConn(ctx, v.api, func(conn net.Conn) {
+			withConn(ctx, v.API, func(conn net.Conn) {
 				_, _ = conn.Write([]byte(h2.ClientPreface))
 				fr := h2.NewFramer(conn, conn)
 				_ = fr.WriteSettings()
@@ -429,7 +540,7 @@ func headersOf(fields ...string) []byte {
 // rapidReset is CVE-2023-44487.
 func rapidReset(ctx context.Context, fr *h2.Framer, v *victim, did *atomic.Int64) {
 	for id := uint32(1); ctx.Err() == nil && id < 1<<31-2; id += 2 {
-		block := headersOf(":method", "POST", ":scheme", "http", ":authority", v.api, ":path", "/braid.v1.ConsumerService/Read", "content-type", "application/connect+proto")
+		block := headersOf(":method", "POST", ":scheme", "http", ":authority", v.API, ":path", "/braid.v1.ConsumerService/Read", "content-type", "application/connect+proto")
 		if fr.WriteHeaders(h2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndHeaders: true}) != nil ||
 			fr.WriteRSTStream(id, h2.ErrCodeCancel) != nil {
 			return
@@ -440,7 +551,7 @@ func rapidReset(ctx context.Context, fr *h2.Framer, v *victim, did *atomic.Int64
 
 // endlessHeaders is CVE-2023-45288.
 func endlessHeaders(ctx context.Context, fr *h2.Framer, v *victim, did *atomic.Int64) {
-	block := headersOf(":method", "POST", ":scheme", "http", ":authority", v.api, ":path", "/")
+	block := headersOf(":method", "POST", ":scheme", "http", ":authority", v.API, ":path", "/")
 	if fr.WriteHeaders(h2.HeadersFrameParam{StreamID: 1, BlockFragment: block}) != nil {
 		return
 	}
@@ -454,7 +565,7 @@ func endlessHeaders(ctx context.Context, fr *h2.Framer, v *victim, did *atomic.I
 }
 
 func endlessHTTP1(_ net.Conn, v *victim) {
-	conn, err := net.Dial("tcp", v.api)
+	conn, err := net.Dial("tcp", v.API)
 	if err != nil {
 		return
 	}

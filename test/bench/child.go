@@ -28,6 +28,8 @@ func child() (ran bool, err error) {
 		return true, copyLoop(os.Getenv("BRAID_BENCH_LISTEN"), os.Getenv("BRAID_BENCH_TARGET"))
 	case "relay":
 		return true, relayConnections(os.Getenv("BRAID_BENCH_LISTEN"), os.Getenv("BRAID_BENCH_TARGET"))
+	case "abuse":
+		return true, misbehave(os.Getenv("BRAID_BENCH_ABUSE"))
 	case "clusters":
 		return true, hostClusters(os.Getenv("BRAID_BENCH_CLUSTERS"), os.Getenv("BRAID_BENCH_BROKERS"), os.Getenv("BRAID_BENCH_SEEDS"))
 	}

@@ -34,6 +34,7 @@ type options struct {
 	profiles   string
 	profileFor time.Duration
 	soak       time.Duration
+	kinds      string
 }
 
 func main() {
@@ -54,6 +55,7 @@ func main() {
 	flag.StringVar(&o.page, "page", "", "page whose newest run is replaced by this one, such as docs/benchmarks.md")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for the gateway's CPU and allocation profiles, as text")
 	flag.DurationVar(&o.profileFor, "profile-for", 5*time.Second, "how long profiles are taken")
+	flag.StringVar(&o.kinds, "kinds", "", "which clients misbehave in abuse: a regular expression for their names")
 	flag.DurationVar(&o.soak, "soak", 0, "how long clients misbehave in abuse, all kinds together; 0 = 6 s each")
 	flag.BoolVar(&list, "list", false, "list the scenarios")
 	flag.Parse()
