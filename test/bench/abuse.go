@@ -348,7 +348,7 @@ func requestOf(req kmsg.Request, version int16, correlation int32) []byte {
 func metadataOf(names ...string) *kmsg.MetadataRequest {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range names {
-		req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr(name)})
+		req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: new(name)})
 	}
 	return req
 }
