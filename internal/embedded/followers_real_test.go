@@ -191,11 +191,12 @@ func TestRealFollowerInTheZone(t *testing.T) {
 	written := writer.write(t, 500)
 	tail := count(t, f)
 	tail.await(t, written, 20*time.Second)
-	var slowest time.Duration
-	for range 50 {
+	var late []time.Duration // after the acknowledgement
+	for range 30 {
 		written = writer.write(t, 1)
-		slowest = max(slowest, tail.await(t, written, 5*time.Second))
+		late = append(late, tail.await(t, written, 5*time.Second))
 	}
+	slices.Sort(late)
 	again := count(t, f)
 	again.await(t, written, 20*time.Second)
 	fromLeader, fromFollower := metricOf(t, f, leaderBytes), metricOf(t, f, followerBytes)
@@ -203,14 +204,14 @@ func TestRealFollowerInTheZone(t *testing.T) {
 	require.Greater(t, fromFollower, written*1000)
 	require.Zero(t, east[0].BytesOut(t, physicalTopic))
 	require.GreaterOrEqual(t, east[1].BytesOut(t, physicalTopic), fromFollower)
-	t.Logf("%d bytes from the follower, none from the leader; at the tail, records came %v after their acknowledgement at the latest", fromFollower, slowest)
+	t.Logf("%d bytes from the follower, none from the leader; at the tail, records came %v after their acknowledgement in the median, %v at the latest", fromFollower, late[len(late)/2], late[len(late)-1])
 
 	east[1].Kill()
 	took := count(t, f).await(t, written, 10*time.Second)
 	written = writer.write(t, 50) // is acknowledged when the leader misses its follower
 	toTail := tail.await(t, written, 10*time.Second)
 	require.Positive(t, metricOf(t, f, leaderBytes))
-	t.Logf("without the follower, %d records were read in %v; those behind the tail after %v", written-200, took, toTail)
+	t.Logf("without the follower, %d records were read in %v; those behind the tail after %v", written-4*50, took, toTail)
 
 	east[1].Restart(t)
 	fromFollower = metricOf(t, f, followerBytes)

@@ -2,10 +2,12 @@ package realparts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,21 +20,24 @@ type rackedKafka struct {
 
 // StartKafkaInRacks starts one cluster with a broker in each rack, with node ids from 1 on,
 // and waits until they serve. Leaders name the replica in the rack of who reads. A broker
-// that is gone is missed after 3 s.
+// that is gone is missed after 3 s, and followers hear of the high watermark within 100 ms.
 func StartKafkaInRacks(t TB, heapMB int, name string, racks ...string) []*Kafka {
 	t.Helper()
-	all := make([]*Kafka, len(racks))
+	Jars(t)
+	all, errs := make([]*Kafka, len(racks)), make([]error, len(racks))
+	var wg sync.WaitGroup
 	for i, rack := range racks {
 		if i == 0 {
-			Jars(t)
 			all[i] = newKafka(t, heapMB, 1, name)
 		} else {
 			all[i] = all[0].another(t, int32(i+1))
 		}
 		all[i].racked = &rackedKafka{rack: rack, jmxPort: FreePort(t)}
-		if err := all[i].create(t); err != nil {
-			t.Fatalf("kafka: %v", err)
-		}
+		wg.Go(func() { errs[i] = all[i].create(t) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatalf("kafka: %v", err)
 	}
 	return all
 }
@@ -44,6 +49,7 @@ func (r *rackedKafka) settings() string {
 	return "broker.rack=" + r.rack + `
 replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector
 broker.heartbeat.interval.ms=500
+replica.fetch.wait.max.ms=100
 broker.session.timeout.ms=3000
 `
 }
