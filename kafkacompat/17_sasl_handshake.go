@@ -23,10 +23,10 @@ func handleSASLHandshake(ctx context.Context, c *conn, req *request, kreq *kmsg.
 		return resp
 	}
 	resp.SupportedMechanisms = slices.Clone(c.auth.Mechanisms())
-	c.sasl = saslState{mechanism: kreq.Mechanism, exchange: c.auth.Start(kreq.Mechanism), raw: req.version == 0}
+	c.sasl.mechanism, c.sasl.exchange, c.sasl.raw = kreq.Mechanism, c.auth.Start(kreq.Mechanism), req.version == 0
 	if c.sasl.exchange == nil {
 		c.log.Info("a client asks for a SASL mechanism that is not offered", "mechanism", kreq.Mechanism)
-		c.sasl = saslState{}
+		c.sasl.raw = false
 		sleep(ctx, c.s.cfg.FailedAuthenticationDelay)
 		resp.ErrorCode, req.last = req.refuse(kerr.UnsupportedSaslMechanism), true
 	}

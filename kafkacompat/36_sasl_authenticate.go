@@ -5,6 +5,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/security"
 )
 
 // SaslAuthenticate: v0-v2
@@ -23,6 +25,12 @@ func handleSASLAuthenticate(ctx context.Context, c *conn, req *request, kreq *km
 	}
 	mechanism := c.sasl.mechanism
 	reply, err := c.saslMessage(ctx, kreq.SASLAuthBytes)
+	if security.Undecided(err) {
+		// Nothing can be said of what the client has shown, and any error is final to
+		// clients: the connection is closed, and they come again.
+		req.fail(err)
+		return nil
+	}
 	if err != nil {
 		// Not why: a guess must not learn which part was right.
 		resp.ErrorCode, resp.ErrorMessage = req.refuse(kerr.SaslAuthenticationFailed), new("Authentication failed with SASL mechanism "+mechanism+": invalid credentials")

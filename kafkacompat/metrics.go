@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/braidmq/braid/internal/security"
 )
 
 // Metrics are the measurements of a Server. A nil *Metrics measures nothing.
@@ -158,12 +160,15 @@ func (m *Metrics) malformed(ctx context.Context) {
 	}
 }
 
-func (m *Metrics) authentication(ctx context.Context, mechanism string, ok bool) {
+func (m *Metrics) authentication(ctx context.Context, mechanism string, err error) {
 	if m == nil {
 		return
 	}
 	outcome := "ok"
-	if !ok {
+	switch {
+	case security.Undecided(err):
+		outcome = "undecided"
+	case err != nil:
 		outcome = "failed"
 	}
 	m.auths.Add(ctx, 1, metric.WithAttributes(attribute.String("mechanism", mechanism), attribute.String("outcome", outcome)))

@@ -110,6 +110,9 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	if req.internal != nil {
 		c.log.Error("request failed", "api", req.api.name, "error", req.internal)
 	}
+	if kresp == nil { // no answer is right
+		return response{close: true}
+	}
 	c.throttle(ctx, req, kresp)
 	out := encode(req, kresp)
 	out.close = req.last

@@ -29,6 +29,7 @@ type saslState struct {
 	mechanism string
 	exchange  security.Exchange // nil = none is under way
 	raw       bool              // messages come without a header: SaslHandshake was of version 0
+	until     time.Time         // of the first authentication
 }
 
 // errSessionEnded closes a connection whose client is not known any more.
@@ -47,10 +48,11 @@ func (c *conn) authenticate(ctx context.Context) error {
 		return nil
 	}
 	c.setReadDeadline(c.s.cfg.AuthenticationTimeout)
-	_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.cfg.AuthenticationTimeout))
+	c.sasl.until = time.Now().Add(c.s.cfg.AuthenticationTimeout)
+	_ = c.nc.SetWriteDeadline(c.sasl.until)
 	if tc, ok := c.nc.(*tls.Conn); ok {
 		if err := tc.HandshakeContext(ctx); err != nil {
-			c.s.deps.Metrics.authentication(ctx, methodTLS, false)
+			c.s.deps.Metrics.authentication(ctx, methodTLS, err)
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
 		if c.s.deps.ByServerName != nil && !c.awaitAnyMap(ctx, c.s.cfg.TopicWait) {
@@ -91,7 +93,7 @@ func (c *conn) certified(ctx context.Context, tc *tls.Conn) error {
 		return nil
 	}
 	p, err := c.s.deps.Certificates(chain[0])
-	c.s.deps.Metrics.authentication(ctx, methodTLS, err == nil)
+	c.s.deps.Metrics.authentication(ctx, methodTLS, err)
 	if err != nil {
 		return err
 	}
@@ -170,19 +172,31 @@ func (c *conn) rawMessage(ctx context.Context, message []byte) error {
 // saslMessage takes a client's message to the authentication that is under way. At its
 // end there is a session. An error is answered late, so that guesses take their time.
 func (c *conn) saslMessage(ctx context.Context, message []byte) ([]byte, error) {
-	mechanism := c.sasl.mechanism
-	reply, id, err := c.sasl.exchange.Next(ctx, message)
+	mechanism, former := c.sasl.mechanism, c.session.Load()
+	until := c.sasl.until
+	if former != nil {
+		until = time.Now().Add(c.s.cfg.AuthenticationTimeout)
+	}
+	checked, cancel := context.WithDeadline(security.WithSource(ctx, c.host), until)
+	defer cancel()
+	reply, id, err := c.sasl.exchange.Next(checked, message)
 	if err == nil && id == nil {
 		return reply, nil
 	}
-	c.sasl = saslState{}
-	former := c.session.Load()
+	c.sasl.exchange, c.sasl.raw = nil, false
 	if err == nil && former != nil && former.identity.Principal != id.Principal {
 		err = fmt.Errorf("%s authenticated again as %s", former.identity.Principal, id.Principal)
 	}
-	c.s.deps.Metrics.authentication(ctx, mechanism, err == nil)
+	c.s.deps.Metrics.authentication(ctx, mechanism, err)
+	if security.Undecided(err) {
+		if ctx.Err() == nil {
+			c.log.Warn("authentication could not be decided, connection closed", "mechanism", mechanism, "error", err)
+		}
+		sleep(ctx, c.s.cfg.FailedAuthenticationDelay) // so that the client does not come again at once
+		return nil, err
+	}
 	if err != nil {
-		c.log.Info("authentication failed", "mechanism", mechanism, "err", err)
+		c.log.Info("authentication failed", "mechanism", mechanism, "error", err)
 		sleep(ctx, c.s.cfg.FailedAuthenticationDelay)
 		return nil, err
 	}

@@ -13,6 +13,11 @@ import (
 	"maps"
 	"math/big"
 	"net"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -372,4 +377,56 @@ func TestTLSListener(t *testing.T) {
 		_, err = none.Read(make([]byte, 1))
 	}
 	require.Error(t, err)
+}
+
+// A right password that cannot be checked in time is not told that it is wrong, which
+// clients take for final: the connection is closed, and the client comes again.
+func TestTooBusyIsNoFailedAuthentication(t *testing.T) {
+	w := newWorld(t)
+	w.user("alice", "secret")
+	w.user("slow", "secret")
+	blocked, open := make(chan struct{}), make(chan struct{})
+	var asked sync.Map // how often for each user
+	w.auth = security.NewAuthenticator(security.Mechanisms(), func(id federation.CredentialID) *federation.Credential {
+		n, _ := asked.LoadOrStore(id, new(atomic.Int32))
+		// The first time is before it waits for its turn.
+		if strings.HasPrefix(id.User, "slow") && n.(*atomic.Int32).Add(1) == 2 && id.Mechanism == federation.ScramSHA256 {
+			blocked <- struct{}{}
+			<-open
+		}
+		return w.Current().Credential(id)
+	}, nil)
+	var once sync.Once
+	release := func() { once.Do(func() { close(open) }) }
+	t.Cleanup(release)
+	addr := w.addGateway("gw-0", 1, "", func(c *kafkacompat.Config) { c.AuthenticationTimeout = 500 * time.Millisecond })
+	send := func(message string) (*raw, *kmsg.SASLAuthenticateRequest, int32) {
+		c := dial(t, addr)
+		require.Zero(t, handshake(t, c, "PLAIN", 1).ErrorCode)
+		req := kmsg.NewPtrSASLAuthenticateRequest()
+		req.SASLAuthBytes = []byte(message)
+		return c, req, c.send(req, 2)
+	}
+	for i := range max(1, runtime.GOMAXPROCS(0)/2) { // all processors that passwords may take
+		send("\x00slow" + strconv.Itoa(i) + "\x00guess")
+		<-blocked
+	}
+	c, _, _ := send("\x00alice\x00secret")
+	c.closed("too busy")
+
+	// An SDK goes on trying until there is room.
+	cl := w.client(kgo.SeedBrokers(addr), kgo.SASL(plain.Auth{User: "alice", Pass: "secret"}.AsMechanism()))
+	pinged := make(chan error, 1)
+	go func() { pinged <- cl.Ping(t.Context()) }()
+	c, _, _ = send("\x00alice\x00secret")
+	c.closed("too busy still")
+	select {
+	case err := <-pinged:
+		t.Fatalf("the client gave up: %v", err)
+	default:
+	}
+	release()
+	require.NoError(t, <-pinged)
+	c, req, corr := send("\x00alice\x00wrong")
+	require.Equal(t, kerr.SaslAuthenticationFailed.Code, c.receive(req, corr).(*kmsg.SASLAuthenticateResponse).ErrorCode)
 }

@@ -36,6 +36,8 @@ type Access struct {
 	ConnectRequired bool
 	// Tokens says whose tokens are taken; none without an issuer.
 	Tokens security.TokenConfig
+	// Passwords bounds the passwords of each door that wait to be checked.
+	Passwords security.QueueConfig
 	// FleetTokenFile holds the secret by which processes of the fleet know each other.
 	FleetTokenFile string
 	// FleetToken is the same for processes that are started together; it wins.
@@ -66,6 +68,9 @@ func (a Access) validate(role Role) error {
 		return configErrorf("--kafka-sasl-mechanisms: %v", err)
 	}
 	if _, err := security.ParsePrincipalRules(a.PrincipalRules); err != nil {
+		return ConfigError{err.Error()}
+	}
+	if err := a.Passwords.Validate(); err != nil {
 		return ConfigError{err.Error()}
 	}
 	if a.Tokens != (security.TokenConfig{}) {
@@ -152,6 +157,7 @@ func (w *wiring) users(current func() *federation.Map) {
 	w.access.auth = security.NewAuthenticator(w.access.cfg.SaslMechanisms,
 		func(id federation.CredentialID) *federation.Credential { return current().Credential(id) }, w.access.tokens)
 	w.access.auth.HideUnknown(func(m federation.ScramMechanism, at uint64) int32 { return current().IterationsAt(m, at) })
+	w.access.auth.LimitPasswords(w.access.cfg.Passwords)
 	w.access.connect = w.access.auth.Door()
 	w.access.known = func() bool { return current().Version > 0 }
 	if w.access.tokens != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
+	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/rpcerror"
 	"github.com/braidmq/braid/internal/security"
 )
@@ -131,7 +132,10 @@ func (g *guard) count(r *http.Request, scheme string, id *security.Identity, err
 		method = "other"
 	}
 	outcome := "ok"
-	if err != nil {
+	switch {
+	case security.Undecided(err):
+		outcome = "undecided"
+	case err != nil:
 		outcome = "failed"
 	}
 	g.auths.Add(r.Context(), 1, metric.WithAttributes(attribute.String("method", method), attribute.String("outcome", outcome)))
@@ -142,7 +146,12 @@ func (g *guard) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		_ = g.refusal.Write(w, r, rpcerror.Error(err)) // fails only if the caller is gone
 		return
 	}
-	http.Error(w, err.Error(), http.StatusUnauthorized)
+	status := http.StatusUnauthorized
+	if federation.KindOf(err).Retriable() {
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	http.Error(w, err.Error(), status)
 }
 
 // serveFleet serves a process of the fleet, which says for whom it calls; or an operator
@@ -180,17 +189,18 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request, p security.Princip
 
 // identify finds out who calls; nil if the call does not say.
 func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Identity, err error) {
+	ctx := security.WithSource(r.Context(), acl.Host(r.RemoteAddr))
 	switch {
 	case g.connect == nil:
 		return nil, nil //nolint:nilnil // nobody is known here
 	case strings.EqualFold(scheme, "Bearer"):
-		id, err = g.connect.CheckToken(r.Context(), value)
+		id, err = g.connect.CheckToken(ctx, value)
 	case strings.EqualFold(scheme, "Basic"):
 		user, password, ok := r.BasicAuth()
 		if !ok {
 			return nil, errUnauthenticated("the header authorization is no base64 of USER:PASSWORD")
 		}
-		id, err = g.connect.CheckPassword(r.Context(), user, password)
+		id, err = g.connect.CheckPassword(ctx, user, password)
 	case scheme != "":
 		return nil, errUnauthenticated("the header authorization is of a scheme that is not known: want Bearer or Basic")
 	case r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
@@ -205,7 +215,7 @@ func (g *guard) identify(r *http.Request, scheme, value string) (id *security.Id
 	if err != nil && !g.known() {
 		return nil, federation.Errorf(federation.NoLeader, "this process has no map yet, so it knows no users; try again")
 	}
-	if err != nil && r.Context().Err() == nil && federation.KindOf(err) != federation.Throttled {
+	if err != nil && r.Context().Err() == nil && !security.Undecided(err) {
 		// Not why: a guess must not learn which part was right.
 		err = federation.Errorf(federation.Unauthenticated, "the credential in the header authorization does not hold").WithCause(err)
 	}

@@ -299,11 +299,10 @@ func (t *tenancy) session(name string) func() router.Session {
 // tenantAuth knows the users of a tenant by their plain names, and by their qualified ones:
 // clients that came to the common listener are sent here too.
 func (w *wiring) tenantAuth(view *tenantView) *security.Authenticator {
-	return security.NewAuthenticator(w.access.cfg.SaslMechanisms,
-		func(id federation.CredentialID) *federation.Credential {
-			id.User = strings.TrimPrefix(id.User, federation.QualifyUser(view.tenant, ""))
-			return view.Current().Credential(id)
-		}, w.access.tokens)
+	return w.access.auth.Of(func(id federation.CredentialID) *federation.Credential {
+		id.User = strings.TrimPrefix(id.User, federation.QualifyUser(view.tenant, ""))
+		return view.Current().Credential(id)
+	})
 }
 
 // tenantAuthorizer decides by the ACLs of a tenant. Super users of it are those that are named

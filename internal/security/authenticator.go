@@ -66,6 +66,7 @@ type Authenticator struct {
 	users      func(federation.CredentialID) *federation.Credential
 	tokens     *TokenVerifier // nil = tokens of no issuer are taken
 	passwords  *passwords
+	queue      QueueConfig
 	secret     *atomic.Pointer[[]byte] // for decoys; of all doors
 	iterations Iterations              // for decoys; may be nil
 }
@@ -77,7 +78,7 @@ type Iterations func(m federation.ScramMechanism, at uint64) int32
 // NewAuthenticator makes an Authenticator that offers some SASL mechanisms. users
 // finds credentials in the newest map; tokens may be nil.
 func NewAuthenticator(mechanisms []string, users func(federation.CredentialID) *federation.Credential, tokens *TokenVerifier) *Authenticator {
-	a := &Authenticator{users: users, tokens: tokens, passwords: newPasswords(), secret: new(atomic.Pointer[[]byte])}
+	a := &Authenticator{users: users, tokens: tokens, passwords: newPasswords(QueueConfig{}), secret: new(atomic.Pointer[[]byte])}
 	secret := make([]byte, sha256.Size)
 	_, _ = rand.Read(secret) // it never fails
 	a.secret.Store(&secret)
@@ -93,8 +94,21 @@ func NewAuthenticator(mechanisms []string, users func(federation.CredentialID) *
 // own: guesses at one do not hold up logins at the other.
 func (a *Authenticator) Door() *Authenticator {
 	other := *a
-	other.passwords = newPasswords()
+	other.passwords = newPasswords(a.queue)
 	return &other
+}
+
+// Of returns an Authenticator of other users at the same door, with the same queue.
+func (a *Authenticator) Of(users func(federation.CredentialID) *federation.Credential) *Authenticator {
+	other := *a
+	other.users = users
+	return &other
+}
+
+// LimitPasswords bounds the passwords that wait. It is to be called before the
+// Authenticator is used.
+func (a *Authenticator) LimitPasswords(cfg QueueConfig) {
+	a.queue, a.passwords = cfg, newPasswords(cfg)
 }
 
 // HideUnknown has users that do not exist look like those that do, in their iterations. It

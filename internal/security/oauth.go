@@ -16,6 +16,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/braidmq/braid/federation"
 )
 
 // tokenAlgorithms are those that prove who signed with a public key: "none" and shared
@@ -57,9 +59,11 @@ type TokenVerifier struct {
 
 	fetching sync.Mutex // held while keys are fetched
 
-	mu    sync.Mutex // guards the following
-	keys  jose.JSONWebKeySet
-	tried time.Time // the last look at the keys
+	mu      sync.Mutex // guards the following
+	keys    jose.JSONWebKeySet
+	tried   time.Time     // the last look at the keys
+	failed  bool          // the last look did
+	looking chan struct{} // closed at the end of a look for a key that is not known; nil = none is under way
 }
 
 // NewTokenVerifier makes a verifier; keys are fetched when the first token comes, or by
@@ -109,11 +113,11 @@ func (v *TokenVerifier) refresh(ctx context.Context) error {
 	v.tried = v.now()
 	v.mu.Unlock()
 	set, err := v.fetch(ctx)
-	if err != nil {
-		return err
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.failed = err != nil; err != nil {
+		return err
+	}
 	v.keys = set
 	return nil
 }
@@ -156,31 +160,74 @@ func (v *TokenVerifier) download(ctx context.Context) ([]byte, error) {
 }
 
 // key finds the keys of an id. One that is not known is looked for at the issuer, as a
-// new one may have come; not more often than each keysRefreshSoon, whoever asks.
+// new one may have come; not more often than each keysRefreshSoon, whoever asks. Until it
+// was looked for, whether the token is good is not decided.
 func (v *TokenVerifier) key(ctx context.Context, id string) ([]jose.JSONWebKey, error) {
-	keys, due := v.held(id)
-	if len(keys) == 0 && due {
+	keys, looking := v.held(ctx, id)
+	if len(keys) > 0 {
+		return keys, nil
+	}
+	if looking == nil {
+		return nil, busyError("the token is signed with a key that is not among the issuer's, which were read a moment ago")
+	}
+	select {
+	case <-looking:
+	case <-ctx.Done():
+		return nil, errNoKeys
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	keys = v.keysLocked(id)
+	switch {
+	case len(keys) > 0:
+		return keys, nil
+	case v.failed:
+		return nil, errNoKeys
+	}
+	return nil, errors.New("the token is signed with a key that is not among the issuer's")
+}
+
+// errNoKeys is the answer to a token while the issuer's keys cannot be read.
+var errNoKeys = federation.Errorf(federation.StoreUnavailable, "the keys of the token issuer cannot be read, so the token cannot be checked; try again")
+
+// held returns the keys of an id, or else what is closed when they were looked for; nil
+// if that was done a moment ago.
+func (v *TokenVerifier) held(ctx context.Context, id string) ([]jose.JSONWebKey, <-chan struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if keys := v.keysLocked(id); len(keys) > 0 {
+		return keys, nil
+	}
+	switch {
+	case v.looking != nil:
+		return nil, v.looking
+	case v.now().Sub(v.tried) < keysRefreshSoon && v.failed:
+		failed := make(chan struct{})
+		close(failed)
+		return nil, failed
+	case v.now().Sub(v.tried) < keysRefreshSoon:
+		return nil, nil
+	}
+	done := make(chan struct{})
+	v.looking = done
+	go func() {
 		// Whoever asks may go away: others wait for the same keys.
 		if err := v.refresh(context.WithoutCancel(ctx)); err != nil {
 			v.log.Warn("the keys of the token issuer could not be read", "from", v.cfg.Keys, "err", err)
 		}
-		keys, _ = v.held(id)
-	}
-	if len(keys) == 0 {
-		return nil, errors.New("the token is signed with a key that is not among the issuer's")
-	}
-	return keys, nil
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.looking = nil
+		close(done)
+	}()
+	return nil, done
 }
 
-func (v *TokenVerifier) held(id string) (keys []jose.JSONWebKey, due bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+func (v *TokenVerifier) keysLocked(id string) []jose.JSONWebKey {
 	if id == "" {
-		keys = v.keys.Keys
-	} else {
-		keys = v.keys.Key(id)
+		return v.keys.Keys
 	}
-	return keys, v.now().Sub(v.tried) >= keysRefreshSoon
+	return v.keys.Key(id)
 }
 
 // Verify checks a token: signature, issuer, audience and times.
@@ -195,11 +242,20 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (*Identity, er
 	if len(parsed.Headers) != 1 {
 		return nil, errors.New("the token has not exactly one signature")
 	}
+	want := jwt.Expected{Issuer: v.cfg.Issuer, AnyAudience: jwt.Audience{v.cfg.Audience}, Time: v.now()}
+	var claims jwt.Claims
+	// Those of strangers are refused before a key is looked for.
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
+		return nil, fmt.Errorf("the token cannot be read: %w", err)
+	}
+	if err := claims.ValidateWithLeeway(want, v.cfg.Skew); err != nil {
+		return nil, fmt.Errorf("the token is not valid: %w", err)
+	}
 	keys, err := v.key(ctx, parsed.Headers[0].KeyID)
 	if err != nil {
 		return nil, err
 	}
-	var claims jwt.Claims
+	claims = jwt.Claims{}
 	all := make(map[string]any)
 	err = errors.New("no key of the issuer is a public one")
 	for _, k := range keys {
@@ -213,7 +269,6 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (*Identity, er
 	if err != nil {
 		return nil, fmt.Errorf("the token's signature does not hold: %w", err)
 	}
-	want := jwt.Expected{Issuer: v.cfg.Issuer, AnyAudience: jwt.Audience{v.cfg.Audience}, Time: v.now()}
 	if err := claims.ValidateWithLeeway(want, v.cfg.Skew); err != nil {
 		return nil, fmt.Errorf("the token is not valid: %w", err)
 	}
@@ -249,6 +304,9 @@ func (o *oauthBearer) Next(ctx context.Context, message []byte) ([]byte, *Identi
 	id, err := o.a.CheckToken(ctx, token)
 	if err == nil && authzid != "" && authzid != id.Principal.Name {
 		err = errors.New("the authorization id differs from the token's user")
+	}
+	if Undecided(err) {
+		return nil, nil, err
 	}
 	if err != nil {
 		o.failed = err

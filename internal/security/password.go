@@ -9,10 +9,8 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
-	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/braidmq/braid/federation"
 )
@@ -22,30 +20,22 @@ const (
 	provenMax = 10_000
 	// passwordBytesMax bounds a password: a longer one is refused before it costs anything.
 	passwordBytesMax = 1024
-	// waitingMax bounds the passwords of a door that wait to be derived: what comes above
-	// is told to come again, so that a flood of guesses holds nobody up for longer.
-	waitingMax = 256
 )
 
-// errBusy is the answer to a password that comes while too many wait.
-var errBusy = federation.Errorf(federation.Throttled, "too many passwords are being checked; try again")
-
 // passwords remembers which passwords were proven, so that a client that sends its
-// password with each call costs the iterations once. It holds no password, only a MAC
-// of it under a key of this process, together with the credential: a credential that
-// changes is not the same any more.
+// password with each call costs the iterations once, and waits for nobody who guesses. It
+// holds no password, only a MAC of it under a key of this process, together with the
+// credential: a credential that changes is not the same any more.
 type passwords struct {
 	key   []byte
-	slots chan struct{} // bounds how many processors derivations take
-	// waiting counts those that derive, and those that wait to.
-	waiting atomic.Int64
+	queue *queue
 
 	mu     sync.Mutex // guards the following
 	proven map[[sha256.Size]byte]struct{}
 }
 
-func newPasswords() *passwords {
-	p := &passwords{key: make([]byte, sha256.Size), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), proven: make(map[[sha256.Size]byte]struct{})}
+func newPasswords(cfg QueueConfig) *passwords {
+	p := &passwords{key: make([]byte, sha256.Size), queue: newQueue(cfg), proven: make(map[[sha256.Size]byte]struct{})}
 	_, _ = rand.Read(p.key) // it never fails
 	return p
 }
@@ -60,26 +50,17 @@ func (p *passwords) mark(c *federation.Credential, password string) (out [sha256
 	return out
 }
 
-// check reports whether a password is that of a credential.
-func (p *passwords) check(ctx context.Context, c *federation.Credential, password string) (bool, error) {
+// isProven reports whether a password was proven to be that of a credential.
+func (p *passwords) isProven(c *federation.Credential, password string) bool {
 	mark := p.mark(c, password)
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	_, ok := p.proven[mark]
-	p.mu.Unlock()
-	if ok {
-		return true, nil
-	}
-	if p.waiting.Add(1) > waitingMax {
-		p.waiting.Add(-1)
-		return false, errBusy
-	}
-	defer p.waiting.Add(-1)
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
+	return ok
+}
+
+// derive reports whether a password is that of a credential, by as many hashes as it takes.
+func (p *passwords) derive(c *federation.Credential, password string) (bool, error) {
 	h, err := hashOf(c.Mechanism)
 	if err != nil {
 		return false, err
@@ -88,6 +69,7 @@ func (p *passwords) check(ctx context.Context, c *federation.Credential, passwor
 	if err != nil || subtle.ConstantTimeCompare(storedKey(h, salted), c.StoredKey) != 1 {
 		return false, err
 	}
+	mark := p.mark(c, password)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for old := range p.proven { // any: it is proven again when it comes
@@ -100,21 +82,33 @@ func (p *passwords) check(ctx context.Context, c *federation.Credential, passwor
 	return true, nil
 }
 
-// CheckPassword checks the password of a user against any of its credentials.
+// CheckPassword checks the password of a user against any of its credentials. One that
+// was not proven before waits for its turn; see Undecided for an error that says nothing
+// about the password.
 func (a *Authenticator) CheckPassword(ctx context.Context, user, password string) (*Identity, error) {
 	if federation.CheckUserName(user) != nil || password == "" || len(password) > passwordBytesMax {
 		return nil, errCredentials
 	}
+	mechanisms := []federation.ScramMechanism{federation.ScramSHA256, federation.ScramSHA512}
+	for _, m := range mechanisms {
+		if c := a.users(federation.CredentialID{User: user, Mechanism: m}); c != nil && a.passwords.isProven(c, password) {
+			return &Identity{Principal: User(user), Method: Plain, credential: c.CredentialID}, nil
+		}
+	}
+	if err := a.passwords.queue.acquire(ctx, user); err != nil {
+		return nil, err
+	}
+	defer a.passwords.queue.release()
 	// All are tried, and those that are not there are tried with nothing behind them: how
 	// long it takes does not tell who exists.
-	for _, m := range []federation.ScramMechanism{federation.ScramSHA256, federation.ScramSHA512} {
+	for _, m := range mechanisms {
 		id := federation.CredentialID{User: user, Mechanism: m}
 		c := a.users(id)
 		known := c != nil
 		if !known {
 			c = a.decoy(id)
 		}
-		ok, err := a.passwords.check(ctx, c, password)
+		ok, err := a.passwords.derive(c, password)
 		if err != nil {
 			return nil, err
 		}

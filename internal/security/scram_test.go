@@ -202,18 +202,14 @@ func TestProvenPasswords(t *testing.T) {
 	}
 	require.NoError(t, check("secret"))
 	require.Len(t, a.passwords.proven, 1)
-	// With all slots taken nothing can be derived: it is known without.
-	for range cap(a.passwords.slots) {
-		a.passwords.slots <- struct{}{}
-	}
+	// With all processors taken nothing can be derived: it is known without.
+	a.passwords.queue.busy()
 	require.NoError(t, check("secret"))
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := a.CheckPassword(gone, "alice", "wrong")
 	require.ErrorIs(t, err, context.Canceled)
-	for range cap(a.passwords.slots) {
-		<-a.passwords.slots
-	}
+	a.passwords.queue.release()
 	u.set(t, "alice", "changed", federation.ScramSHA256, federation.ScramSHA512)
 	require.Error(t, check("secret"))
 	require.NoError(t, check("changed"))
@@ -225,7 +221,7 @@ func TestProvenPasswordsAreBounded(t *testing.T) {
 		a.passwords.proven[[32]byte{byte(i), byte(i >> 8)}] = struct{}{}
 	}
 	c := u.find(federation.CredentialID{User: "alice", Mechanism: federation.ScramSHA256})
-	ok, err := a.passwords.check(t.Context(), c, "secret")
+	ok, err := a.passwords.derive(c, "secret")
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Len(t, a.passwords.proven, provenMax)
