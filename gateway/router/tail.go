@@ -60,7 +60,7 @@ type tailChunk struct {
 	first, end federation.LogicalOffset
 	data       []byte // patched
 	buf        *upstream.Buffer
-	txn        bool // holds transactional batches
+	txn        bool // holds transactional batches, or lies behind a transaction that is open
 }
 
 // tailOf returns the tail of a broker, and starts it if there is none.
@@ -400,7 +400,8 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		return
 	}
 	buf.Retain()
-	p.chunks = append(p.chunks, tailChunk{first: p.extent.Logical(p.next), end: got.next, data: got.data, buf: buf, txn: got.txn})
+	open := rp.LastStableOffset >= 0 && p.extent.Logical(federation.PhysicalOffset(rp.LastStableOffset)) < got.next
+	p.chunks = append(p.chunks, tailChunk{first: p.extent.Logical(p.next), end: got.next, data: got.data, buf: buf, txn: got.txn || open})
 	p.next = p.extent.Physical(got.next)
 	t.order = append(t.order, p)
 	t.bytes += len(got.data)

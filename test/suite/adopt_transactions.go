@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"context"
 	"strconv"
 	"testing"
 	"time"
@@ -88,8 +89,23 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 	require.Len(t, got.AbortedTransactions, 1)
 	require.EqualValues(t, 3, got.AbortedTransactions[0].FirstOffset)
 
+	// What comes meanwhile is in the tail cache for one reader, and not there for the other.
+	above := func(level kgo.IsolationLevel) *kgo.Client {
+		from := map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(end)}}
+		r := s.client(t, kgo.ConsumePartitions(from), kgo.FetchIsolationLevel(level))
+		require.Empty(t, pollFor(t, r, 200*time.Millisecond))
+		return r
+	}
+	loose, strict := above(kgo.ReadUncommitted()), above(kgo.ReadCommitted())
+	send(t, direct, plain("later"))
+	require.Equal(t, []string{"later"}, texts(poll(t, loose, 1)))
+	require.Empty(t, pollFor(t, strict, 500*time.Millisecond), "it is above the last stable offset")
+	stable, _ = ends()
+	require.EqualValues(t, 6, stable)
+
 	require.NoError(t, open.EndTransaction(call(t), kgo.TryCommit))
-	require.Equal(t, []string{"open", "behind"}, texts(poll(t, committed, 2)), "a reader that waits at the last stable offset goes on")
+	require.Equal(t, []string{"open", "behind", "later"}, texts(poll(t, committed, 3)), "a reader that waits at the last stable offset goes on")
+	require.Equal(t, []string{"later"}, texts(poll(t, strict, 1)))
 
 	// Readers pass from the one cluster to the other at both levels.
 	s.w.MustBraid(t, "", "topic", "move", topic, "--partitions", "0", "--to", next)
@@ -97,9 +113,21 @@ func (s *suite) testAdoptTransactions(t *testing.T) {
 		send(t, client, plain(strconv.Itoa(i)))
 	}
 	require.Equal(t, []string{"0", "1", "2"}, texts(poll(t, committed, 3)))
-	require.Equal(t, []string{"committed", "committed too", "plain", "open", "behind", "0", "1", "2"}, texts(poll(t, reader(kgo.ReadCommitted()), 8)))
+	require.Equal(t, []string{"committed", "committed too", "plain", "open", "behind", "later", "0", "1", "2"}, texts(poll(t, reader(kgo.ReadCommitted()), 9)))
 	stable, end = ends()
 	require.Equal(t, end, stable)
+}
+
+// pollFor returns what comes within a time.
+func pollFor(t *testing.T, client *kgo.Client, d time.Duration) []*kgo.Record {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(call(t), d)
+	defer cancel()
+	fetches := client.PollFetches(ctx)
+	if err := fetches.Err(); err != nil {
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	return fetches.Records()
 }
 
 // listAt asks for the offset of a time.
