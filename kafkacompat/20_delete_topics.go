@@ -31,6 +31,7 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 			kreq.Topics = append(kreq.Topics, t)
 		}
 	}
+	kreq.Topics, resp.Topics = namedOnce(req, kreq.Topics)
 	m := c.s.mapOrNil()
 	everyTopic := req.may.Sees(acl.Delete, acl.Cluster, federation.ACLClusterName)
 	seen := make(map[federation.TopicName]bool)
@@ -39,6 +40,9 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		found, unknown := findTopic(m, t.Topic == nil, deref(t.Topic), t.TopicID)
 		switch {
+		case t.Topic == nil && t.TopicID == [16]byte{}:
+			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
+			rt.ErrorMessage = new("give the name or the id of a topic")
 		case t.Topic != nil && t.TopicID != [16]byte{}:
 			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
 			rt.ErrorMessage = new("give either the name or the id of a topic")
@@ -71,6 +75,36 @@ func handleDeleteTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp
+}
+
+// namedOnce splits topics into those that are named once, and answers for those that are
+// named more often: nobody knows what was meant, so none of them is deleted
+// (ControllerApis.deleteTopics).
+func namedOnce(req *request, topics []kmsg.DeleteTopicsRequestTopic) (once []kmsg.DeleteTopicsRequestTopic, refused []kmsg.DeleteTopicsResponseTopic) {
+	type spelling struct {
+		name string
+		id   [16]byte
+	}
+	times := make(map[spelling]int, len(topics))
+	for _, t := range topics {
+		times[spelling{deref(t.Topic), t.TopicID}]++
+	}
+	for _, t := range topics {
+		s := spelling{deref(t.Topic), t.TopicID}
+		proper := (t.Topic == nil) != (t.TopicID == [16]byte{})
+		switch n := times[s]; {
+		case !proper || n == 1:
+			once = append(once, t)
+		case n > 1:
+			times[s] = 0 // answered
+			rt := kmsg.NewDeleteTopicsResponseTopic()
+			rt.Topic, rt.TopicID = t.Topic, t.TopicID
+			rt.ErrorCode = req.refuse(kerr.InvalidRequest)
+			rt.ErrorMessage = new(fmt.Sprintf("topic %s is in the request more than once", nameOrID(t.Topic, t.TopicID)))
+			refused = append(refused, rt)
+		}
+	}
+	return once, refused
 }
 
 func nameOrID(name *string, id federation.TopicID) string {

@@ -87,8 +87,9 @@ func document() string {
 	return "# The Kafka API of a gateway\n\n" +
 		"<!-- Generated from kafkacompat/versions.go by `go generate ./kafkacompat`; do not edit. -->\n\n" +
 		"What a Kafka client that connects to braid can call, and what each call does over several\n" +
-		"physical clusters. Offsets, leader epochs, topic ids, node ids and producer ids are always\n" +
-		"braid's own. Throttle times are those of braid's own quotas.\n\n" +
+		"physical clusters. Offsets, leader epochs, topic ids, node ids and producer ids are braid's\n" +
+		"own, but for one case: batches that were written before their topic was adopted keep the ids\n" +
+		"of their producers, in what Fetch and DescribeProducers answer. Throttle times are those of braid's own quotas.\n\n" +
 		"*Rights* are what ACLs have to allow where a gateway runs with `--authorizer acl`: those that a\n" +
 		"broker asks for. Without the right to DESCRIBE a topic nobody learns whether it exists.\n\n" +
 		"## Served\n\n| Key | API | Versions | Rights | Behaviour and limits |\n|---|---|---|---|---|\n" + served.String() +

@@ -111,6 +111,8 @@ func (g *group) onDeleteOffsets(to any, tps []federation.TopicPartition) {
 		switch {
 		case t == nil:
 			errs[i] = federation.Errorf(federation.UnknownTopic, "topic %q does not exist", tp.Topic)
+		case tp.Partition < 0 || int(tp.Partition) >= len(t.Partitions):
+			errs[i] = federation.Errorf(federation.UnknownPartition, "topic %q has no partition %d", tp.Topic, tp.Partition)
 		case g.state != stateEmpty && g.isSubscribed(tp.Topic):
 			errs[i] = federation.Errorf(federation.GroupSubscribed, "group %q subscribes to topic %q; its offsets stay", g.id, tp.Topic)
 		default:

@@ -390,7 +390,7 @@ func (r *Router) firstWithin(ctx context.Context, e *federation.Extent, l listed
 }
 
 // listMax finds the record with the largest timestamp over all extents; of
-// equal ones the newest. A mark, or what is hidden, can be the newest of its extent, so
+// equal ones the first extent's. A mark, or what is hidden, can be the newest of its extent, so
 // where the answer is no record of the extent, its last record stands in for it.
 func (r *Router) listMax(ctx context.Context, part *federation.Partition, committed bool) (OffsetAnswer, error) {
 	best := OffsetAnswer{Offset: -1, TimestampMs: -1, Epoch: federation.NoEpoch}
@@ -414,7 +414,7 @@ func (r *Router) listMax(ctx context.Context, part *federation.Partition, commit
 				continue
 			}
 		}
-		if l.timestamp >= best.TimestampMs {
+		if l.timestamp > best.TimestampMs { // of those with the same time the first, as within a log
 			best = OffsetAnswer{Offset: e.Logical(l.offset), TimestampMs: l.timestamp, Epoch: e.Epoch(l.epoch)}
 		}
 	}

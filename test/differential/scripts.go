@@ -267,6 +267,17 @@ func deletionScript(s *Side) {
 	})
 	s.ask("delete by an unknown id", 6, &kmsg.DeleteTopicsRequest{TimeoutMillis: 20_000, Topics: []kmsg.DeleteTopicsRequestTopic{{TopicID: [16]byte{9}}}})
 	id := s.topicID("compacted")
+	for _, v := range []int16{1, 5, 6} {
+		s.ask("delete a topic that is named twice", v, &kmsg.DeleteTopicsRequest{TimeoutMillis: 20_000, TopicNames: []string{"compacted", "compacted"}, Topics: []kmsg.DeleteTopicsRequestTopic{{Topic: new("compacted")}, {Topic: new("compacted")}}})
+	}
+	for _, topics := range [][]kmsg.DeleteTopicsRequestTopic{
+		{{TopicID: id}, {TopicID: id}},
+		{{Topic: new("compacted"), TopicID: id}},
+		{{}, {}},
+	} {
+		s.ask("delete what is named badly", 6, &kmsg.DeleteTopicsRequest{TimeoutMillis: 20_000, Topics: topics})
+	}
+	s.ask("still there", 12, metadata("compacted"))
 	s.ask("delete by id", 6, &kmsg.DeleteTopicsRequest{TimeoutMillis: 20_000, Topics: []kmsg.DeleteTopicsRequestTopic{{TopicID: id}}})
 	s.until("gone", 12, metadata("compacted"), func(response kmsg.Response) bool {
 		return response.(*kmsg.MetadataResponse).Topics[0].ErrorCode != 0
