@@ -91,6 +91,24 @@ func TestTokensAreKeptWhileTheyHold(t *testing.T) {
 	})
 }
 
+// An issuer whose tokens have no end, are about to end or have ended is asked about once a
+// second, however many connections prove themselves.
+func TestTokensThatAreAboutToEnd(t *testing.T) {
+	for _, expires := range []string{``, `,"expires_in":1`, `,"expires_in":0.001`, `,"expires_in":0`, `,"expires_in":-60`} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &double{status: http.StatusOK, body: `{"access_token":"one"` + expires + `}`}
+			s := d.source()
+			for range 10_000 {
+				token, err := s.token(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, "one", token)
+				<-time.After(time.Millisecond)
+			}
+			require.Equal(t, 13, d.asked, "in 10 s, %s", expires) // each is used for four fifths of a second
+		})
+	}
+}
+
 // Many connections that want a token ask once, also if the issuer hangs.
 func TestIssuersAreNotPressed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -121,7 +139,7 @@ func TestIssuersAreNotPressed(t *testing.T) {
 		require.Equal(t, "one", token)
 		_, err = s.token(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, 4, d.asked, "one without an end is used once")
+		require.Equal(t, 3, d.asked, "one without an end is used for a while, too")
 	})
 }
 

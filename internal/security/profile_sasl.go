@@ -231,8 +231,11 @@ func (s *tokenSource) token(ctx context.Context) (string, error) {
 	return "", s.err
 }
 
-// tokenLifeMax is what a longer life of a token is taken for.
-const tokenLifeMax = 365 * 24 * time.Hour
+// What a shorter life of a token is taken for, and a longer one.
+const (
+	tokenLifeLeast = time.Second
+	tokenLifeMax   = 365 * 24 * time.Hour
+)
 
 // ask asks the issuer for a token, and returns for how long it holds.
 func (s *tokenSource) ask(ctx context.Context) (token string, life time.Duration, err error) {
@@ -268,7 +271,9 @@ func (s *tokenSource) ask(ctx context.Context) (token string, life time.Duration
 	case err != nil || answer.Token == "":
 		return "", 0, errors.New("the issuer gives no token: its answer has no access_token")
 	}
-	seconds := min(max(answer.ExpiresIn, 0), tokenLifeMax.Seconds())
+	// One that does not say for how long it holds, or hands out what is about to end, is not
+	// asked for each connection either.
+	seconds := min(max(answer.ExpiresIn, tokenLifeLeast.Seconds()), tokenLifeMax.Seconds())
 	return answer.Token, time.Duration(seconds * float64(time.Second)), nil
 }
 

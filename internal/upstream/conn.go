@@ -48,13 +48,20 @@ type connSlot struct {
 	conn    *Conn
 	dialing chan struct{} // closed when the dial under way ended
 	err     error         // of the last dial
-	failed  time.Time     // when it ended
+	ended   time.Time     // the last dial
+	pause   time.Duration // for which err is believed
 	gone    bool
 }
 
-// redialPause is how long a failed dial is believed, so that a dead broker is
-// not dialled for every append.
-const redialPause = 100 * time.Millisecond
+const (
+	// redialPause is how long a failed dial is believed, so that a dead broker is not dialled
+	// for every append. It is also the least time between two dials when the first went well:
+	// a session that is about to end, as its token is, would else be one dial after the other.
+	redialPause = 100 * time.Millisecond
+	// redialPauseMost is how long a broker's refusal is believed when others came before it:
+	// each time it is twice as long. Most last until somebody writes another secret.
+	redialPauseMost = time.Second
+)
 
 // Ready returns the open connection of a key without waiting; nil if there is none.
 func (c *Cluster) Ready(broker int32, use Use, lane int) *Conn {
@@ -81,13 +88,13 @@ func (c *Cluster) Conn(ctx context.Context, broker int32, use Use, lane int) (*C
 			conn := s.conn
 			s.mu.Unlock()
 			return conn, nil
-		case s.dialing == nil && s.err != nil && time.Since(s.failed) < redialPause:
+		case s.dialing == nil && s.err != nil && time.Since(s.ended) < s.pause:
 			err := s.err
 			s.mu.Unlock()
 			return nil, err
 		case s.dialing == nil:
 			s.dialing = make(chan struct{})
-			go c.dial(s, broker)
+			go c.dial(s, broker, time.Until(s.ended.Add(redialPause)))
 		}
 		wait := s.dialing
 		s.mu.Unlock()
@@ -110,12 +117,27 @@ func (c *Cluster) slot(k connKey) *connSlot {
 	return s
 }
 
-func (c *Cluster) dial(s *connSlot, broker int32) {
+// dial opens the connection of a slot after a while.
+func (c *Cluster) dial(s *connSlot, broker int32, after time.Duration) {
+	if after > 0 {
+		timer := time.NewTimer(after)
+		select {
+		case <-timer.C:
+		case <-c.ctx.Done():
+		}
+		timer.Stop()
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.DialTimeout)
 	defer cancel()
 	conn, err := c.open(ctx, broker)
+	pause := redialPause
 	if err != nil {
 		err = c.unavailable(err)
+		if refused, ok := errors.AsType[*RefusedError](err); ok && refused.Certain {
+			s.mu.Lock()
+			pause = min(max(2*s.pause, redialPause), redialPauseMost)
+			s.mu.Unlock()
+		}
 		c.cfg.Logger.Debug("broker cannot be reached", "cluster", c.Name, "broker", broker, "err", err)
 		// The address may be an old one; a dead broker's partitions have new leaders.
 		c.meta.mu.Lock()
@@ -127,7 +149,10 @@ func (c *Cluster) dial(s *connSlot, broker int32) {
 		conn.Close()
 		conn = nil
 	}
-	s.conn, s.err, s.failed = conn, err, time.Now()
+	if err == nil {
+		pause = 0
+	}
+	s.conn, s.err, s.ended, s.pause = conn, err, time.Now(), pause
 	close(s.dialing)
 	s.dialing = nil
 	s.mu.Unlock()
