@@ -38,10 +38,7 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 	began := req.workBegins()
 	var kreq kmsg.FetchRequest
 	kreq.SetVersion(req.version)
-	if err := req.api.check(req.version, req.body); err != nil {
-		return c.malformed(ctx, req, err)
-	}
-	if err := kreq.ReadFrom(req.body); err != nil {
+	if err := req.api.read(&kreq, req.version, req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}
 	s, full, refused := c.fetchSessionOf(ctx, req, &kreq)

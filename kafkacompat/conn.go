@@ -40,7 +40,8 @@ type conn struct {
 	host    string     // the client's IP address, as ACLs name it
 	slots   chan *slot // read, not answered yet, in order
 
-	clientID string // of the last request, for the reader
+	// Of the last request, for the reader: the client id as it came, and as text.
+	clientIDSent, clientID string
 
 	inFlight      atomic.Int64 // requests
 	answerable    atomic.Int64 // requests in line whose answers only wait for those before them

@@ -27,6 +27,7 @@ func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
 		ConsumerSessionTimeout: 5 * time.Second, ConsumerHeartbeatInterval: 50 * time.Millisecond,
 	})
 	require.NoError(w.t, err)
+	w.engines = append(w.engines, e)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,6 +23,13 @@ func FuzzRequests(f *testing.F) {
 		for v := int16(0); v <= req.MaxVersion(); v++ {
 			req.SetVersion(v)
 			f.Add(kmsg.NewRequestFormatter(kmsg.FormatterClientID("fuzz")).AppendRequest(nil, req, 7)[4:])
+		}
+	}
+	for _, group := range []string{"caf\xe9", strings.Repeat("\xe9", 1<<15-1), strings.Repeat("g", 1<<15)} {
+		for v := range int16(10) {
+			req := joinNew(group)
+			req.SetVersion(v)
+			f.Add(kmsg.NewRequestFormatter(kmsg.FormatterClientID(group[:min(len(group), 1<<15-1)])).AppendRequest(nil, req, 7)[4:])
 		}
 	}
 	w := newWorld(f)

@@ -1,6 +1,12 @@
 package kafkacompat
 
-import "github.com/braidmq/braid/internal/layout"
+import (
+	"reflect"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/layout"
+)
 
 // The kinds of fields that requests have.
 var (
@@ -65,8 +71,15 @@ var layouts = map[int16]layout.Fields{
 	75: {array(str, end()), i32, optional(str, i32, end()), end()},
 }
 
-// check walks a request's body before the codec sees it.
-func (a *api) check(version int16, body []byte) error {
-	_, err := layout.Walk(layouts[int16(a.key)], body, version, version >= a.flexible)
-	return err
+// read decodes a request's body after a walk along its layout. Strings that are not UTF-8
+// become what a broker makes of them.
+func (a *api) read(kreq kmsg.Request, version int16, body []byte) error {
+	text, err := layout.WalkText(layouts[int16(a.key)], body, version, version >= a.flexible)
+	if err != nil {
+		return err
+	}
+	if err := kreq.ReadFrom(body); err != nil || text {
+		return err
+	}
+	return makeText(reflect.ValueOf(kreq).Elem())
 }

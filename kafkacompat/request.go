@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/layout"
 	"github.com/braidmq/braid/internal/quota"
 )
 
@@ -61,8 +62,11 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 		}
 	}
 	clientID, _ := rd.str(false)
-	if string(clientID) != c.clientID { // most clients keep theirs
-		c.clientID = string(clientID)
+	if string(clientID) != c.clientIDSent { // most clients keep theirs
+		c.clientIDSent, c.clientID = string(clientID), text(clientID)
+		if len(c.clientID) > layout.StringBytesMax {
+			return nil, fmt.Errorf("%s version %d: %w", req.api.name, req.version, layout.ErrStringMax)
+		}
 	}
 	req.clientID = c.clientID
 	if req.version >= req.api.flexible {
@@ -89,10 +93,7 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	began := req.workBegins()
 	kreq := kmsg.RequestForKey(req.key)
 	kreq.SetVersion(req.version)
-	if err := req.api.check(req.version, req.body); err != nil {
-		return c.malformed(ctx, req, err)
-	}
-	if err := kreq.ReadFrom(req.body); err != nil {
+	if err := req.api.read(kreq, req.version, req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}
 	req.worked(began)

@@ -1,6 +1,10 @@
 package kafkacompat
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/braidmq/braid/internal/layout"
+)
 
 // A reader decodes the primitive types of the Kafka protocol. After the first
 // read beyond the end it is bad, and all it returns is zero.
@@ -75,8 +79,11 @@ func (r *reader) length(compact, short bool) int {
 // str reads a string; null reports a null one.
 func (r *reader) str(compact bool) (s []byte, null bool) {
 	n := r.length(compact, true)
-	if n == -1 {
+	switch {
+	case n == -1:
 		return nil, true
+	case n > layout.StringBytesMax:
+		n = -2 // as a broker, whatever the version could say
 	}
 	return r.span(n), false
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/braidmq/braid/controller/planner"
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/federation/federationtest"
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
 	"github.com/braidmq/braid/internal/memory"
@@ -46,6 +47,7 @@ func (i *producerIDs) NextProducerID(context.Context) (int64, error) { return 1<
 
 // world is a server over the real router and two embedded clusters.
 type world struct {
+	engines []*groups.Engine // of the gateways, in the order they came
 	*federationtest.World
 	t        testing.TB
 	router   *router.Router

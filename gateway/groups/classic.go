@@ -158,7 +158,7 @@ func (g *group) joinNew(to any, r *JoinRequest) {
 	if r.InstanceID != "" {
 		prefix = r.InstanceID
 	}
-	id := prefix + "-" + g.cfg.NewID()
+	id := beginning(prefix) + "-" + g.cfg.NewID()
 	if r.InstanceID != "" {
 		if old := g.members[g.static[r.InstanceID]]; old != nil {
 			g.replaceStatic(to, r, old, id)
@@ -178,6 +178,16 @@ func (g *group) joinNew(to any, r *JoinRequest) {
 	g.pending[id] = g.now.Add(r.SessionTimeout)
 	g.wakeAt(g.pending[id])
 	g.reply(to, JoinResponse{MemberID: id}, federation.Errorf(federation.MemberIDRequired, "group %q: join again with the given member id", g.id))
+}
+
+// beginning is what of a client's name goes into a member id: the whole id must fit into
+// the strings of all versions of answers.
+func beginning(name string) string {
+	const lengthMax = 1000
+	if len(name) <= lengthMax {
+		return name
+	}
+	return strings.ToValidUTF8(name[:lengthMax], "")
 }
 
 func (g *group) addClassic(to any, r *JoinRequest, id string) {
@@ -588,7 +598,7 @@ func (g *group) takeAssignments(to any, leader *member, assignments []MemberAssi
 	}
 	given := make(map[string][]byte, len(assignments))
 	for _, a := range assignments {
-		given[a.MemberID] = a.Assignment
+		given[a.MemberID] = bytes.Clone(a.Assignment) // not to keep the whole request
 	}
 	for _, m := range g.ordered() {
 		m.assignment = given[m.id]

@@ -2,6 +2,8 @@ package groups
 
 import (
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -35,14 +37,20 @@ func decodeSubscription(b []byte) *subscription {
 	}
 	sub := &subscription{version: min(max(s.Version, 0), consumerVersionMax)}
 	for _, t := range s.Topics {
-		sub.topics = append(sub.topics, federation.TopicName(t))
+		sub.topics = append(sub.topics, topicName(t))
 	}
 	for _, o := range s.OwnedPartitions {
 		for _, p := range o.Partitions {
-			sub.owned = append(sub.owned, federation.TopicPartition{Topic: federation.TopicName(o.Topic), Partition: federation.LogicalPartition(p)})
+			sub.owned = append(sub.owned, federation.TopicPartition{Topic: topicName(o.Topic), Partition: federation.LogicalPartition(p)})
 		}
 	}
 	return sub
+}
+
+// topicName is a name as clients wrote it in what only they look into: it may be anything,
+// but is shown, and stored as JSON.
+func topicName(s string) federation.TopicName {
+	return federation.TopicName(strings.ToValidUTF8(s, string(utf8.RuneError)))
 }
 
 // encodeAssignment makes the bytes of a ConsumerProtocolAssignment; tps are sorted.
@@ -70,7 +78,7 @@ func decodeAssignment(b []byte) []federation.TopicPartition {
 	var tps []federation.TopicPartition
 	for _, t := range a.Topics {
 		for _, p := range t.Partitions {
-			tps = append(tps, federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p)})
+			tps = append(tps, federation.TopicPartition{Topic: topicName(t.Topic), Partition: federation.LogicalPartition(p)})
 		}
 	}
 	sortPartitions(tps)

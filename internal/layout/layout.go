@@ -4,6 +4,7 @@ package layout
 import (
 	"encoding/binary"
 	"errors"
+	"unicode/utf8"
 )
 
 // Fields describe the body of a message, field by field, as Kafka's message definitions
@@ -77,10 +78,15 @@ func (f Field) Until(v int16) Field { f.max = v; return f }
 // together.
 const ElementsMax = 1 << 20
 
+// StringBytesMax bounds a string in all versions, as Kafka does (MessageDataGenerator):
+// flexible ones could have longer strings, which answers in others have no room for.
+const StringBytesMax = 1<<15 - 1
+
 // What Walk finds.
 var (
 	ErrCutOff      = errors.New("the message is cut off, or says it has more elements than it has")
 	ErrElementsMax = errors.New("the message has too many elements")
+	ErrStringMax   = errors.New("the message has a string of more than 32,767 bytes")
 )
 
 // Walk checks a message's body against its layout, and returns what is behind it. It
@@ -88,13 +94,17 @@ var (
 func Walk(fields Fields, body []byte, version int16, flexible bool) (rest []byte, err error) {
 	w := walk{b: body, version: version, flexible: flexible, elements: ElementsMax}
 	w.walk(fields)
-	switch {
-	case w.over:
-		return nil, ErrElementsMax
-	case w.bad:
-		return nil, ErrCutOff
+	if err := w.err(); err != nil {
+		return nil, err
 	}
 	return w.b, nil
+}
+
+// WalkText is Walk, and says whether all strings are UTF-8.
+func WalkText(fields Fields, body []byte, version int16, flexible bool) (text bool, err error) {
+	w := walk{b: body, version: version, flexible: flexible, elements: ElementsMax, looks: true}
+	w.walk(fields)
+	return !w.noText, w.err()
 }
 
 // SkipTags is what is behind the tagged fields at the front of b.
@@ -111,6 +121,21 @@ type walk struct {
 	elements int
 	bad      bool
 	over     bool
+	long     bool
+	looks    bool // into strings
+	noText   bool // one is not UTF-8
+}
+
+func (w *walk) err() error {
+	switch {
+	case w.over:
+		return ErrElementsMax
+	case w.long:
+		return ErrStringMax
+	case w.bad:
+		return ErrCutOff
+	}
+	return nil
 }
 
 func (w *walk) walk(fields Fields) {
@@ -126,7 +151,7 @@ func (w *walk) walk(fields Fields) {
 		case kindFixed:
 			w.span(f.width)
 		case kindString:
-			w.spanOrNull(w.length(2))
+			w.text(w.length(2))
 		case kindBytes:
 			w.spanOrNull(w.length(4))
 		case kindArray:
@@ -191,6 +216,19 @@ func (w *walk) span(n int) []byte {
 	s := w.b[:n]
 	w.b = w.b[n:]
 	return s
+}
+
+func (w *walk) text(n int) {
+	switch {
+	case n == -1 || w.bad:
+	case n > StringBytesMax:
+		w.long = true
+		w.fail()
+	default:
+		if s := w.span(n); w.looks && !utf8.Valid(s) {
+			w.noText = true
+		}
+	}
 }
 
 func (w *walk) spanOrNull(n int) {

@@ -1,6 +1,7 @@
 package layout_test
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -49,6 +50,38 @@ func TestWalk(t *testing.T) {
 	require.Equal(t, []byte{9}, rest)
 	_, err = layout.SkipTags(many)
 	require.ErrorIs(t, err, layout.ErrElementsMax)
+}
+
+// Strings are no longer than Kafka takes them, whatever the version could say.
+func TestStringMax(t *testing.T) {
+	fields := layout.Fields{layout.String, layout.Bytes, layout.End()}
+	message := func(s, b int) []byte {
+		m := append(binary.AppendUvarint(nil, uint64(s+1)), make([]byte, s)...)
+		m = append(binary.AppendUvarint(m, uint64(b+1)), make([]byte, b)...)
+		return append(m, 0)
+	}
+	_, err := layout.Walk(fields, message(layout.StringBytesMax, 1<<20), 0, true)
+	require.NoError(t, err)
+	_, err = layout.Walk(fields, message(layout.StringBytesMax+1, 0), 0, true)
+	require.ErrorIs(t, err, layout.ErrStringMax)
+}
+
+func TestWalkText(t *testing.T) {
+	fields := layout.Fields{layout.String, layout.Bytes, layout.Array(layout.String)}
+	for name, c := range map[string]struct {
+		body string
+		text bool
+	}{
+		"ASCII":           {"\x00\x02ok\x00\x00\x00\x01\xff\x00\x00\x00\x01\x00\x01a", true},
+		"UTF-8":           {"\x00\x02é\x00\x00\x00\x00\x00\x00\x00\x00", true},
+		"null":            {"\xff\xff\x00\x00\x00\x00\x00\x00\x00\x01\xff\xff", true},
+		"Latin-1":         {"\x00\x02a\xe9\x00\x00\x00\x00\x00\x00\x00\x00", false},
+		"Latin-1, nested": {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01\xe9\x00\x01a", false},
+	} {
+		text, err := layout.WalkText(fields, []byte(c.body), 0, false)
+		require.NoError(t, err, name)
+		require.Equal(t, c.text, text, name)
+	}
 }
 
 // Elements are bounded together, wherever they are.
