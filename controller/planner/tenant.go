@@ -2,6 +2,7 @@ package planner
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/braidmq/braid/federation"
 )
@@ -37,11 +38,12 @@ func WithoutTenant(m *federation.Map, name string) (*federation.Map, error) {
 
 // TenantTopics returns the names of a tenant's topics, qualified.
 func TenantTopics(m *federation.Map, tenant string) (names []federation.TopicName) {
-	for _, name := range m.TopicNames() {
+	for name := range m.Topics {
 		if t, _ := name.Split(); t == tenant {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

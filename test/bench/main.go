@@ -144,6 +144,7 @@ var scenarios = []scenario{
 	{name: "seal", about: "how long appends are held while heads move between two clusters", run: runSeal},
 	{name: "brokers", about: "produce and consume where each record goes to three brokers", run: runBrokers, alone: true},
 	{name: "maps", about: "a change of the map at many gateways", run: runMaps, alone: true},
+	{name: "tenants", about: "hundreds of tenants: what each costs a gateway and a controller, and the others", run: runTenants, alone: true},
 	{name: "scale", about: "many clusters, a large topic, many extents: what each costs a gateway", run: runScale, alone: true},
 }
 
