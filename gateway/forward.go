@@ -22,37 +22,59 @@ func (g *Gateway) mountAdmin(mux *http.ServeMux) {
 	admin := append(append([]connect.HandlerOption{}, g.options...), connect.WithInterceptors(connect.UnaryInterceptorFunc(g.authorizeAdmin)))
 	forward := append(slices.Clip(admin), connect.WithInterceptors(connect.UnaryInterceptorFunc(forwardErrors)))
 	if g.deps.Groups != nil {
-		mux.Handle(adminv1connect.NewGroupServiceHandler(&groupService{g}, admin...))
+		lazily(mux, adminv1connect.GroupServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewGroupServiceHandler(&groupService{g}, admin...)
+		})
 	}
 	if g.deps.Topics != nil {
-		mux.Handle(adminv1connect.NewTopicServiceHandler(g.deps.Topics, forward...))
+		lazily(mux, adminv1connect.TopicServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewTopicServiceHandler(g.deps.Topics, forward...)
+		})
 	}
 	if g.deps.Clusters != nil {
-		mux.Handle(adminv1connect.NewClusterServiceHandler(g.deps.Clusters, forward...))
+		lazily(mux, adminv1connect.ClusterServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewClusterServiceHandler(g.deps.Clusters, forward...)
+		})
 	}
 	if g.deps.Fleet != nil {
-		mux.Handle(adminv1connect.NewFleetServiceHandler(&forwardedFleet{g.deps.Fleet, g}, forward...))
+		lazily(mux, adminv1connect.FleetServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewFleetServiceHandler(&forwardedFleet{g.deps.Fleet, g}, forward...)
+		})
 	}
 	if g.deps.Operations != nil {
-		mux.Handle(adminv1connect.NewOperationServiceHandler(&forwardedOperations{g.deps.Operations, g}, forward...))
+		lazily(mux, adminv1connect.OperationServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewOperationServiceHandler(&forwardedOperations{g.deps.Operations, g}, forward...)
+		})
 	}
 	if g.deps.Acls != nil {
-		mux.Handle(adminv1connect.NewAclServiceHandler(&forwardedACLs{g.deps.Acls, g}, forward...))
+		lazily(mux, adminv1connect.AclServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewAclServiceHandler(&forwardedACLs{g.deps.Acls, g}, forward...)
+		})
 	}
 	if g.deps.Quotas != nil {
-		mux.Handle(adminv1connect.NewQuotaServiceHandler(&forwardedQuotas{g.deps.Quotas, g}, forward...))
+		lazily(mux, adminv1connect.QuotaServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewQuotaServiceHandler(&forwardedQuotas{g.deps.Quotas, g}, forward...)
+		})
 	}
 	if g.deps.GroupConfigs != nil {
-		mux.Handle(adminv1connect.NewGroupConfigServiceHandler(&forwardedGroupConfigs{g.deps.GroupConfigs, g}, forward...))
+		lazily(mux, adminv1connect.GroupConfigServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewGroupConfigServiceHandler(&forwardedGroupConfigs{g.deps.GroupConfigs, g}, forward...)
+		})
 	}
 	if g.deps.Credentials != nil {
-		mux.Handle(adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...))
+		lazily(mux, adminv1connect.CredentialServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewCredentialServiceHandler(g.deps.Credentials, forward...)
+		})
 	}
 	if g.deps.Tenants != nil {
-		mux.Handle(adminv1connect.NewTenantServiceHandler(g.deps.Tenants, forward...))
+		lazily(mux, adminv1connect.TenantServiceName, func() (string, http.Handler) {
+			return adminv1connect.NewTenantServiceHandler(g.deps.Tenants, forward...)
+		})
 	}
 	if g.deps.Naming != nil {
-		mux.Handle(namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...))
+		lazily(mux, namingv1connect.NameServiceName, func() (string, http.Handler) {
+			return namingv1connect.NewNameServiceHandler(g.deps.Naming, g.options...)
+		})
 	}
 }
 

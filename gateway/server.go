@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -94,13 +95,27 @@ func (g *Gateway) Wrap(h http.Handler) http.Handler {
 // Mount adds all services to a mux.
 func (g *Gateway) Mount(mux *http.ServeMux) {
 	frames := connect.WithCodec(protoCodec{recordsMax: g.cfg.FrameRecordsMax, headersMax: g.cfg.RecordHeadersMax})
-	mux.Handle(braidv1connect.NewProducerServiceHandler(&producerService{g}, append(slices.Clone(g.options), frames)...))
-	mux.Handle(braidv1connect.NewConsumerServiceHandler(&consumerService{g}, g.options...))
+	lazily(mux, braidv1connect.ProducerServiceName, func() (string, http.Handler) {
+		return braidv1connect.NewProducerServiceHandler(&producerService{g}, append(slices.Clone(g.options), frames)...)
+	})
+	lazily(mux, braidv1connect.ConsumerServiceName, func() (string, http.Handler) {
+		return braidv1connect.NewConsumerServiceHandler(&consumerService{g}, g.options...)
+	})
 	g.mountAdmin(mux)
 	mux.Handle(grpchealth.NewHandler(g.health))
 	reflector := grpcreflect.NewStaticReflector(append(g.services, grpchealth.HealthV1ServiceName)...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+}
+
+// lazily mounts a service whose handlers are made when the first call for it comes: they
+// take some 20 KB for each service, and a gateway has them for each tenant.
+func lazily(mux *http.ServeMux, service string, handlers func() (string, http.Handler)) {
+	made := sync.OnceValue(func() http.Handler {
+		_, h := handlers()
+		return h
+	})
+	mux.Handle("/"+service+"/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { made().ServeHTTP(w, r) }))
 }
 
 // serviceNames lists the services that Mount adds, but for reflection and health.
