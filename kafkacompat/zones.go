@@ -92,8 +92,12 @@ func (v *view) inZone(t *federation.Topic, p *federation.Partition, name string)
 // one that is not is an error for the leader to tell, and one that nobody can tell of has to
 // wait here. Else a client whose zone's gateway sends it back to the leader would never come
 // to an end.
+//
+// Clients that do not say what they are (KIP-511) are not sent away. kafkajs is one: when the
+// gateway that it was sent to leaves the map, it reads nothing until its lease is over, which
+// takes 5 minutes.
 func (c *conn) checkZone(req *request, m *federation.Map, rack string, s *fetchSession) {
-	if own := m.Gateway(c.s.cfg.GatewayID); own != nil && own.Zone == rack || !hasZone(m, rack) {
+	if own := m.Gateway(c.s.cfg.GatewayID); own != nil && own.Zone == rack || c.software == "" || !hasZone(m, rack) {
 		return
 	}
 	v, now := c.view(m, req.clientID), time.Now()

@@ -110,11 +110,20 @@ func fetchRack(w *world, rack string, offset int64, n int32) *kmsg.FetchRequest 
 	return req
 }
 
+// named is a connection of a client that says what it is.
+func named(t *testing.T, addr string) *raw {
+	t.Helper()
+	c, hello := dial(t, addr), kmsg.NewPtrApiVersionsRequest()
+	hello.ClientSoftwareName, hello.ClientSoftwareVersion = "test", "1"
+	exchange[*kmsg.ApiVersionsResponse](c, hello, 3)
+	return c
+}
+
 // decided fetches from a gateway until each partition was answered: with an error, with
 // records, or with a replica to go to. One answer does not wait for all clusters.
-func (w *world) decided(addr string, v int16, rack string, offset int64, n int32) []kmsg.FetchResponseTopicPartition {
-	w.t.Helper()
-	c, got, done := dial(w.t, addr), make([]kmsg.FetchResponseTopicPartition, n), make([]bool, n)
+func (w *world) decided(t *testing.T, addr string, v int16, rack string, offset int64, n int32) []kmsg.FetchResponseTopicPartition {
+	t.Helper()
+	c, got, done := named(t, addr), make([]kmsg.FetchResponseTopicPartition, n), make([]bool, n)
 	for left := n; left > 0; {
 		req := fetchRack(w, rack, offset, n)
 		req.Topics[0].Partitions = slices.DeleteFunc(req.Topics[0].Partitions, func(p kmsg.FetchRequestTopicPartition) bool {
@@ -122,7 +131,7 @@ func (w *world) decided(addr string, v int16, rack string, offset int64, n int32
 		})
 		began := time.Now()
 		resp := exchange[*kmsg.FetchResponse](c, req, v)
-		require.Less(w.t, time.Since(began), 10*time.Second, "at once")
+		require.Less(t, time.Since(began), 10*time.Second, "at once")
 		for _, p := range resp.Topics[0].Partitions {
 			if p.ErrorCode != 0 || len(p.RecordBatches) > 0 || p.PreferredReadReplica >= 0 {
 				got[p.Partition], done[p.Partition] = p, true
@@ -145,7 +154,7 @@ func TestFetchSendsConsumersToTheirZone(t *testing.T) {
 	md := exchange[*kmsg.MetadataResponse](w.dial(), askMetadata("orders"), 12).Topics[0].Partitions
 	for v := int16(11); v <= 18; v++ {
 		for _, offset := range []int64{0, 1, 3} { // at the end, too
-			for i, p := range w.decided(w.addr, v, "zb", offset, 4) {
+			for i, p := range w.decided(t, w.addr, v, "zb", offset, 4) {
 				require.Zero(t, p.ErrorCode)
 				require.EqualValues(t, 3, p.HighWatermark)
 				require.Empty(t, p.RecordBatches)
@@ -154,7 +163,7 @@ func TestFetchSendsConsumersToTheirZone(t *testing.T) {
 			}
 		}
 		for _, i := range []int{1, 3} { // whether it is the one that is named or not
-			for _, p := range w.decided(addrs[i], v, "zb", 1, 4) {
+			for _, p := range w.decided(t, addrs[i], v, "zb", 1, 4) {
 				require.Zero(t, p.ErrorCode)
 				require.EqualValues(t, -1, p.PreferredReadReplica)
 				require.NotEmpty(t, p.RecordBatches)
@@ -162,14 +171,18 @@ func TestFetchSendsConsumersToTheirZone(t *testing.T) {
 		}
 	}
 	for _, rack := range []string{"", "za", "nowhere"} {
-		for _, p := range w.decided(w.addr, 18, rack, 0, 4) {
+		for _, p := range w.decided(t, w.addr, 18, rack, 0, 4) {
 			require.EqualValues(t, -1, p.PreferredReadReplica, rack)
 			require.NotEmpty(t, p.RecordBatches)
 		}
 	}
-	for _, p := range w.decided(w.addr, 10, "zb", 0, 4) { // the request has no rack
+	for _, p := range w.decided(t, w.addr, 10, "zb", 0, 4) { // the request has no rack
 		require.NotEmpty(t, p.RecordBatches)
 	}
+	// Who does not say what it is stays where it is.
+	p := exchange[*kmsg.FetchResponse](w.dial(), fetchRack(w, "zb", 0, 1), 11).Topics[0].Partitions[0]
+	require.EqualValues(t, -1, p.PreferredReadReplica)
+	require.NotEmpty(t, p.RecordBatches)
 }
 
 // TestFetchNamesNoReplicaWithAnError: who is out of range is told so by the leader, and by a
@@ -180,19 +193,19 @@ func TestFetchNamesNoReplicaWithAnError(t *testing.T) {
 	w.createReplicated("orders", 2, 2)
 	w.write("orders", 0, 3)
 	w.write("orders", 1, 9)
-	parts := w.decided(w.addr, 18, "zb", 5, 2)
+	parts := w.decided(t, w.addr, 18, "zb", 5, 2)
 	require.Equal(t, kerr.OffsetOutOfRange.Code, parts[0].ErrorCode)
 	require.EqualValues(t, -1, parts[0].PreferredReadReplica)
 	require.EqualValues(t, 2, parts[1].PreferredReadReplica)
 
-	parts = w.decided(addrs[1], 18, "zb", 5, 2)
+	parts = w.decided(t, addrs[1], 18, "zb", 5, 2)
 	require.Equal(t, kerr.OffsetOutOfRange.Code, parts[0].ErrorCode)
 	require.EqualValues(t, -1, parts[0].PreferredReadReplica)
 	require.EqualValues(t, 3, parts[0].HighWatermark)
 	require.Zero(t, parts[0].LogStartOffset)
 
 	// A partition that does not exist, and a gateway that drains.
-	p := w.decided(w.addr, 18, "zb", 0, 3)[2]
+	p := w.decided(t, w.addr, 18, "zb", 0, 3)[2]
 	require.Equal(t, kerr.UnknownTopicOrPartition.Code, p.ErrorCode)
 	require.EqualValues(t, -1, p.PreferredReadReplica)
 	w.Change(func(m *federation.Map) {
@@ -200,7 +213,7 @@ func TestFetchNamesNoReplicaWithAnError(t *testing.T) {
 		g.State = federation.GatewayDraining
 		m.Gateways[1] = &g
 	})
-	for _, p := range w.decided(w.addr, 18, "zb", 0, 2) {
+	for _, p := range w.decided(t, w.addr, 18, "zb", 0, 2) {
 		require.EqualValues(t, -1, p.PreferredReadReplica)
 		require.NotEmpty(t, p.RecordBatches)
 	}
@@ -225,7 +238,7 @@ func TestFetchNamesReplicasOfMetadataOnly(t *testing.T) {
 		}
 		require.NotEmpty(t, want)
 		require.Less(t, len(want), partitions)
-		got, c := make(map[int32]int32), w.dial()
+		got, c := make(map[int32]int32), named(t, w.addr)
 		require.Eventually(t, func() bool { // one answer does not wait for all clusters
 			req := fetchRack(w, rack, 0, partitions)
 			req.MinBytes = 0
@@ -247,6 +260,7 @@ func TestFetchSessionTellsOfReplicas(t *testing.T) {
 	w.zones("za", "zb")
 	w.createReplicated("orders", 3, 2)
 	f := w.fetcher(18)
+	f.c = named(t, w.addr)
 	settle(f, []at{{0, 0}, {1, 0}, {2, 0}})
 	var told []int32
 	var forget []int32
@@ -274,7 +288,7 @@ func TestFetchServesWhoComesBack(t *testing.T) {
 	w.zones("za", "zb")
 	w.createReplicated("orders", 1, 2)
 	w.write("orders", 0, 3)
-	c := w.dial()
+	c := named(t, w.addr)
 	sent := func(offset int64) bool {
 		p := exchange[*kmsg.FetchResponse](c, fetchRack(w, "zb", offset, 1), 18).Topics[0].Partitions[0]
 		require.Zero(t, p.ErrorCode)
@@ -287,7 +301,7 @@ func TestFetchServesWhoComesBack(t *testing.T) {
 	require.Eventually(t, func() bool { return sent(2) }, 20*time.Second, 50*time.Millisecond, "after a while it is sent again")
 	require.True(t, sent(1), "it has read meanwhile: its lease was over")
 	// Another connection knows nothing of it.
-	c = w.dial()
+	c = named(t, w.addr)
 	require.True(t, sent(0))
 }
 
@@ -296,11 +310,11 @@ func TestFetchWithRackNeedsRights(t *testing.T) {
 	w := newGuarded(t)
 	w.zones("za", "zb")
 	w.setTopic("orders", nil, 2, 2)
-	p := w.decided(w.addr, 18, "zb", 0, 1)[0]
+	p := w.decided(t, w.addr, 18, "zb", 0, 1)[0]
 	require.Equal(t, kerr.TopicAuthorizationFailed.Code, p.ErrorCode)
 	require.EqualValues(t, -1, p.PreferredReadReplica)
 	w.grant("ANONYMOUS READ TOPIC orders")
-	p = w.decided(w.addr, 18, "zb", 0, 1)[0]
+	p = w.decided(t, w.addr, 18, "zb", 0, 1)[0]
 	require.Zero(t, p.ErrorCode)
 	require.EqualValues(t, 2, p.PreferredReadReplica)
 }
