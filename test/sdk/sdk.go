@@ -141,6 +141,14 @@ func (c *Client) scan(stdout io.Reader) {
 	}
 }
 
+// Signal sends a signal to the program.
+func (c *Client) Signal(s os.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(s); err != nil {
+		c.t.Fatalf("%s: %v", c.Name, err)
+	}
+}
+
 // Events returns what the program printed so far.
 func (c *Client) Events() []Event {
 	c.mu.Lock()

@@ -25,6 +25,7 @@ type Settings struct {
 	Newer       bool // the newer group protocol
 	Instance    string
 	Idempotent  bool
+	Rack        string
 	SASL        *SASL
 }
 
@@ -146,6 +147,7 @@ func (s Settings) idempotence() string {
 func javaNames(s Settings) []string {
 	pairs := map[string]string{
 		"compression.type": s.Compression, "group.protocol": s.protocol(), "group.instance.id": s.Instance, "enable.idempotence": s.idempotence(),
+		"client.rack": s.Rack,
 	}
 	if a := s.SASL; a != nil {
 		maps.Copy(pairs, map[string]string{
@@ -169,6 +171,7 @@ func javaNames(s Settings) []string {
 func librdkafkaNames(s Settings) []string {
 	pairs := map[string]string{
 		"compression.type": s.Compression, "group.protocol": s.protocol(), "group.instance.id": s.Instance, "enable.idempotence": s.idempotence(),
+		"client.rack": s.Rack,
 	}
 	if a := s.SASL; a != nil {
 		maps.Copy(pairs, map[string]string{
@@ -180,7 +183,7 @@ func librdkafkaNames(s Settings) []string {
 
 // plainNames are those of programs that know nothing but the settings here.
 func plainNames(s Settings) []string {
-	pairs := map[string]string{"compression": s.Compression, "protocol": s.protocol(), "instance": s.Instance, "idempotent": s.idempotence()}
+	pairs := map[string]string{"compression": s.Compression, "protocol": s.protocol(), "instance": s.Instance, "idempotent": s.idempotence(), "rack": s.Rack}
 	if a := s.SASL; a != nil {
 		maps.Copy(pairs, map[string]string{"mechanism": a.Mechanism, "user": a.User, "password": a.Password, "ca": a.CA})
 	}

@@ -95,6 +95,9 @@ func client(bootstrap string, more []string, opts ...kgo.Opt) (*kgo.Client, erro
 	if given["protocol"] == "consumer" {
 		opts = append(opts, kgo.ServerSideBalancer())
 	}
+	if rack := given["rack"]; rack != "" {
+		opts = append(opts, kgo.Rack(rack))
+	}
 	if instance := given["instance"]; instance != "" {
 		opts = append(opts, kgo.InstanceID(instance))
 	}

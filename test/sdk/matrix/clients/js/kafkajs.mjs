@@ -59,7 +59,7 @@ const inputEnds = () =>
 
 async function consume(bootstrap, topic, groupId, ...more) {
   const ends = inputEnds();
-  const consumer = client(bootstrap, more).consumer({ groupId });
+  const consumer = client(bootstrap, more).consumer({ groupId, rackId: given(more).rack });
   consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => print("assigned", Object.values(payload.memberAssignment).flat().sort().join(",")));
   await consumer.connect();
   await consumer.subscribe({ topic: topic.startsWith("^") ? new RegExp(topic) : topic, fromBeginning: true });

@@ -72,6 +72,8 @@ def consume(bootstrap, topic, group, *more):
     all, given = settings(bootstrap, more)
     if "instance" in given:
         all["group_instance_id"] = given["instance"]
+    if "rack" in given:
+        all["client_rack"] = given["rack"]
     stop = threading.Event()
 
     def watch_input():

@@ -113,6 +113,7 @@ func settings(more []string) (*sarama.Config, error) {
 		config.Producer.Idempotent, config.Producer.RequiredAcks, config.Net.MaxOpenRequests = true, sarama.WaitForAll, 1
 	}
 	config.Consumer.Group.InstanceId = given["instance"]
+	config.RackID = given["rack"]
 	config.Consumer.Offsets.Initial = sarama.OffsetOldest
 	if mechanism := given["mechanism"]; mechanism != "" {
 		trusted, err := trust(given["ca"])

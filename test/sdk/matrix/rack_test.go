@@ -1,0 +1,229 @@
+//go:build real
+
+package matrix_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/braidmq/braid/test/sdk"
+	"github.com/braidmq/braid/test/sdk/matrix"
+	"github.com/braidmq/braid/test/world"
+)
+
+// rackClients are tried with client.rack: those that have it, by how they go about it. What is
+// made of librdkafka does as confluent-python does.
+var rackClients = []struct {
+	id     string
+	newer  bool          // the newer group protocol
+	stays  bool          // reads from its leaders
+	partly bool          // asks its leaders again after each answer
+	wait   time.Duration // of its long polls, if it is more than half a second
+}{
+	{id: "java-4"},
+	{id: "java-4", newer: true},
+	{id: "java-2"},
+	{id: "confluent-python"},
+	{id: "confluent-python", newer: true},
+	{id: "franz", wait: 5 * time.Second},
+	{id: "sarama"},
+	{id: "kafka-python", partly: true},
+	{id: "kafkajs", stays: true, wait: 5 * time.Second},
+}
+
+// TestRacks has consumers in a zone of two gateways, one of which drains and dies and comes
+// back, and then both.
+func TestRacks(t *testing.T) {
+	f := &federation{World: world.Real(t, world.Options{
+		Gateways: 3, Clusters: []string{"a"}, Brokers: 2, HeapMB: 256, Zones: []string{"za", "zb", "zb"},
+	})}
+	for _, c := range rackClients {
+		if !chosen(*only, c.id) {
+			continue
+		}
+		s := matrix.Settings{Rack: "zb", Newer: c.newer}
+		t.Run(fmt.Sprintf("%s %v", c.id, c.newer), func(t *testing.T) {
+			r := &racked{federation: f, topic: fmt.Sprintf("rack-%s-%v", c.id, c.newer), stays: c.stays, partly: c.partly, wait: c.wait}
+			f.MustBraid(t, "", "topic", "create", r.topic, "--partitions", strconv.Itoa(partitions), "--replication", "2")
+			r.consumer = matrix.Programs[c.id].Start(t, c.id, f.bootstrap(), "consume", s, r.topic, "of-"+r.topic)
+			r.run(t)
+		})
+	}
+}
+
+// racked is a consumer of the zone of all gateways but the first.
+type racked struct {
+	*federation
+	topic         string
+	consumer      *sdk.Client
+	stays, partly bool
+	wait          time.Duration // of its long polls
+	want          []sdk.Record
+}
+
+func (r *racked) run(t *testing.T) {
+	r.writes(t, 200)
+	r.readsInItsZone(t, "from the start")
+	one := r.Gateways[1]
+	r.without(t, "one drained", (*racked).readsInItsZone, stop(t), one)
+	r.without(t, "one killed", (*racked).readsInItsZone, (*world.Node).Kill, one)
+	requireOnce(t, r.want, r.consumer.Records("record"))
+	r.outOfRange(t)
+	// Java's classic group notices that a rack is gone (KIP-881): it may read some again.
+	r.without(t, "all drained", (*racked).reads, stop(t), r.Gateways[1:]...)
+	r.without(t, "all killed", (*racked).reads, (*world.Node).Kill, r.Gateways[1:]...)
+	r.consumer.Stop()
+}
+
+func stop(t *testing.T) func(*world.Node) {
+	return func(n *world.Node) { require.NoError(t, n.Stop()) }
+}
+
+// without ends gateways, checks the consumer, and again when they are back.
+func (r *racked) without(t *testing.T, what string, check func(*racked, *testing.T, string), end func(*world.Node), gone ...*world.Node) {
+	t.Helper()
+	for _, g := range gone {
+		end(g)
+		t.Cleanup(func() {
+			if !g.Running() {
+				require.NoError(t, g.Start())
+			}
+		})
+	}
+	check(r, t, what)
+	for _, g := range gone {
+		require.NoError(t, g.Start())
+	}
+	r.readsInItsZone(t, what+", and back")
+}
+
+func (r *racked) reads(t *testing.T, what string) {
+	t.Helper()
+	began := time.Now()
+	r.writes(t, 100)
+	t.Logf("%s: read within %s", what, time.Since(began).Round(time.Millisecond))
+}
+
+// writes has the consumer read so many records of 2 KiB.
+func (r *racked) writes(t *testing.T, count int) {
+	t.Helper()
+	records := make([]*kgo.Record, count)
+	for i := range records {
+		random := make([]byte, 1024)
+		_, _ = rand.Read(random)
+		n := len(r.want)
+		records[i] = &kgo.Record{Topic: r.topic, Key: fmt.Appendf(nil, "k%d", n%keys), Value: fmt.Appendf(nil, "%d-%s", n, hex.EncodeToString(random))}
+		r.want = append(r.want, sdk.Record{Key: string(records[i].Key), Value: string(records[i].Value)})
+	}
+	r.produce(t, kgo.NoCompression(), records...)
+	sdk.Until(t, fmt.Sprintf("%d records", len(r.want)), func() bool { return r.seen(records) }, r.consumer)
+}
+
+// seen reports whether records were read.
+func (r *racked) seen(records []*kgo.Record) bool {
+	got := make(map[string]bool)
+	for _, v := range r.consumer.Records("record") {
+		got[v.Value] = true
+	}
+	return !slices.ContainsFunc(records, func(k *kgo.Record) bool { return !got[string(k.Value)] })
+}
+
+func (r *racked) produce(t *testing.T, codec kgo.CompressionCodec, records ...*kgo.Record) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client := r.client(t, kgo.ProducerBatchCompression(codec), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+	defer client.Close()
+	require.NoError(t, client.ProduceSync(ctx, records...).FirstErr())
+}
+
+// readsInItsZone waits until the consumer's records come from its zone's gateway alone.
+func (r *racked) readsInItsZone(t *testing.T, when string) {
+	t.Helper()
+	const count, size = 200, 2048 * 200
+	began := time.Now()
+	for {
+		before := r.out(t)
+		r.writes(t, count)
+		after := r.out(t)
+		all, others := 0.0, (after[0]-before[0])/size
+		for i := range after {
+			all += (after[i] - before[i]) / size
+		}
+		most := 0.1
+		switch {
+		case r.stays:
+			most = 1
+		case r.partly:
+			most = 0.7
+		}
+		if others/all <= most {
+			t.Logf("%s: after %s the gateways gave out %.2f of what was written, %.2f in another zone", when, time.Since(began).Round(time.Millisecond), all, others)
+			return
+		}
+		require.Less(t, time.Since(began), patience, "%s: %.2f of %.2f came from another zone", when, others, all)
+	}
+}
+
+// out is how many bytes each gateway has sent to Kafka clients.
+func (r *racked) out(t *testing.T) []float64 { return r.metric(t, "braid_kafka_bytes_out_total") }
+
+func (r *racked) metric(t *testing.T, name string) (all []float64) {
+	t.Helper()
+	for _, g := range r.Gateways {
+		if !g.Running() {
+			all = append(all, 0)
+			continue
+		}
+		n, err := g.Metric(name)
+		require.NoError(t, err)
+		all = append(all, n)
+	}
+	return all
+}
+
+// outOfRange has the log begin behind the consumer's position while it is stopped: it goes on
+// where its auto.offset.reset says.
+func (r *racked) outOfRange(t *testing.T) {
+	r.consumer.Signal(syscall.SIGSTOP)
+	<-time.After(max(r.wait, time.Second) + 500*time.Millisecond) // its long polls end
+	read := len(r.consumer.Records("record"))
+	admin := kadm.NewClient(r.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner())))
+	const gone, left = 20, 5
+	var records []*kgo.Record
+	for p := range int32(partitions) {
+		for i := range gone + left {
+			records = append(records, &kgo.Record{Topic: r.topic, Partition: p, Key: []byte("k"), Value: fmt.Appendf(nil, "late-%d-%d", p, i)})
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	writer := r.client(t, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(t, writer.ProduceSync(ctx, records...).FirstErr())
+	ends, err := admin.ListEndOffsets(ctx, r.topic)
+	require.NoError(t, err)
+	starts := make(kadm.Offsets)
+	ends.Each(func(o kadm.ListedOffset) {
+		starts.Add(kadm.Offset{Topic: o.Topic, Partition: o.Partition, At: o.Offset - left, LeaderEpoch: -1})
+	})
+	deleted, err := admin.DeleteRecords(ctx, starts)
+	require.NoError(t, err)
+	require.NoError(t, deleted.Error())
+	r.consumer.Signal(syscall.SIGCONT)
+	sdk.Until(t, "what is left of the log", func() bool { return len(r.consumer.Records("record")) >= read+left*partitions }, r.consumer)
+	for i, got := range r.consumer.Records("record")[read:] {
+		require.GreaterOrEqual(t, got.Offset, starts[r.topic][got.Partition].At, "record %d", i)
+	}
+	require.Len(t, r.consumer.Records("record"), read+left*partitions)
+}
