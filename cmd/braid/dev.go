@@ -57,6 +57,7 @@ the last seconds; remove the directory to begin anew.`,
 	d.clusterSecurity(cmd)
 	d.serving.clients(cmd)
 	d.profiles = profilesFlag(cmd)
+	d.limits(cmd)
 	cmd.Flags().StringArrayVar(&d.clusters, "cluster", nil, "a real Kafka cluster, as NAME=HOST:PORT[,HOST:PORT]; can be repeated")
 	cmd.Flags().IntVar(&d.gateways, "gateways", 1, "how many gateways to run; further ones take the next free ports")
 	cmd.Flags().IntVar(&d.brokers, "brokers", 3, "brokers of each embedded Kafka cluster")
@@ -78,6 +79,11 @@ type dev struct {
 func (d *dev) run(cmd *cobra.Command, _ []string) error {
 	if err := d.finish(cmd.ErrOrStderr()); err != nil {
 		return err
+	}
+	for _, role := range []process.Role{process.Gateway, process.Controller, process.NameServer} {
+		if err := d.applyLimits(&process.Config{Role: role}); err != nil {
+			return err
+		}
 	}
 	options, ops, err := d.options()
 	if err != nil {
@@ -177,6 +183,11 @@ func (d *dev) fleetToken() error {
 
 // configure gives the processes of a federation the settings of the command line.
 func (d *dev) configure(c *process.Config, index int) {
+	d.settings(c, index)
+	_ = d.applyLimits(c) // they were looked at before
+}
+
+func (d *dev) settings(c *process.Config, index int) {
 	c.LogicalCluster, c.StopTimeout, c.Authorization = d.config.LogicalCluster, d.config.StopTimeout, d.config.Authorization
 	c.Access, c.Kafka, c.RedisFiles = d.config.Access, d.config.Kafka, d.config.RedisFiles
 	switch c.Role {

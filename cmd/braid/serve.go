@@ -33,6 +33,8 @@ type serving struct {
 	connectAuth         string
 	memoryLimit         string
 	mutexProfile        int
+	limited             []string
+	flagged             map[string]string // limits that have a flag
 }
 
 func gatewayCommand() *cobra.Command {
@@ -58,6 +60,7 @@ func gatewayCommand() *cobra.Command {
 	s.opsAccess(cmd)
 	s.clients(cmd)
 	s.memory(cmd, "auto")
+	s.limits(cmd)
 	cmd.AddCommand(gatewayListCommand(), gatewayDrainCommand())
 	return cmd
 }
@@ -85,6 +88,7 @@ func controllerCommand() *cobra.Command {
 	s.access(cmd)
 	s.clusterSecurity(cmd)
 	s.opsAccess(cmd)
+	s.limits(cmd)
 	return cmd
 }
 
@@ -106,6 +110,7 @@ func nameserverCommand() *cobra.Command {
 	s.opsAccess(cmd)
 	s.clients(cmd)
 	cmd.Flags().BoolVar(&s.config.Tenants, "tenants", false, "tell clients of the deployment's tenants of their gateways, too; users of one log in as TENANT/USER")
+	s.limits(cmd)
 	return cmd
 }
 
@@ -293,6 +298,9 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 // run runs one role until the context of the command ends.
 func (s *serving) run(cmd *cobra.Command, _ []string) error {
 	if err := s.finish(cmd.ErrOrStderr()); err != nil {
+		return err
+	}
+	if err := s.applyLimits(&s.config); err != nil {
 		return err
 	}
 	p, err := process.New(cmd.Context(), s.config)

@@ -247,6 +247,9 @@ func (w *wiring) doors(g *gatewayParts) error {
 		return nil
 	}
 	kafka := w.cfg.Kafka
+	if kafka.ConnectionsMax == 0 {
+		kafka.ConnectionsMax = w.cfg.Connections.ConnectionsMax
+	}
 	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
 	kafka.GroupMinSessionTimeout, kafka.GroupMaxSessionTimeout = w.cfg.Groups.SessionTimeoutMin, w.cfg.Groups.SessionTimeoutMax
 	kafka.GroupSettings = w.cfg.Groups.Settings()
