@@ -45,8 +45,8 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 			_, err := io.ReadFull(idle, make([]byte, 5))
 			require.NoError(t, err)
 			taking := open("t", 0)
+			begin := time.Now() // before the gateway begins to wait for it
 			stuck := open("t", 0)
-			begin := time.Now()
 			require.Eventually(t, func() bool { return w.g.Streams() == 3 }, waitFor, tick)
 			got := make(chan error, 1)
 			go func() {

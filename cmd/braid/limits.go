@@ -25,8 +25,12 @@ type limitPart struct {
 }
 
 var limitParts = []limitPart{
-	{"kafka", "The Kafka facade of gateways, and the Kafka bootstrap of a name service", []process.Role{process.Gateway, process.NameServer}, func(c *process.Config) any { return &c.Kafka },
-		[]string{"GroupMinSessionTimeout", "GroupMaxSessionTimeout", "GroupConsumerSessionTimeout", "GroupConsumerHeartbeatInterval", "DefaultPartitions"}},
+	{
+		"kafka", "The Kafka facade of gateways, and the Kafka bootstrap of a name service",
+		[]process.Role{process.Gateway, process.NameServer},
+		func(c *process.Config) any { return &c.Kafka },
+		[]string{"GroupMinSessionTimeout", "GroupMaxSessionTimeout", "GroupConsumerSessionTimeout", "GroupConsumerHeartbeatInterval", "DefaultPartitions"},
+	},
 	{"connect", "The Connect API of gateways", []process.Role{process.Gateway}, func(c *process.Config) any { return &c.Gateway }, nil},
 	{"names", "The name service, also of gateways", []process.Role{process.Gateway, process.NameServer}, func(c *process.Config) any { return &c.NameServer }, nil},
 	{"groups", "The coordinators of groups", []process.Role{process.Gateway}, func(c *process.Config) any { return &c.Groups }, nil},
