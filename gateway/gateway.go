@@ -26,6 +26,7 @@ import (
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/recordbatch"
@@ -120,6 +121,7 @@ func New(cfg Config, deps Deps) (*Gateway, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
+	deps.Log = logging.Limited(deps.Log) // whatever is logged here, a client can cause
 	g := &Gateway{
 		cfg: cfg, deps: deps, log: deps.Log, draining: make(chan struct{}), producers: make(map[int64]*produceStream),
 	}

@@ -42,7 +42,7 @@ func handleGetTelemetrySubscriptions(_ context.Context, c *conn, _ *request, kre
 
 func handlePushTelemetry(ctx context.Context, c *conn, req *request, kreq *kmsg.PushTelemetryRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.PushTelemetryResponse)
-	if err := c.s.telemetry.push(ctx, kreq, federation.QualifyUser(c.s.tenant, req.clientID), time.Now()); err != nil {
+	if err := c.s.telemetry.push(ctx, kreq, c.s.tenant, req.clientID, time.Now()); err != nil {
 		resp.ErrorCode = req.refuse(err)
 	}
 	return resp

@@ -102,7 +102,7 @@ func (s *Server) createOnce(ctx context.Context, name federation.TopicName) bool
 		ReplicationFactor: s.cfg.DefaultReplicationFactor,
 	})
 	if err != nil && federation.KindOf(err) != federation.TopicExists {
-		s.log.Warn("topic could not be created on first use", "topic", string(name), "error", err)
+		s.clients.Warn("topic could not be created on first use", "topic", string(name), "error", err)
 		return false
 	}
 	return true

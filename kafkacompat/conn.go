@@ -107,7 +107,7 @@ func newConn(s *Server, nc net.Conn) *conn {
 		auth:       s.deps.Auth,
 		r:          bufio.NewReaderSize(nc, readBufferBytes),
 		host:       acl.Host(nc.RemoteAddr().String()),
-		log:        s.log.With("remote", nc.RemoteAddr().String()),
+		log:        s.clients.With("remote", nc.RemoteAddr().String()),
 		slots:      make(chan *slot, s.cfg.RequestsInFlightMax),
 		bytesFreed: make(chan struct{}, 1),
 		cancel:     func() {},
@@ -178,6 +178,10 @@ func (c *conn) unknown(ctx context.Context, err error) {
 	if errors.Is(err, errRefused) {
 		c.log.Warn("request refused, connection closed", "error", err)
 		c.s.deps.Metrics.malformed(ctx)
+		return
+	}
+	if errors.Is(err, errHandshake) && !errors.Is(err, io.EOF) { // else somebody looked whether the port is open
+		c.log.Info("TLS handshake failed", "error", err)
 		return
 	}
 	c.log.Debug("connection ends before authentication", "error", err)

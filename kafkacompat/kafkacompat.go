@@ -26,6 +26,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
@@ -78,10 +79,11 @@ type Server struct {
 	cfg     Config
 	deps    Deps
 	log     *slog.Logger
-	creates flights     // topics being created on first use
-	tenant  string      // whose it is; empty = the deployment's own
-	room    *quota.Room // of the tenant's clients; nil = no bound
-	gone    bool        // the tenant is; guarded by mu
+	clients *slog.Logger // for lines that clients can cause
+	creates flights      // topics being created on first use
+	tenant  string       // whose it is; empty = the deployment's own
+	room    *quota.Room  // of the tenant's clients; nil = no bound
+	gone    bool         // the tenant is; guarded by mu
 	*shared
 }
 
@@ -127,7 +129,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if budget == nil {
 		budget = memory.NewBudget(cfg.BytesInFlightMax)
 	}
-	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, shared: &shared{
+	s := &Server{cfg: cfg, deps: deps, log: deps.Logger, clients: logging.Limited(deps.Logger), shared: &shared{
 		budget:    budget,
 		small:     memory.NewBudget(budget.Size() / 8),
 		coming:    newComing(budget.Size()),
@@ -309,7 +311,7 @@ func (s *Server) newConn(ctx context.Context, nc net.Conn) func() {
 		return nil
 	}
 	if len(s.conns) >= s.cfg.ConnectionsMax {
-		s.log.Warn("connection refused: too many", "remote", nc.RemoteAddr().String(), "connections_max", s.cfg.ConnectionsMax)
+		s.clients.Warn("connection refused: too many", "remote", nc.RemoteAddr().String(), "connections_max", s.cfg.ConnectionsMax)
 		s.deps.Metrics.refused(ctx)
 		return nil
 	}

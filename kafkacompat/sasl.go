@@ -32,6 +32,9 @@ type saslState struct {
 	until     time.Time         // of the first authentication
 }
 
+// errHandshake ends a connection before anything was read of it.
+var errHandshake = errors.New("TLS handshake")
+
 // errSessionEnded closes a connection whose client is not known any more.
 var errSessionEnded = errors.New("the client is not authenticated any more")
 
@@ -53,7 +56,7 @@ func (c *conn) authenticate(ctx context.Context) error {
 	if tc, ok := c.nc.(*tls.Conn); ok {
 		if err := tc.HandshakeContext(ctx); err != nil {
 			c.s.deps.Metrics.authentication(ctx, methodTLS, err)
-			return fmt.Errorf("TLS handshake: %w", err)
+			return fmt.Errorf("%w: %w", errHandshake, err)
 		}
 		if c.s.deps.ByServerName != nil && !c.awaitAnyMap(ctx, c.s.cfg.TopicWait) {
 			return errNoMap // without a map no name is that of a tenant

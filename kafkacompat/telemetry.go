@@ -6,11 +6,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/braidmq/braid/internal/logging"
 )
 
 // clientTelemetry keeps the newest metrics that clients have pushed, of a bounded number of
@@ -26,7 +29,8 @@ type clientTelemetry struct {
 }
 
 type pushingClient struct {
-	id      string // the client id of its last push
+	tenant  string // whose it is; empty = the deployment's own
+	id      string // the client id of its last push, as labels can have it
 	pushed  time.Time
 	seen    time.Time
 	ended   bool
@@ -95,7 +99,7 @@ func (t *clientTelemetry) admit(kreq *kmsg.PushTelemetryRequest, now time.Time) 
 	return nil
 }
 
-func (t *clientTelemetry) push(ctx context.Context, kreq *kmsg.PushTelemetryRequest, clientID string, now time.Time) *kerr.Error {
+func (t *clientTelemetry) push(ctx context.Context, kreq *kmsg.PushTelemetryRequest, tenant, clientID string, now time.Time) *kerr.Error {
 	if refused := refusedPush(t.cfg, kreq); refused != nil {
 		return refused
 	}
@@ -119,7 +123,7 @@ func (t *clientTelemetry) push(ctx context.Context, kreq *kmsg.PushTelemetryRequ
 	if series > t.cfg.TelemetrySeriesMax && len(metrics) > len(c.metrics) {
 		return kerr.ThrottlingQuotaExceeded
 	}
-	t.series, c.id, c.metrics = series, clientID, metrics
+	t.series, c.tenant, c.id, c.metrics = series, tenant, label(clientID), metrics
 	return nil
 }
 
@@ -137,11 +141,21 @@ func (t *clientTelemetry) read(ctx context.Context, kreq *kmsg.PushTelemetryRequ
 	}
 	metrics := make(map[string]float64)
 	err = readOTLP(plain, func(name string, value float64) {
+		name = label(name)
 		if _, have := metrics[name]; have || len(metrics) < clientMetricsMax {
 			metrics[name] = value
 		}
 	})
 	return metrics, err
+}
+
+// labelBytesMax bounds the labels that clients choose, together: there may be many series.
+const labelBytesMax = 256
+
+// label makes a label of what a client has chosen: metrics with one that is no text cannot
+// be read at all.
+func label(text string) string {
+	return strings.ToValidUTF8(logging.Cut(text, labelBytesMax), "\uFFFD")
 }
 
 // clientMetricsMax bounds the metrics of one client; SDKs have some tens.
@@ -165,14 +179,14 @@ func unpack(kreq *kmsg.PushTelemetryRequest, limit int) ([]byte, error) {
 }
 
 // ClientMetrics calls f with the newest value of each metric that clients have pushed.
-func (s *Server) ClientMetrics(f func(clientID, metric string, value float64)) {
+func (s *Server) ClientMetrics(f func(tenant, clientID, metric string, value float64)) {
 	t := s.telemetry
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sweep(time.Now())
 	for _, c := range t.clients {
 		for name, value := range c.metrics {
-			f(c.id, name, value)
+			f(c.tenant, c.id, name, value)
 		}
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"compress/gzip"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -48,7 +50,7 @@ func push(instance [16]byte, metrics []byte) *kmsg.PushTelemetryRequest {
 
 func (w *world) clientMetrics() map[string]float64 {
 	got := make(map[string]float64)
-	w.servers[0].ClientMetrics(func(client, metric string, value float64) { got[client+" "+metric] = value })
+	w.servers[0].ClientMetrics(func(tenant, client, metric string, value float64) { got[tenant+client+" "+metric] = value })
 	return got
 }
 
@@ -141,4 +143,28 @@ func FuzzTelemetry(f *testing.F) {
 			require.ErrorContains(t, err, "OTLP")
 		}
 	})
+}
+
+// A client id that is no text, or a very long one, makes a label that can be read; and one
+// that looks like a tenant's is not taken for it.
+func TestTelemetryOfAnyClientID(t *testing.T) {
+	w := newWorld(t, func(c *kafkacompat.Config) { c.ClientTelemetry = true })
+	for i, id := range []string{"\xff\xfe", strings.Repeat("ü", 10_000), "acme/app"} {
+		c := w.dial()
+		req := push([16]byte{byte(i + 1)}, otlp("org.a", 5, 1))
+		req.SetVersion(0)
+		_, err := c.c.Write(kmsg.NewRequestFormatter(kmsg.FormatterClientID(id)).AppendRequest(nil, req, 1))
+		require.NoError(t, err)
+		require.Zero(t, c.receive(req, 1).(*kmsg.PushTelemetryResponse).ErrorCode)
+	}
+	var clients []string
+	w.servers[0].ClientMetrics(func(tenant, client, _ string, _ float64) {
+		require.Empty(t, tenant)
+		require.True(t, utf8.ValidString(client))
+		require.Less(t, len(client), 300)
+		clients = append(clients, client)
+	})
+	require.Len(t, clients, 3)
+	require.Contains(t, clients, "acme/app")
+	require.Contains(t, clients, "\uFFFD")
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/internal/security"
 )
@@ -43,7 +44,7 @@ func (s *Server) Tenant(t TenantDeps) *Server {
 		deps.Auth = t.Auth
 	}
 	deps.Logger = t.Logger
-	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, tenant: t.Name, room: t.Room, shared: s.shared}
+	return &Server{cfg: s.cfg, deps: deps, log: t.Logger, clients: logging.Limited(t.Logger), tenant: t.Name, room: t.Room, shared: s.shared}
 }
 
 // mapWaits is how many AuthenticationTimeouts a client waits for the map, which says
@@ -92,7 +93,7 @@ func (c *conn) move(to *Server) bool {
 	mu := &c.s.mu // of both
 	mu.Lock()
 	defer mu.Unlock()
-	c.s, c.log = to, to.log.With("remote", c.nc.RemoteAddr().String())
+	c.s, c.log = to, to.clients.With("remote", c.nc.RemoteAddr().String())
 	return !to.gone
 }
 

@@ -102,7 +102,7 @@ func (d *dev) run(cmd *cobra.Command, _ []string) error {
 	}
 	var tasks []lifecycle.Task
 	if ops != nil {
-		tasks = append(tasks, process.OpsTask(ops, f.Telemetry(), f.Checks))
+		tasks = append(tasks, process.OpsTask(ops, f.Telemetry(), f.Checks, d.config.Logger))
 	}
 	tasks = append(tasks, lifecycle.Task{Name: "federation", Run: func(ctx context.Context) error {
 		select {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/process"
 )
 
@@ -43,7 +44,7 @@ may run meanwhile.`,
 			for _, c := range named {
 				config.Clusters = append(config.Clusters, &federation.Cluster{Name: federation.ClusterName(c.Name), Seeds: c.Seeds, SecurityProfile: c.SecurityProfile})
 			}
-			if config.Logger, err = newLogger(cmd.ErrOrStderr(), "warn", "text"); err != nil {
+			if config.Logger, err = newLogger(cmd.ErrOrStderr(), "warn", "text", logging.Config{}); err != nil {
 				return err
 			}
 			config.Out = cmd.OutOrStdout()

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/process"
 )
@@ -29,6 +30,7 @@ const (
 type serving struct {
 	config              process.Config
 	logLevel, logFormat string
+	logs                logging.Config
 	gatewayRole         string
 	connectAuth         string
 	memoryLimit         string
@@ -125,6 +127,8 @@ func (s *serving) common(cmd *cobra.Command, level string) {
 	f.DurationVar(&c.StopTimeout, "stop-timeout", 30*time.Second, "how long a graceful stop may take")
 	f.StringVar(&s.logLevel, "log-level", level, "least level of logs: debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "text", "how logs are written: text or json")
+	f.IntVar(&s.logs.ValueBytesMax, "log-value-bytes", 1024, "how many bytes of a name, an error or another value are logged; of longer ones the beginning, and how long they are")
+	f.Float64Var(&s.logs.ClientLines, "log-client-lines", 1, "how many lines of one kind that clients can cause are logged in a second; ten seconds' worth at once, and then the next says how many were left out")
 }
 
 func (s *serving) redis(cmd *cobra.Command) {
@@ -253,7 +257,7 @@ func (s *serving) finish(stderr io.Writer) error {
 	if err := s.finishAccess(); err != nil {
 		return err
 	}
-	if s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat); err != nil {
+	if s.config.Logger, err = newLogger(stderr, s.logLevel, s.logFormat, s.logs); err != nil {
 		return err
 	}
 	if s.mutexProfile < 0 {
@@ -279,17 +283,17 @@ func (s *serving) limitMemory() error {
 	return nil
 }
 
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
+func newLogger(w io.Writer, level, format string, cfg logging.Config) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usagef("--log-level %q: want debug, info, warn or error", level)
 	}
-	opts := &slog.HandlerOptions{Level: l}
+	if err := cfg.Validate(); err != nil {
+		return nil, usageError{err}
+	}
 	switch strings.ToLower(format) {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	case "text", "json":
+		return logging.New(w, l, strings.EqualFold(format, "json"), cfg), nil
 	default:
 		return nil, usagef("--log-format %q: want text or json", format)
 	}

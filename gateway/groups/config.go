@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/redisstore"
 )
 
@@ -20,6 +21,7 @@ type Config struct {
 	Maps    Maps
 	Store   *redisstore.Store
 	Logger  *slog.Logger // nil = none
+	clients *slog.Logger // for lines that clients can cause
 	// Sees says which topics a member may describe, by its principal and host: a regular
 	// expression of Kafka's newer protocol matches no others. nil = all.
 	Sees func(principal, host string, topic federation.TopicName) bool
@@ -135,6 +137,7 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.clients = logging.Limited(c.Logger)
 	if c.NewID == nil {
 		c.NewID = uuid.NewString
 	}

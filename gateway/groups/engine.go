@@ -280,7 +280,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 	}
 	g, err := loadGroup(group, &e.cfg, m, fields, time.Now())
 	if err != nil {
-		e.cfg.Logger.Error("group not loaded", "group", group, "error", err)
+		e.cfg.clients.Error("group not loaded", "group", group, "error", err)
 		e.fail(group, en, err, e.cfg.LoadRetry)
 		return
 	}
@@ -291,7 +291,7 @@ func (e *Engine) load(ctx context.Context, group string, en *entry, create bool)
 	closed := e.closed
 	close(en.ready)
 	e.mu.Unlock()
-	e.cfg.Logger.Info("group loaded", "group", group, "ownership", epoch, "members", len(g.members))
+	e.cfg.clients.Info("group loaded", "group", group, "ownership", epoch, "members", len(g.members))
 	// The map may have changed, or the engine closed, before the entry was there to be told.
 	if closed || !e.owns(e.cfg.Maps.Current(), group) {
 		o.end(errMoved)

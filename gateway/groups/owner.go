@@ -80,7 +80,7 @@ func (o *owner) run(ctx context.Context) {
 	o.err = err
 	close(o.done)
 	if !errors.Is(err, errIdle) {
-		o.e.cfg.Logger.Info("group unloaded", "group", o.g.id, "reason", err)
+		o.e.cfg.clients.Info("group unloaded", "group", o.g.id, "reason", err)
 	}
 }
 

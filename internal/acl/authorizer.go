@@ -22,8 +22,8 @@ type Config struct {
 	Rules
 	// Enabled has ACLs decide; else everything is allowed, and changes are only recorded.
 	Enabled bool
-	// DenialsPerSecond bounds the denials that are logged, so that a client that goes on
-	// trying fills no disk; 10 by default. The metric counts all.
+	// DenialsPerSecond bounds the denials that are logged, and the changes that failed, so
+	// that a client that goes on trying fills no disk; 10 by default. The metrics count all.
 	DenialsPerSecond int
 }
 
@@ -36,10 +36,16 @@ type Authorizer struct {
 	denials, change metric.Int64Counter
 	current         atomic.Pointer[compiled]
 
-	mu      sync.Mutex // guards the following, and compiling
-	second  int64      // that logged counts for
+	mu     sync.Mutex // guards the following, and compiling
+	denies tally
+	fails  tally // changes that failed
+}
+
+// A tally counts the lines of a second.
+type tally struct {
+	second  int64 // that logged counts for
 	logged  int
-	skipped int // denials since the last one that was logged
+	skipped int // since the last one that was logged
 }
 
 // compiled is the Snapshot of a map.
@@ -221,7 +227,7 @@ func (x *Access) Operations(res Resource, name string) int32 {
 
 func (a *Authorizer) denied(ctx context.Context, x *Access, op Operation, res Resource, name string) {
 	a.denials.Add(ctx, 1, metric.WithAttributes(attribute.String("operation", op.String()), attribute.String("resource", res.String())))
-	skipped, ok := a.mayLog(time.Now().Unix())
+	skipped, ok := a.mayLog(&a.denies, time.Now().Unix())
 	if !ok {
 		return
 	}
@@ -230,18 +236,18 @@ func (a *Authorizer) denied(ctx context.Context, x *Access, op Operation, res Re
 }
 
 // mayLog takes one of the second's lines.
-func (a *Authorizer) mayLog(second int64) (skipped int, ok bool) {
+func (a *Authorizer) mayLog(t *tally, second int64) (skipped int, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if second != a.second {
-		a.second, a.logged = second, 0
+	if second != t.second {
+		t.second, t.logged = second, 0
 	}
-	if a.logged >= a.cfg.DenialsPerSecond {
-		a.skipped++
+	if t.logged >= a.cfg.DenialsPerSecond {
+		t.skipped++
 		return 0, false
 	}
-	a.logged++
-	skipped, a.skipped = a.skipped, 0
+	t.logged++
+	skipped, t.skipped = t.skipped, 0
 	return skipped, true
 }
 
@@ -251,10 +257,15 @@ func (x *Access) Changed(ctx context.Context, op Operation, res Resource, name s
 		return
 	}
 	x.a.change.Add(ctx, 1, metric.WithAttributes(attribute.String("operation", op.String()), attribute.String("resource", res.String())))
-	outcome := "done"
-	if err != nil {
-		outcome = err.Error()
+	fields := []any{
+		"principal", x.who.Principal.String(), "host", x.who.Host, "api", x.api,
+		"operation", op.String(), "resource", res.String(), "name", name,
 	}
-	x.a.log.InfoContext(ctx, "change", "principal", x.who.Principal.String(), "host", x.who.Host, "api", x.api,
-		"operation", op.String(), "resource", res.String(), "name", name, "outcome", outcome)
+	if err == nil { // each is there: it was made
+		x.a.log.InfoContext(ctx, "change", append(fields, "outcome", "done")...)
+		return
+	}
+	if skipped, ok := x.a.mayLog(&x.a.fails, time.Now().Unix()); ok {
+		x.a.log.InfoContext(ctx, "change", append(fields, "outcome", err.Error(), "not_logged_before", skipped)...)
+	}
 }

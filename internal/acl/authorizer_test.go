@@ -63,6 +63,15 @@ func TestAuditLog(t *testing.T) {
 	out.Reset()
 	x.Changed(t.Context(), acl.Create, acl.Topic, "orders", federation.Errorf(federation.TopicExists, "it exists"))
 	require.Contains(t, out.String(), "audit.outcome=\"it exists\"")
+	for range 5000 {
+		x.Changed(t.Context(), acl.Create, acl.Topic, "orders", federation.Errorf(federation.TopicExists, "it exists"))
+	}
+	require.Less(t, strings.Count(out.String(), "\n"), 100, "changes that failed are bounded, too")
+	out.Reset()
+	for range 50 {
+		x.Changed(t.Context(), acl.Create, acl.Topic, "orders", nil)
+	}
+	require.Equal(t, 50, strings.Count(out.String(), "audit.outcome=done"), "changes that were made are all there")
 	require.False(t, x.Sees(acl.Read, acl.Topic, "orders"))
 	require.NotContains(t, out.String(), "denied", "what is left out of a list is not denied")
 }

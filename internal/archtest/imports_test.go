@@ -25,8 +25,9 @@ var edges = map[string]struct {
 	"internal/recordbatch":       {[]string{"federation"}, "bytes of record batches and the typed errors for bad ones"},
 	"internal/mark":              {[]string{"federation", "gen/braid/control/v1", "internal/recordbatch"}, "control records to batches and back: values in, bytes out"},
 	"internal/acl":               {[]string{"federation", "internal/security"}, "who may do what: the ACLs of a map, compiled"},
-	"internal/quota":             {[]string{"federation"}, "how much clients may take: the quotas of a map, counted"},
+	"internal/quota":             {[]string{"federation", "internal/logging"}, "how much clients may take: the quotas of a map, counted"},
 	"internal/memory":            {nil, "budgets of bytes, of use to all who hold much"},
+	"internal/logging":           {nil, "bounds of logs, of use to all who log what clients do"},
 	"internal/layout/layouttest": {nil, "random messages for tests"},
 	"internal/layout":            {nil, "the shape of Kafka messages, checked before a codec trusts their counts"},
 	"internal/security":          {[]string{"federation"}, "who a client is and what proves it, of use to all doors"},
@@ -40,19 +41,19 @@ var edges = map[string]struct {
 
 	// Engines. They never meet: a consume handler joins groups and router itself.
 	"gateway/router":     {[]string{"federation", "internal/mark", "internal/memory", "internal/recordbatch", "internal/upstream", "internal/redisstore"}, "appends and reads; Redis for producer id ranges"},
-	"gateway/groups":     {[]string{"federation", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "the coordinator, its store, and the relay between gateways"},
+	"gateway/groups":     {[]string{"federation", "internal/logging", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "the coordinator, its store, and the relay between gateways"},
 	"gateway/mapwatch":   {[]string{"federation", "federation/wire", "internal/redisstore", "internal/rpcerror", "gen/braid/control/v1", "gen/braid/control/v1/controlv1connect"}, "follows the controller's stream, starts cold from Redis"},
 	"controller/planner": {[]string{"federation"}, "decisions as pure functions"},
 
 	// Doors and services. They never meet each other.
 	"gateway": {
 		[]string{
-			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/memory", "internal/quota", "internal/recordbatch", "internal/rpcerror", "internal/security",
+			"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/logging", "internal/memory", "internal/quota", "internal/recordbatch", "internal/rpcerror", "internal/security",
 			"gen/braid/v1", "gen/braid/v1/braidv1connect", "gen/braid/admin/v1", "gen/braid/admin/v1/adminv1connect",
 			"gen/braid/naming/v1", "gen/braid/naming/v1/namingv1connect",
 		}, "the Connect door over both engines; admin calls are passed on to the controller",
 	},
-	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/layout", "internal/memory", "internal/quota", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
+	"kafkacompat": {[]string{"gateway/router", "gateway/groups", "federation", "internal/acl", "internal/layout", "internal/logging", "internal/memory", "internal/quota", "internal/recordbatch", "internal/security"}, "the Kafka door over both engines; it never imports the other door"},
 	"controller": {
 		[]string{
 			"controller/planner", "federation", "federation/wire", "internal/journal", "internal/mark", "internal/recordbatch", "internal/redisstore", "internal/rpcerror", "internal/security", "internal/upstream",
@@ -66,11 +67,11 @@ var edges = map[string]struct {
 	"internal/process": {
 		[]string{
 			"gateway", "gateway/router", "gateway/groups", "gateway/mapwatch", "kafkacompat", "controller", "nameserver", "federation",
-			"internal/acl", "internal/security", "internal/lifecycle", "internal/memory", "internal/quota", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
+			"internal/acl", "internal/logging", "internal/security", "internal/lifecycle", "internal/memory", "internal/quota", "internal/redisstore", "internal/rpcerror", "internal/upstream", "gen/...",
 		}, "the one place that wires roles together",
 	},
 	"internal/embedded": {[]string{"internal/process", "internal/lifecycle", "internal/redisstore", "internal/security", "federation", "gen/..."}, "a whole federation in one process"},
-	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/memory", "internal/rpcerror", "internal/security", "federation", "gen/..."}, "roles through process, everything else through the public API"},
+	"cmd/braid":         {[]string{"internal/process", "internal/embedded", "internal/lifecycle", "internal/logging", "internal/memory", "internal/rpcerror", "internal/security", "federation", "gen/..."}, "roles through process, everything else through the public API"},
 
 	// Tests of the whole go in by the public doors.
 	"test/realparts":                 {[]string{"test/..."}, "real Kafka and Redis know nothing of braid"},

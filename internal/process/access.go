@@ -15,6 +15,7 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/logging"
 	"github.com/braidmq/braid/internal/redisstore"
 	"github.com/braidmq/braid/internal/security"
 	"github.com/braidmq/braid/kafkacompat"
@@ -99,6 +100,7 @@ type access struct {
 	auth    *security.Authenticator // of users of Kafka; set by users
 	connect *security.Authenticator // of users of the Connect API; set by users
 	known   func() bool             // whether users are known: there is a map; set by users
+	log     *slog.Logger            // of who is not known; set by users
 	clients *tls.Config             // of connections to other processes
 }
 
@@ -159,6 +161,7 @@ func (w *wiring) users(current func() *federation.Map) {
 	w.access.auth.HideUnknown(func(m federation.ScramMechanism, at uint64) int32 { return current().IterationsAt(m, at) })
 	w.access.auth.LimitPasswords(w.access.cfg.Passwords)
 	w.access.connect = w.access.auth.Door()
+	w.access.log = logging.Limited(w.log)
 	w.access.known = func() bool { return current().Version > 0 }
 	if w.access.tokens != nil {
 		w.task(lifecycle.Task{Name: "token keys", Run: w.access.tokens.Run})

@@ -19,18 +19,21 @@ func (w *wiring) clientMetrics(server *kafkacompat.Server) error {
 	if err != nil {
 		return fmt.Errorf("metric of clients: %w", err)
 	}
-	type series struct{ client, metric string }
+	type series struct{ tenant, client, metric string }
 	registration, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		largest := make(map[series]float64)
-		server.ClientMetrics(func(client, name string, value float64) {
-			s := series{client, name}
+		server.ClientMetrics(func(tenant, client, name string, value float64) {
+			s := series{tenant, client, name}
 			if v, ok := largest[s]; !ok || value > v {
 				largest[s] = value
 			}
 		})
 		for s, v := range largest {
-			o.ObserveFloat64(values, v, metric.WithAttributes(
-				attribute.String("braid.id", w.id), attribute.String("client", s.client), attribute.String("metric", s.metric)))
+			labels := []attribute.KeyValue{attribute.String("braid.id", w.id), attribute.String("client", s.client), attribute.String("metric", s.metric)}
+			if s.tenant != "" {
+				labels = append(labels, attribute.String("tenant", s.tenant))
+			}
+			o.ObserveFloat64(values, v, metric.WithAttributes(labels...))
 		}
 		return nil
 	}, values)

@@ -60,7 +60,11 @@ func (w *wiring) controller(context.Context) error {
 	c.Mount(mux, connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax))
 	mountHealth(mux, controllerServices)
 	// The port goes first: a leader that cannot be reached must not lead.
-	w.task(httpTask("connect api", w.connect, gateway.NewServer(w.access.guard(mux, false, true), 0)))
+	server, err := w.httpErrors(gateway.NewServer(w.access.guard(mux, false, true), 0))
+	if err != nil {
+		return err
+	}
+	w.task(httpTask("connect api", w.connect, server))
 	w.task(lifecycle.Task{Name: "controller", Run: func(ctx context.Context) error {
 		if err := c.Run(ctx); err != nil || ctx.Err() == nil {
 			return errors.Join(err, errors.New("the controller ended"))

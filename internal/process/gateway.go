@@ -240,7 +240,9 @@ func (w *wiring) doors(g *gatewayParts) error {
 	guard.tenant = g.tenants.handler
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
-	g.http = gateway.NewServer(g.requests, w.cfg.MemoryLimit)
+	if g.http, err = w.httpErrors(gateway.NewServer(g.requests, w.cfg.MemoryLimit)); err != nil {
+		return err
+	}
 	g.http.ConnState = g.gate.ConnState
 	w.task(httpTask("connect api", g.gate.Listener(w.connect), g.http))
 	if w.kafka == nil {

@@ -90,6 +90,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.count(r, scheme, id, err)
 	switch {
 	case err != nil:
+		g.log.Info("authentication failed", "remote", r.RemoteAddr, "error", err, "cause", errors.Unwrap(err))
 		if federation.KindOf(err) == federation.Unauthenticated {
 			pause(r.Context(), failedAuthenticationDelay) // so that guesses take their time
 		}

@@ -2,11 +2,16 @@ package process
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/logging"
 )
 
 // httpTask serves until its context ends; then all connections are closed.
@@ -24,6 +29,24 @@ func httpTask(name string, listener net.Listener, server *http.Server) lifecycle
 			return nil
 		},
 	}
+}
+
+// httpErrors has a server of the Connect API log what its connections fail of, and count it.
+func (w *wiring) httpErrors(server *http.Server) (*http.Server, error) {
+	failed, err := w.telemetry.meter().Int64Counter("braid.connect.connections.failed",
+		metric.WithDescription("Connections to the Connect port that failed before a call or between calls, by reason: tls or other."))
+	if err != nil {
+		return nil, fmt.Errorf("metric of connections: %w", err)
+	}
+	tls, other := metric.WithAttributes(attribute.String("reason", "tls")), metric.WithAttributes(attribute.String("reason", "other"))
+	server.ErrorLog = logging.HTTPErrors(w.log, func(isTLS bool) {
+		if isTLS {
+			failed.Add(context.Background(), 1, tls)
+		} else {
+			failed.Add(context.Background(), 1, other)
+		}
+	})
+	return server, nil
 }
 
 // A requestCount counts the requests that a handler is at.

@@ -63,7 +63,11 @@ func (w *wiring) nameserver(context.Context) error {
 		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
 		guard.tenant = tenants.handler
 		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
-		w.task(httpTask("connect api", w.connect, gateway.NewServer(guard, 0)))
+		server, err := w.httpErrors(gateway.NewServer(guard, 0))
+		if err != nil {
+			return err
+		}
+		w.task(httpTask("connect api", w.connect, server))
 	}
 	if w.bootstrap != nil {
 		if err := w.kafkaBootstrap(own, tenants); err != nil {

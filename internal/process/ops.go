@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/logging"
 )
 
 // readyTimeout bounds all checks of one /readyz request.
@@ -29,7 +31,7 @@ type Check struct {
 
 // OpsTask serves /metrics, /healthz, /readyz and /debug/pprof on a listener.
 // checks is called for each /readyz.
-func OpsTask(listener net.Listener, t *Telemetry, checks func() []Check) lifecycle.Task {
+func OpsTask(listener net.Listener, t *Telemetry, checks func() []Check, log *slog.Logger) lifecycle.Task {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
@@ -39,7 +41,7 @@ func OpsTask(listener net.Listener, t *Telemetry, checks func() []Check) lifecyc
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return httpTask("ops", listener, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second})
+	return httpTask("ops", listener, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: logging.HTTPErrors(log, nil)})
 }
 
 // serveReady answers 200 if all checks hold and 503 otherwise, with one line for each.

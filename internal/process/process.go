@@ -241,7 +241,7 @@ func (p *Process) setChecks(checks []Check) {
 // have ended, also if there is an error.
 func (p *Process) tasks(ctx context.Context) (tasks []lifecycle.Task, closers []func(), err error) {
 	if p.ops != nil {
-		tasks = append(tasks, OpsTask(p.ops, p.telemetry, p.Checks))
+		tasks = append(tasks, OpsTask(p.ops, p.telemetry, p.Checks, p.log))
 	}
 	w := &wiring{Process: p, tasks: tasks}
 	switch p.cfg.Role {

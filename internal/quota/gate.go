@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/logging"
 )
 
 // GateConfig bounds the connections of a gateway's doors together; 0 = no bound.
@@ -51,7 +52,6 @@ type Gate struct {
 	open    int
 	byIP    map[string]int
 	delayed int
-	warned  time.Time
 }
 
 // NewGate makes a Gate. The limiter's quotas of IP addresses bound how many connections
@@ -64,7 +64,7 @@ func NewGate(ctx context.Context, cfg GateConfig, limiter *Limiter, logger *slog
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gate{ctx: ctx, cfg: cfg, limiter: limiter, log: logger, began: time.Now(), byIP: make(map[string]int)}
+	g := &Gate{ctx: ctx, cfg: cfg, limiter: limiter, log: logging.Limited(logger), began: time.Now(), byIP: make(map[string]int)}
 	if cfg.Rate > 0 {
 		// A second's worth at once: what is above waits, and nobody is refused.
 		g.rate = newBucket(cfg.Rate, time.Second, time.Hour)
@@ -224,22 +224,20 @@ func (g *Gate) ConnState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// warnInterval keeps a client that goes on trying from filling the log.
-const warnInterval = time.Second
+// refusals are the lines of the log, by the reasons of the metric: each is limited by itself.
+var refusals = map[string]string{
+	"total":    "connection refused: too many",
+	"ip_total": "connection refused: too many of one IP address",
+	"ip_rate":  "connection refused: too many new ones of one IP address",
+}
 
 func (g *Gate) tooMany(reason, ip string) {
 	g.refused.Add(g.ctx, 1, metric.WithAttributes(attribute.String("reason", reason)))
 	g.mu.Lock()
-	warn := time.Since(g.warned) >= warnInterval
-	if warn {
-		g.warned = time.Now()
-	}
 	open := g.open
 	g.mu.Unlock()
-	if warn {
-		g.log.Warn("connection refused", "reason", reason, "ip", ip, "connections", open,
-			"connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
-	}
+	g.log.Warn(refusals[reason], "reason", reason, "ip", ip, "connections", open,
+		"connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
 }
 
 // connection counts a new connection of an IP address; if that is above its quota, it

@@ -4,12 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/logging"
 )
 
 // A Room counts what the clients of one tenant have open at a gateway: connections of its
@@ -21,14 +21,13 @@ type Room struct {
 	gate   *Gate
 	log    *slog.Logger
 
-	mu     sync.Mutex // guards the following
-	open   int32
-	warned time.Time
+	mu   sync.Mutex // guards the following
+	open int32
 }
 
 // Room makes the room of a tenant behind the gate. limit is asked each time; 0 = no bound.
 func (g *Gate) Room(tenant string, limit func() int32, logger *slog.Logger) *Room {
-	return &Room{ctx: g.ctx, tenant: tenant, limit: limit, gate: g, log: logger}
+	return &Room{ctx: g.ctx, tenant: tenant, limit: limit, gate: g, log: logging.Limited(logger)}
 }
 
 // Enter counts one in; Leave must follow if it returns nil.
@@ -38,20 +37,16 @@ func (r *Room) Enter() error {
 	}
 	limit := r.limit()
 	r.mu.Lock()
-	full, warn := limit > 0 && r.open >= limit, false
+	full := limit > 0 && r.open >= limit
 	if !full {
 		r.open++
-	} else if warn = time.Since(r.warned) >= warnInterval; warn {
-		r.warned = time.Now()
 	}
 	r.mu.Unlock()
 	if !full {
 		return nil
 	}
 	r.gate.refused.Add(r.ctx, 1, metric.WithAttributes(attribute.String("reason", "tenant")))
-	if warn {
-		r.log.Warn("connections of a tenant are refused: it has as many as it may have at this gateway", "tenant", r.tenant, "limit", limit)
-	}
+	r.log.Warn("connections of a tenant are refused: it has as many as it may have at this gateway", "tenant", r.tenant, "limit", limit)
 	return federation.Errorf(federation.Throttled, "logical cluster %q has %d Kafka connections and streams open at this gateway, as many as it may have; close some, use another gateway, or ask the operators of the deployment for more", r.tenant, limit)
 }
 
