@@ -162,8 +162,8 @@ func (d *dev) options() (embedded.Options, net.Listener, error) {
 }
 
 // fleetToken makes the processes know each other as soon as clients must say who they
-// are: by the token of the file, which lets an operator create the first user, or by one
-// that nobody else has.
+// are, or not all may do everything: by the token of the file, which lets an operator
+// create the first user, or by one that nobody else has.
 func (d *dev) fleetToken() error {
 	a := &d.config.Access
 	switch {
@@ -175,7 +175,8 @@ func (d *dev) fleetToken() error {
 		a.FleetToken, a.FleetTokenFile = token.Current(), ""
 	case a.ConnectRequired:
 		return usagef("--connect-auth required needs --fleet-token-file: nobody could create the first user without its token")
-	case len(a.SaslMechanisms) > 0:
+	case len(a.SaslMechanisms) > 0, d.config.Authorization.Authorizer == process.AuthorizerACL,
+		d.config.Tenants, len(d.config.TenantKafkaListen) > 0:
 		a.FleetToken = security.NewSecret()
 	}
 	return nil
