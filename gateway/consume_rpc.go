@@ -14,6 +14,7 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 	"github.com/braidmq/braid/internal/quota"
+	"github.com/braidmq/braid/internal/security"
 )
 
 type consumeConn = connect.BidiStream[braidv1.ConsumeRequest, braidv1.ConsumeResponse]
@@ -222,7 +223,7 @@ func (st *consumeStream) check(sub *braidv1.Subscribe, peer string) (stopRule, e
 	if err != nil {
 		return stopRule{}, err
 	}
-	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: id, ClientHost: peer, TopicRegex: sub.GetTopicRegex()}
+	r := groups.SubscribeRequest{Group: sub.GetGroup(), InstanceID: sub.GetInstanceId(), FormerID: sub.GetFormerMemberId(), ClientID: id, ClientHost: peer, Principal: security.PrincipalOf(st.may.ctx).String(), TopicRegex: sub.GetTopicRegex()}
 	if st.clientID = r.ClientID; r.ClientID == "" {
 		r.ClientID = "connect" // member ids begin with it
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/security"
 )
 
 // JoinGroup: v0-v9
@@ -38,6 +39,7 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 		InstanceID:        deref(kreq.InstanceID),
 		ClientID:          req.clientID,
 		ClientHost:        c.clientHost(),
+		Principal:         security.PrincipalOf(ctx).String(),
 		ProtocolType:      kreq.ProtocolType,
 		SessionTimeout:    millis(kreq.SessionTimeoutMillis),
 		RebalanceTimeout:  millis(kreq.RebalanceTimeoutMillis),

@@ -19,7 +19,7 @@ func (w *world) newCoordinator(id federation.GatewayID) groups.Coordinator {
 	m := w.Current()
 	require.NoError(w.t, store.SetGroupsLife(context.Background(), m.LogicalCluster, m.ClusterID))
 	e, err := groups.NewEngine(groups.Config{
-		Gateway: id, Maps: w, Store: store,
+		Gateway: id, Maps: w, Store: store, Room: w.room,
 		Sees: func(principal, host string, topic federation.TopicName) bool {
 			return w.authorizer.SeesTopic(w.Current(), principal, host, topic)
 		},

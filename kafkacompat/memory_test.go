@@ -2,17 +2,63 @@ package kafkacompat_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
+
+// TestGroupsStayWithinTheirRoom has connections join groups of their own with as much as a
+// member may bring, and a session of half an hour. It is bounded, also after they are gone,
+// and another client joins.
+func TestGroupsStayWithinTheirRoom(t *testing.T) {
+	room := groups.NewRoom(4 << 20)
+	w := startWorld(t, &world{room: room})
+	w.create("orders", 1, nil)
+	join := func(group string) *kmsg.JoinGroupRequest {
+		req := joinNew(group)
+		req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 1_800_000, 1_800_000
+		req.Protocols[0].Metadata = make([]byte, 250_000)
+		return req
+	}
+	codes := make([]map[int16]int, 4)
+	var wg sync.WaitGroup
+	for i := range codes {
+		c := w.dial()
+		codes[i] = map[int16]int{}
+		wg.Go(func() {
+			for n := range 10 {
+				codes[i][exchange[*kmsg.JoinGroupResponse](c, join(fmt.Sprintf("abuse-%d-%d", i, n)), 1).ErrorCode]++
+			}
+			_ = c.c.Close()
+		})
+	}
+	wg.Wait()
+	all := map[int16]int{}
+	for _, m := range codes {
+		for code, n := range m {
+			all[code] += n
+		}
+	}
+	require.Len(t, all, 2)
+	require.InDelta(t, 8, all[0], 2, "joined")
+	require.Equal(t, 40-all[0], all[kerr.CoordinatorLoadInProgress.Code], "the others are told to try again")
+	require.LessOrEqual(t, room.Used(), room.Size()/2)
+	require.EqualValues(t, 40-all[0], room.Refused())
+
+	c := dial(t, w.listen("alice"))
+	require.Zero(t, exchange[*kmsg.JoinGroupResponse](c, join("honest"), 1).ErrorCode)
+	require.LessOrEqual(t, room.Used(), room.Size())
+}
 
 // Clients that send ten times of what the gateway may hold are slowed down: nothing is
 // refused, the budget holds, and all goes on when the clusters do.

@@ -61,6 +61,7 @@ type world struct {
 	quotas     *quota.Config // of a limiter of all servers; nil = quotas do not count
 	limiter    *quota.Limiter
 	requests   *memory.Budget // of gateways that are added; nil = their own
+	room       *groups.Room   // likewise
 	addr       string         // of the first server
 
 	// Set before addGateway, for gateways that ask who clients are.
@@ -118,7 +119,7 @@ func newWorldMeasured(t testing.TB, metrics *kafkacompat.Metrics, opts ...option
 
 func startWorld(t testing.TB, given *world, opts ...option) *world {
 	t.Helper()
-	w := &world{metrics: given.metrics, authorizer: given.authorizer, quotas: given.quotas, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
+	w := &world{metrics: given.metrics, room: given.room, authorizer: given.authorizer, quotas: given.quotas, t: t, redis: miniredis.RunT(t), clusters: make(map[string]*kfake.Cluster), admins: make(map[string]*kadm.Client)}
 	seeds := make(map[string][]string)
 	for _, name := range []string{"a", "b"} {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("physical-"+name))

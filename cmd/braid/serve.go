@@ -34,6 +34,7 @@ type serving struct {
 	gatewayRole         string
 	connectAuth         string
 	memoryLimit         string
+	groupMemory         string
 	mutexProfile        int
 	limited             []string
 	flagged             map[string]string // limits that have a flag
@@ -155,10 +156,11 @@ func (s *serving) kafka(cmd *cobra.Command) {
 	f.StringVar(&c.KafkaAdvertise, "kafka-advertise", "", "HOST:PORT that Kafka clients are given for it; as it listens by default")
 }
 
-// memory is the flag for the limit of the process. In braid dev, embedded clusters keep
+// memory is the flag for the limit of the process, and for the part of it that groups have. In braid dev, embedded clusters keep
 // their records in the same memory, so none is set there by default.
 func (s *serving) memory(cmd *cobra.Command, def string) {
 	cmd.Flags().StringVar(&s.memoryLimit, "memory-limit", def, "memory that the process may take, such as 512MiB: clients that would make it take more are slowed down. auto is three quarters of the cgroup's limit, or half of the machine's memory; none is no limit")
+	cmd.Flags().StringVar(&s.groupMemory, "group-memory", "auto", "memory that members of groups may take by what they bring: metadata, subscriptions and assignments. auto is a tenth of --memory-limit, or 512MiB without one. Above it new members are told to try again, and one client has half of it at most")
 }
 
 func (s *serving) gateway(cmd *cobra.Command, autoCreate bool) {
@@ -277,10 +279,27 @@ func (s *serving) limitMemory() error {
 		return usagef("--memory-limit: %w", err)
 	}
 	s.config.MemoryLimit = limit
+	if s.config.GroupMemory, err = groupMemory(s.groupMemory); err != nil {
+		return err
+	}
 	if limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		memory.SetRuntime(limit)
 	}
 	return nil
+}
+
+func groupMemory(text string) (int64, error) {
+	if text == "auto" {
+		return 0, nil
+	}
+	n, err := memory.ParseSize(text)
+	switch {
+	case err != nil:
+		return 0, usagef("--group-memory: %w, or auto", err)
+	case n < 1<<20:
+		return 0, usagef("--group-memory: %s is too little: want 1MiB or more", text)
+	}
+	return n, nil
 }
 
 func newLogger(w io.Writer, level, format string, cfg logging.Config) (*slog.Logger, error) {

@@ -31,6 +31,10 @@ func (g *group) onJoin(to any, r *JoinRequest) {
 		return
 	}
 	_, pending := g.pending[r.MemberID]
+	if err := g.roomToJoin(r, pending); err != nil {
+		refuse(err)
+		return
+	}
 	switch {
 	case r.MemberID == "":
 		g.joinNew(to, r)
@@ -177,6 +181,7 @@ func (g *group) joinNew(to any, r *JoinRequest) {
 	}
 	g.pending[id] = g.now.Add(r.SessionTimeout)
 	g.wakeAt(g.pending[id])
+	g.hold(id, holding{r.client(), memberBytes})
 	g.reply(to, JoinResponse{MemberID: id}, federation.Errorf(federation.MemberIDRequired, "group %q: join again with the given member id", g.id))
 }
 
@@ -195,7 +200,7 @@ func (g *group) addClassic(to any, r *JoinRequest, id string) {
 		g.protocolType = r.ProtocolType
 	}
 	m := &member{
-		id: id, instance: r.InstanceID, clientID: r.ClientID, clientHost: r.ClientHost,
+		id: id, instance: r.InstanceID, clientID: r.ClientID, clientHost: r.ClientHost, user: r.Principal,
 		session: r.SessionTimeout, rebalance: r.RebalanceTimeout, protocols: cloneProtocols(r.Protocols),
 		isNew: true, awaitsJoin: to,
 	}
@@ -231,7 +236,7 @@ func (g *group) replaceStatic(to any, r *JoinRequest, old *member, id string) {
 	leader := g.leader
 	m := *old
 	m.id, m.isNew = id, false
-	m.clientID, m.clientHost = r.ClientID, r.ClientHost
+	m.clientID, m.clientHost, m.user = r.ClientID, r.ClientHost, r.Principal
 	delete(g.members, old.id)
 	g.gone = append(g.gone, old.id)
 	g.members[id] = &m
@@ -595,6 +600,11 @@ func (g *group) takeAssignments(to any, leader *member, assignments []MemberAssi
 				"group %q: an assignment of %d bytes is above the limit of %d", g.id, len(a.Assignment), g.cfg.MemberBytesMax))
 			return
 		}
+	}
+	if err := g.roomToAssign(leader, assignments); err != nil {
+		leader.awaitsSync = nil
+		g.reply(to, SyncResponse{}, err)
+		return
 	}
 	given := make(map[string][]byte, len(assignments))
 	for _, a := range assignments {

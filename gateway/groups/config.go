@@ -63,6 +63,9 @@ type Config struct {
 	// Limit says how many groups there may be that something is stored of, at all gateways
 	// together, and as many in memory here; further ones are refused. nil, or 0 = any number.
 	Limit func() int
+	// Room is what all members may take; NewRoom(0) by default. Engines of one process share
+	// one.
+	Room *Room
 	// MembersMax bounds the members of a group, of all protocols together; 2,000 by default
 	// (Kafka's group.max.size and group.consumer.max.size).
 	MembersMax int
@@ -138,6 +141,9 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	c.clients = logging.Limited(c.Logger)
+	if c.Room == nil {
+		c.Room = NewRoom(0)
+	}
 	if c.NewID == nil {
 		c.NewID = uuid.NewString
 	}

@@ -48,6 +48,9 @@ func (e *Engine) Stats() Stats {
 	}
 }
 
+// Room is what the engine's members take from.
+func (e *Engine) Room() *Room { return e.cfg.Room }
+
 // An entry is a group that is live or being loaded.
 type entry struct {
 	ready chan struct{} // closed when the following are set
@@ -252,11 +255,28 @@ func (e *Engine) entry(group string, create bool) (*entry, bool, error) {
 	} else if limit := e.cfg.limit(); create && limit > 0 && len(e.groups) >= limit {
 		return nil, false, federation.Errorf(federation.GroupFull, "group %q would be one more than the %d that this logical cluster may have; delete some, or ask the operators of the deployment for more", group, limit)
 	} else if len(e.groups) >= e.cfg.GroupsMax {
-		return nil, false, federation.Errorf(federation.GroupFull, "this gateway coordinates %d groups, its limit", e.cfg.GroupsMax)
+		e.evict()
+		return nil, false, federation.Errorf(federation.CoordinatorLoading, "group %q would be one more than the %d that this gateway coordinates at a time; try again", group, e.cfg.GroupsMax)
 	}
 	en := &entry{ready: make(chan struct{})}
 	e.groups[group] = en
 	return en, true, nil
+}
+
+// evict unloads some groups that have no members: what is stored of them is loaded when
+// somebody asks. A few at a time make room for who tries again.
+func (e *Engine) evict() {
+	const looksMax, evictMax = 1000, 100
+	looks, evicted := 0, 0
+	for _, en := range e.groups {
+		if o := en.owner; o != nil && o.empty.Load() {
+			signal(o.evict)
+			evicted++
+		}
+		if looks++; looks >= looksMax || evicted >= evictMax {
+			return
+		}
+	}
 }
 
 // load claims a group and runs its owner.
@@ -336,6 +356,11 @@ func (e *Engine) ask(ctx context.Context, group string, create bool, absent func
 func (e *Engine) checkOwnership(ctx context.Context) {
 	const pageMax = 1000
 	e.forgetFailures()
+	if e.cfg.Room.tight(time.Now()) {
+		for _, o := range e.owners() {
+			signal(o.press)
+		}
+	}
 	owners := e.owners()
 	for len(owners) > 0 {
 		page := owners[:min(len(owners), pageMax)]

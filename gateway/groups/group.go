@@ -97,12 +97,13 @@ type group struct {
 	subscribed map[federation.TopicName]bool // by classic members; nil = not known
 	topicIDs   map[federation.TopicName]federation.TopicID
 
-	now    time.Time // of the step
-	fx     effects   // of the step
-	wake   time.Time // nothing is due before; zero = nothing is due
-	dirty  bool      // some member is
-	stored header    // as last put into effects
-	gone   []string  // members removed in this step
+	now    time.Time          // of the step
+	fx     effects            // of the step
+	wake   time.Time          // nothing is due before; zero = nothing is due
+	dirty  bool               // some member is
+	held   map[string]holding // by member id: what is taken from Config.Room
+	stored header             // as last put into effects
+	gone   []string           // members removed in this step
 }
 
 // topicView is what the assignment needs to know of topics.
@@ -115,7 +116,8 @@ type topicView interface {
 // A member of a group.
 type member struct {
 	id, instance, clientID, clientHost string
-	stepwise                           bool // a Connect or a modern member: it is assigned to by the coordinator, and goes on reading meanwhile
+	user                               string // the principal, of others than modern members
+	stepwise                           bool   // a Connect or a modern member: it is assigned to by the coordinator, and goes on reading meanwhile
 	session, rebalance                 time.Duration
 	seq                                int64
 	deadline                           time.Time // of the session
@@ -190,7 +192,7 @@ func newGroup(id string, cfg *Config, topics topicView, now time.Time) *group {
 	return &group{
 		id: id, cfg: cfg, topics: topics, since: now, session: session, heartbeat: heartbeat,
 		members: map[string]*member{}, static: map[string]string{}, pending: map[string]time.Time{}, unsync: map[string]bool{},
-		topicIDs: map[federation.TopicName]federation.TopicID{},
+		topicIDs: map[federation.TopicName]federation.TopicID{}, held: map[string]holding{},
 	}
 }
 
@@ -240,6 +242,8 @@ type (
 		stored []redisstore.GroupOffset
 	}
 	evTopics struct{ topics topicView }
+	// evPressed has the group drop members that are not heard of, if room is wanting.
+	evPressed struct{}
 	// evTick handles what is due. heard tells when the client of an attached
 	// membership was heard of last.
 	evTick struct {
@@ -282,9 +286,12 @@ func (g *group) step(now time.Time, ev any) effects {
 		g.onExpire(ev.stored)
 	case evTopics:
 		g.onTopics(ev.topics)
+	case evPressed:
+		g.dropSilent()
 	case evTick:
 		g.onTick(ev.heard)
 	}
+	g.count()
 	g.collect()
 	return g.fx
 }

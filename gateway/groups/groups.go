@@ -73,6 +73,7 @@ type JoinRequest struct {
 	InstanceID       string // static member (KIP-345); empty = dynamic
 	ClientID         string
 	ClientHost       string
+	Principal        string // who the member is
 	ProtocolType     string
 	Protocols        []Protocol
 	SessionTimeout   time.Duration
@@ -257,6 +258,7 @@ type SubscribeRequest struct {
 	FormerID         string // the member that the client was on a stream that broke; empty = none
 	ClientID         string
 	ClientHost       string
+	Principal        string `json:",omitempty"` // who the member is
 	Topics           []federation.TopicName
 	TopicRegex       string // RE2 over whole logical names; empty = none
 	SessionTimeout   time.Duration

@@ -64,6 +64,11 @@ func (g *group) consumerHeartbeat(r *ConsumerHeartbeatRequest) (ConsumerHeartbea
 	if err != nil {
 		return none, err
 	}
+	if !joins && r.Topics != nil {
+		if err := g.roomToSubscribe(m, "", 0, r.Topics); err != nil {
+			return none, err
+		}
+	}
 	changed := g.describeModern(m, r, match)
 	g.rest(m)
 	switch {
@@ -163,6 +168,9 @@ func (g *group) modernMember(r *ConsumerHeartbeatRequest) (m *member, joins bool
 	}
 	if len(g.members) >= g.cfg.MembersMax {
 		return nil, false, federation.Errorf(federation.GroupFull, "group %q has %d members, its limit", g.id, g.cfg.MembersMax)
+	}
+	if err := g.roomToSubscribe(nil, clientOf(r.ClientHost, r.Principal), len(r.MemberID)+len(r.InstanceID)+len(r.ClientID), r.Topics); err != nil {
+		return nil, false, err
 	}
 	return g.addModern(r), true, nil
 }

@@ -23,11 +23,14 @@ type owner struct {
 	mailbox chan any
 	changed chan struct{} // holds one signal: the map changed
 	sweep   chan struct{} // holds one signal: drop old offsets
+	press   chan struct{} // holds one signal: room is wanting
+	evict   chan struct{} // holds one signal: go, if there is nothing but offsets
 	stop    chan error    // holds one reason
 	done    chan struct{}
 	err     error // why it ended; valid after done
 
-	active time.Time // of the last event from outside
+	active time.Time   // of the last event from outside
+	empty  atomic.Bool // unused, for others
 
 	// ownedIn is the last map that was seen to give the group to this gateway, so that
 	// not every request has to hash all gateways.
@@ -57,6 +60,7 @@ func newOwner(e *Engine, logical string, g *group, epoch int64) *owner {
 	return &owner{
 		e: e, g: g, logical: logical, epoch: epoch,
 		mailbox: make(chan any, e.cfg.MailboxMax), changed: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+		press: make(chan struct{}, 1), evict: make(chan struct{}, 1),
 		stop: make(chan error, 1), done: make(chan struct{}),
 	}
 }
@@ -76,6 +80,7 @@ func (o *owner) run(ctx context.Context) {
 		_ = o.e.cfg.Store.ReleaseGroup(release, o.logical, o.g.id, o.epoch)
 		cancel()
 	}
+	o.g.release()
 	o.e.forget(o)
 	o.err = err
 	close(o.done)
@@ -94,6 +99,7 @@ func (o *owner) loop(ctx context.Context) error {
 		}
 		clear(batch)
 		batch = batch[:0]
+		o.empty.Store(o.unused())
 		timer.Reset(time.Until(o.next()))
 		select {
 		case <-ctx.Done():
@@ -108,6 +114,12 @@ func (o *owner) loop(ctx context.Context) error {
 		case <-o.sweep:
 			if ev, ok := o.expiry(ctx); ok {
 				batch = append(batch, ev)
+			}
+		case <-o.press:
+			batch = append(batch, evPressed{})
+		case <-o.evict:
+			if o.unused() && len(o.mailbox) == 0 {
+				return errIdle
 			}
 		case now := <-timer.C:
 			if o.idle(now) {

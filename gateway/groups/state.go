@@ -39,6 +39,7 @@ type storedMember struct {
 	Instance    string                                                 `json:"instance,omitempty"`
 	ClientID    string                                                 `json:"client_id,omitempty"`
 	ClientHost  string                                                 `json:"client_host,omitempty"`
+	User        string                                                 `json:"user,omitempty"` // the principal, of others than modern members
 	Modern      *storedModern                                          `json:"modern,omitempty"`
 	Connect     bool                                                   `json:"connect,omitempty"`
 	SessionMs   int64                                                  `json:"session_ms"`
@@ -145,7 +146,7 @@ func encode(v any) []byte {
 
 func (m *member) stored() storedMember {
 	s := storedMember{
-		Instance: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, Connect: m.stepwise,
+		Instance: m.instance, ClientID: m.clientID, ClientHost: m.clientHost, User: m.user, Connect: m.stepwise,
 		SessionMs: m.session.Milliseconds(), RebalanceMs: m.rebalance.Milliseconds(), Seq: m.seq,
 		Assignment: m.assignment, Former: m.former, Topics: m.names, Regex: m.regex,
 	}
@@ -216,6 +217,12 @@ func loadGroup(id string, cfg *Config, topics topicView, fields map[string][]byt
 		g.wakeAt(g.followDeadline)
 	}
 	g.fx = effects{}
+	for _, m := range g.members {
+		if _, ok := g.held[groupShare]; !ok {
+			g.hold(groupShare, holding{m.client(), groupBytes})
+		}
+		g.hold(m.id, holding{m.client(), m.size()})
+	}
 	return g, nil
 }
 
@@ -250,7 +257,7 @@ func (g *group) loadMember(id string, b []byte) error {
 		return federation.Errorf(federation.Internal, "group %q: the stored state of member %q is damaged: %w", g.id, id, err)
 	}
 	m := &member{
-		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, stepwise: s.Connect || s.Modern != nil, seq: s.Seq,
+		id: id, instance: s.Instance, clientID: s.ClientID, clientHost: s.ClientHost, user: s.User, stepwise: s.Connect || s.Modern != nil, seq: s.Seq,
 		session: time.Duration(s.SessionMs) * time.Millisecond, rebalance: time.Duration(s.RebalanceMs) * time.Millisecond,
 		assignment: s.Assignment, former: s.Former, names: s.Topics, regex: s.Regex,
 		revoking: map[federation.TopicPartition]time.Time{}, owned: map[federation.TopicPartition]int64{},

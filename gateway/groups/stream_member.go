@@ -62,6 +62,10 @@ func (g *group) onSubscribe(ev *evSubscribe) {
 		g.reply(ev.to, nil, federation.Errorf(federation.GroupFull, "group %q has %d members, its limit", g.id, g.cfg.MembersMax))
 		return
 	}
+	if err := g.roomToSubscribe(nil, clientOf(r.ClientHost, r.Principal), 2*len(prefix)+len(r.TopicRegex), r.Topics); err != nil {
+		g.reply(ev.to, nil, err)
+		return
+	}
 	if len(g.members) == 0 {
 		g.protocolType = consumerProtocol
 	}
@@ -133,7 +137,7 @@ func (g *group) checkSubscribe(r *SubscribeRequest) (matcher, error) {
 }
 
 func (g *group) describeStream(m *member, r *SubscribeRequest, match matcher) {
-	m.clientID, m.clientHost = r.ClientID, r.ClientHost
+	m.clientID, m.clientHost, m.user = r.ClientID, r.ClientHost, r.Principal
 	m.names, m.regex, m.matcher = r.Topics, r.TopicRegex, match
 	m.session, m.rebalance = r.SessionTimeout, r.RebalanceTimeout
 	g.touched(m)

@@ -21,6 +21,8 @@ type Limits struct {
 	// Answers bounds the records that were read from brokers: answers that are being
 	// written to clients, reads ahead, and the tail caches.
 	Answers int64
+	// Groups bounds what members of groups have brought: it stays for their sessions.
+	Groups int64
 	// Connections bounds the connections of clients that are open, idle ones too; 0 = no bound.
 	Connections int
 	// Calls bounds the calls and streams of the Connect API that are open; 0 = no bound.
@@ -40,6 +42,9 @@ const outsideMax = 40 << 20
 // connections, groups), for pools, and for the garbage between two collections.
 const shareOf = 5
 
+// groupsShareOf is the part of the limit that members of groups have, of that rest.
+const groupsShareOf = 10
+
 // What connections and calls take by themselves is of the rest: a quarter of the limit at
 // most for each of both, if they are as large as they get with TLS, and for calls with their
 // goroutines, buffers and what the library keeps of each.
@@ -52,7 +57,7 @@ const (
 
 // LimitsOf divides a limit; zero stands for no limit, and gives none.
 func LimitsOf(limit int64) Limits {
-	l := Limits{Requests: limit / shareOf, Answers: limit / shareOf}
+	l := Limits{Requests: limit / shareOf, Answers: limit / shareOf, Groups: limit / groupsShareOf}
 	if limit > 0 {
 		l.Connections = int(min(countMax, limit/restShareOf/connectionBytes))
 		l.Calls = int(min(countMax, limit/restShareOf/callBytes))

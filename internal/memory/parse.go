@@ -21,6 +21,18 @@ func ParseLimit(text string, available func() int64) (int64, error) {
 		}
 		return n, nil
 	}
+	n, err := ParseSize(text)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w, auto, or none", err)
+	case n < LimitMin:
+		return 0, fmt.Errorf("%s is too little: want %d MiB or more, or none", text, LimitMin>>20)
+	}
+	return n, nil
+}
+
+// ParseSize reads a number of bytes, with or without a unit.
+func ParseSize(text string) (int64, error) {
 	number, unit := text, int64(1)
 	for _, u := range []struct {
 		suffix string
@@ -32,11 +44,8 @@ func ParseLimit(text string, available func() int64) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
-	switch {
-	case err != nil || n < 0 || n > math.MaxInt64/unit:
-		return 0, fmt.Errorf("%q is no size: want auto, none, or a number with MiB or GiB, such as 512MiB", text)
-	case n*unit < LimitMin:
-		return 0, fmt.Errorf("%s is too little: want %d MiB or more, or none", text, LimitMin>>20)
+	if err != nil || n < 0 || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is no size: want a number with MiB or GiB, such as 512MiB", text)
 	}
 	return n * unit, nil
 }

@@ -129,9 +129,12 @@ type Config struct {
 	Upstream   upstream.Config
 	Router     router.Config
 	Groups     groups.Config
-	Gateway    gateway.Config
-	Kafka      kafkacompat.Config
-	NameServer nameserver.Config
+	// GroupMemory is what all members of groups may hold at a gateway; 0 = a tenth of
+	// MemoryLimit, or 512 MiB without one.
+	GroupMemory int64
+	Gateway     gateway.Config
+	Kafka       kafkacompat.Config
+	NameServer  nameserver.Config
 
 	// Listener and Dialer replace the network; nil = TCP.
 	Listener func(network, address string) (net.Listener, error)

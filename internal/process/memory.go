@@ -1,6 +1,9 @@
 package process
 
 import (
+	"cmp"
+
+	"github.com/braidmq/braid/gateway/groups"
 	"github.com/braidmq/braid/internal/memory"
 )
 
@@ -25,6 +28,7 @@ func (w *wiring) budgets() budgets {
 	}
 	b := budgets{requests: memory.NewBudget(shares.Requests), incoming: memory.NewBudget(shares.Requests / incomingShare), answers: memory.NewBudget(shares.Answers)}
 	w.cfg.Upstream.Answers = b.answers
+	w.cfg.Groups.Room = groups.NewRoom(cmp.Or(w.cfg.GroupMemory, shares.Groups))
 	return b
 }
 

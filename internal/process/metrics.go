@@ -78,6 +78,9 @@ func groupGauges(e *groups.Engine, s *redisstore.Store) []gauge {
 	stat := func(pick func(groups.Stats) int64) func() int64 { return func() int64 { return pick(e.Stats()) } }
 	return []gauge{
 		{"braid.groups", "{group}", "Groups in memory that this gateway coordinates.", false, stat(func(s groups.Stats) int64 { return int64(s.Groups) })},
+		{"braid.groups.memory.used", "By", "What members of groups hold in memory, those of tenants, too.", false, e.Room().Used},
+		{"braid.groups.memory.limit", "By", "What they may hold.", false, e.Room().Size},
+		{"braid.groups.memory.refused", "{request}", "Requests of members that were refused for want of it.", true, e.Room().Refused},
 		{"braid.groups.rebalances", "{rebalance}", "New assignments.", true, stat(func(s groups.Stats) int64 { return s.Rebalances })},
 		{"braid.groups.commits", "{offset}", "Offsets that were stored.", true, stat(func(s groups.Stats) int64 { return s.Commits })},
 		{"braid.groups.writes", "{write}", "Writes of groups to Redis: one stores what came in for its group while the one before was under way.", true, stat(func(s groups.Stats) int64 { return s.Writes })},
