@@ -194,8 +194,8 @@ func (l *limiter) take(message string, now time.Time) (left int, ok bool) {
 
 // HTTPErrors returns what a http.Server logs to: about its connections, which clients can
 // cause. told is called for each line, whether it is about a TLS handshake; it may be nil.
-func HTTPErrors(l *slog.Logger, told func(tls bool)) *log.Logger {
-	return log.New(&httpErrors{Limited(l), told}, "", 0)
+func HTTPErrors(l *slog.Logger, told func(tls bool)) *log.Logger { //nolint:forbidigo // http.Server wants one
+	return log.New(&httpErrors{Limited(l), told}, "", 0) //nolint:forbidigo // likewise
 }
 
 type httpErrors struct {

@@ -21,8 +21,8 @@ func TestLongValuesAreCut(t *testing.T) {
 	topic := strings.Repeat("t", 249)
 	for _, asJSON := range []bool{false, true} {
 		var out bytes.Buffer
-		log := logging.New(&out, slog.LevelInfo, asJSON, logging.Config{})
-		log.With("logger", "audit", "client", long).WithGroup("audit").Warn("denied", "name", topic, "group", long,
+		l := logging.New(&out, slog.LevelInfo, asJSON, logging.Config{})
+		l.With("logger", "audit", "client", long).WithGroup("audit").Warn("denied", "name", topic, "group", long,
 			"error", errors.New(long), "all", []string{long, "x"}, slog.Group("sub", "name", "a\xff\nb"+long), "stack", strings.Repeat("s", 5000))
 		text := out.String()
 		require.Less(t, len(text), 20<<10)
@@ -41,15 +41,15 @@ func TestLinesOfClientsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		root := logging.New(&out, slog.LevelDebug, false, logging.Config{})
-		log := logging.Limited(root)
+		l := logging.Limited(root)
 		lines := func() []string {
 			defer out.Reset()
 			return strings.Split(strings.TrimSpace(out.String()), "\n")
 		}
 		for i := range 10_000 {
-			log.With("remote", i).Warn("request refused")
+			l.With("remote", i).Warn("request refused")
 		}
-		log.Warn("another kind")
+		l.Warn("another kind")
 		first := lines()
 		require.Len(t, first, 11)
 		require.Contains(t, first[0], "remote=0")
@@ -58,8 +58,8 @@ func TestLinesOfClientsAreLimited(t *testing.T) {
 
 		<-time.After(time.Second)
 		for range 100 {
-			log.Warn("request refused")
-			log.Debug("all of these")
+			l.Warn("request refused")
+			l.Debug("all of these")
 			root.Warn("not caused by clients")
 		}
 		next := lines()
@@ -68,7 +68,7 @@ func TestLinesOfClientsAreLimited(t *testing.T) {
 
 		// As many kinds as there may be: those above share one.
 		for i := range 10_000 {
-			log.Warn("kind " + strconv.Itoa(i))
+			l.Warn("kind " + strconv.Itoa(i)) //nolint:sloglint // kinds that are no constants are bounded
 		}
 		require.Less(t, len(lines()), 300)
 	})
@@ -77,7 +77,7 @@ func TestLinesOfClientsAreLimited(t *testing.T) {
 func TestLogOfHTTPServers(t *testing.T) {
 	var out bytes.Buffer
 	var tls, other int
-	log := logging.HTTPErrors(logging.New(&out, slog.LevelInfo, false, logging.Config{}), func(isTLS bool) {
+	l := logging.HTTPErrors(logging.New(&out, slog.LevelInfo, false, logging.Config{}), func(isTLS bool) {
 		if isTLS {
 			tls++
 		} else {
@@ -85,10 +85,10 @@ func TestLogOfHTTPServers(t *testing.T) {
 		}
 	})
 	for range 1000 {
-		log.Print("http: TLS handshake error from 10.0.0.1:1: remote error: tls: bad certificate")
+		l.Print("http: TLS handshake error from 10.0.0.1:1: remote error: tls: bad certificate")
 	}
-	log.Print("http: TLS handshake error from 10.0.0.1:2: EOF")
-	log.Print("http2: server connection error")
+	l.Print("http: TLS handshake error from 10.0.0.1:2: EOF")
+	l.Print("http2: server connection error")
 	require.Equal(t, 1001, tls)
 	require.Equal(t, 1, other)
 	require.Equal(t, 10, strings.Count(out.String(), "bad certificate"))

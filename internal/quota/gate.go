@@ -224,20 +224,20 @@ func (g *Gate) ConnState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// refusals are the lines of the log, by the reasons of the metric: each is limited by itself.
-var refusals = map[string]string{
-	"total":    "connection refused: too many",
-	"ip_total": "connection refused: too many of one IP address",
-	"ip_rate":  "connection refused: too many new ones of one IP address",
-}
-
 func (g *Gate) tooMany(reason, ip string) {
 	g.refused.Add(g.ctx, 1, metric.WithAttributes(attribute.String("reason", reason)))
 	g.mu.Lock()
 	open := g.open
 	g.mu.Unlock()
-	g.log.Warn(refusals[reason], "reason", reason, "ip", ip, "connections", open,
-		"connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
+	log := g.log.With("reason", reason, "ip", ip, "connections", open, "connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
+	switch reason { // each is limited by itself
+	case "total":
+		log.Warn("connection refused: too many")
+	case "ip_total":
+		log.Warn("connection refused: too many of one IP address")
+	default:
+		log.Warn("connection refused: too many new ones of one IP address")
+	}
 }
 
 // connection counts a new connection of an IP address; if that is above its quota, it
