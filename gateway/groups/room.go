@@ -46,9 +46,13 @@ func NewRoom(size int64) *Room {
 	return &Room{size: size, clients: map[string]int64{}}
 }
 
-// Size, Used and Refused are for metrics: bytes, and how often a member was refused.
-func (r *Room) Size() int64    { return r.size }
-func (r *Room) Used() int64    { return r.used.Load() }
+// Size is what all groups may hold, in bytes.
+func (r *Room) Size() int64 { return r.size }
+
+// Used is what they hold.
+func (r *Room) Used() int64 { return r.used.Load() }
+
+// Refused counts the members that were refused for want of room.
 func (r *Room) Refused() int64 { return r.refused.Load() }
 
 // fits reports whether a client may hold n bytes more. Members that are there already may
