@@ -84,6 +84,8 @@ type Client struct {
 	ID   string
 	Zone string // from the rack or from the client id
 	Role Role
+	// Kafka is set for a client of the Kafka facade: gateways without an address for it are none of its.
+	Kafka bool
 }
 
 // ParseClient reads the hints that a client id can carry: parts of the form
@@ -110,14 +112,14 @@ func ParseClient(id, rack string) Client {
 const ClientGatewaysMax = 8
 
 // ClientGateways returns the gateways of a client, best first: ready ones of
-// its role, those of its zone if there are any, at most ClientGatewaysMax,
+// its role that have an address for it, those of its zone if there are any, at most ClientGatewaysMax,
 // picked and ordered by rendezvous hashing of the client id. It is the one
 // assignment of braid: the name service and all gateways call it, so with the
 // same map they give the same answer.
 func (m *Map) ClientGateways(c Client) []*Gateway {
 	var fit, zone []*Gateway
 	for _, g := range m.Gateways {
-		if g.State != GatewayReady || !g.Role.Serves(c.Role) {
+		if g.State != GatewayReady || !g.Role.Serves(c.Role) || c.Kafka && g.KafkaAddress == "" {
 			continue
 		}
 		fit = append(fit, g)

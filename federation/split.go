@@ -14,8 +14,9 @@ type Split struct {
 	whose splitIndex
 	views map[string]*splitView // of those that were looked at in the last one
 
-	mu   sync.Mutex // guards the following
-	late map[string]*splitView
+	mu    sync.Mutex // guards the following
+	late  map[string]*splitView
+	bound map[string]*Map // of those that BoundOf was asked for
 }
 
 // A splitIndex is what belongs to each tenant, by its name.
@@ -245,4 +246,37 @@ func (s *Split) lately(tenant string) *splitView {
 		s.late[tenant] = v
 	}
 	return v
+}
+
+// BoundOf is Of for clients that belong to a tenant only by the address that they came to:
+// gateways that have none of the tenant's own have no Kafka address there. At the common
+// one, such a client would be another logical cluster's.
+func (s *Split) BoundOf(tenant string) (*Map, bool) {
+	m, served := s.Of(tenant)
+	if tenant == "" || !slices.ContainsFunc(s.base.Gateways, func(g *Gateway) bool { return g.TenantKafka.Of(tenant) == "" }) {
+		return m, served
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have := s.bound[tenant]; have != nil {
+		return have, served
+	}
+	out := *m
+	out.Gateways = slices.Clone(m.Gateways)
+	out.byNodeID = make(map[NodeID]*Gateway, len(m.Gateways))
+	for i, g := range m.Gateways {
+		if s.base.Gateways[i].TenantKafka.Of(tenant) == "" {
+			plain := *g
+			plain.KafkaAddress = ""
+			out.Gateways[i] = &plain
+		}
+		out.byNodeID[g.NodeID] = out.Gateways[i]
+	}
+	if s.bound == nil {
+		s.bound = make(map[string]*Map)
+	}
+	if s.base.Tenants[tenant] != nil { // of others there could be any number
+		s.bound[tenant] = &out
+	}
+	return &out, served
 }

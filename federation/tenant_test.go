@@ -105,6 +105,40 @@ func TestSplitMap(t *testing.T) {
 	require.Empty(t, ghost.GroupConfigs)
 }
 
+// A client that is a tenant's only by the address that it came to learns of no gateway
+// where it would be somebody else's.
+func TestBoundToAddresses(t *testing.T) {
+	base := splitWorld()
+	base.Gateways = append(base.Gateways, &federation.Gateway{ID: "g0", NodeID: 9, KafkaAddress: "zero:9092"})
+	s := federation.SplitMap(base.Seal(), nil)
+	addresses := func(m *federation.Map) (all []string) {
+		for _, g := range m.Gateways {
+			all = append(all, g.KafkaAddress)
+		}
+		return all
+	}
+	own, _ := s.Of("acme")
+	require.Equal(t, []string{"zero:9092", "one:9192", "acme.two:9092"}, addresses(own))
+	bound, served := s.BoundOf("acme")
+	require.True(t, served)
+	require.Equal(t, []string{"", "one:9192", "acme.two:9092"}, addresses(bound))
+	require.Empty(t, bound.GatewayByNode(9).KafkaAddress)
+	require.Equal(t, own.TopicNames(), bound.TopicNames())
+	require.Equal(t, "id-acme", bound.ClusterID)
+	again, _ := s.BoundOf("acme")
+	require.Same(t, bound, again)
+	_, served = s.BoundOf("ghost")
+	require.False(t, served)
+	base.Gateways = base.Gateways[1:] // all have addresses of acme's: nothing is made
+	s = federation.SplitMap(base.Seal(), nil)
+	own, _ = s.Of("acme")
+	bound, _ = s.BoundOf("acme")
+	require.Same(t, own, bound)
+	own, _ = s.Of("")
+	bound, _ = s.BoundOf("")
+	require.Same(t, own, bound)
+}
+
 // What compares maps by their address sees no change where there is none.
 func TestSplitMapTakesOver(t *testing.T) {
 	base := splitWorld()

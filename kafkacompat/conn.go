@@ -487,6 +487,7 @@ func (c *conn) writeAll(vecs [][]byte) error {
 // names none.
 func (c *conn) client(clientID string) federation.Client {
 	cl := federation.ParseClient(clientID, "") // no rack: it comes with Fetch only, too late for Metadata
+	cl.Kafka = true
 	if cl.Role == federation.RoleBoth {
 		cl.Role = c.s.cfg.Role
 	}

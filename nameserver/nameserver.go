@@ -149,10 +149,11 @@ func (s *Service) answer(m *federation.Map, req *namingv1.ResolveRequest) (*nami
 	default:
 		return nil, federation.Errorf(federation.InvalidArgument, "use %d is not known", req.GetUse())
 	}
+	client.Kafka = req.GetProtocol() == namingv1.Protocol_PROTOCOL_KAFKA
 	resp := &namingv1.ResolveResponse{Generation: int64(m.Version), TtlMs: s.cfg.TTL.Milliseconds()}
 	for _, g := range m.ClientGateways(client) {
 		address := g.ConnectAddress
-		if req.GetProtocol() == namingv1.Protocol_PROTOCOL_KAFKA {
+		if client.Kafka {
 			address = g.KafkaAddress
 		}
 		if address != "" {

@@ -217,3 +217,21 @@ func TestWatchersAreBounded(t *testing.T) {
 	cancel()
 	_ = first.Close()
 }
+
+// Gateways without a Kafka facade do not take the place of those that have one.
+func TestGatewaysWithoutKafkaAreNotForKafkaClients(t *testing.T) {
+	var gateways []*federation.Gateway
+	for i := range 2 * federation.ClientGatewaysMax {
+		g := gateway(i+1, federation.RoleBoth, "")
+		if i >= 3 {
+			g.KafkaAddress = ""
+		}
+		gateways = append(gateways, g)
+	}
+	client, _ := serve(t, nameserver.Config{}, newMaps(gateways...))
+	for protocol, want := range map[namingv1.Protocol]int{namingv1.Protocol_PROTOCOL_KAFKA: 3, namingv1.Protocol_PROTOCOL_CONNECT: federation.ClientGatewaysMax} {
+		res, err := client.Resolve(t.Context(), &namingv1.ResolveRequest{ClientId: "c", Protocol: protocol})
+		require.NoError(t, err)
+		require.Len(t, res.GetEndpoints(), want)
+	}
+}

@@ -215,8 +215,11 @@ func (d *dev) settings(c *process.Config, index int) {
 			c.TenantKafkaListen[tenant] = nextFree(address, index, taken)
 		}
 	case process.NameServer:
-		c.Tenants = d.config.Tenants
-		c.BootstrapListen = d.config.BootstrapListen
+		c.Tenants, c.TenantSNI = d.config.Tenants, d.config.TenantSNI
+		c.BootstrapListen, c.TenantBootstrapListen = d.config.BootstrapListen, d.config.TenantBootstrapListen
+		if c.BootstrapHost = d.config.BootstrapHost; c.BootstrapHost == "" { // most likely the same machine
+			c.BootstrapHost, _, _ = net.SplitHostPort(d.config.KafkaAdvertise)
+		}
 	case process.Controller:
 		c.Access.Connect.ClientAuth = "" // its clients are the other processes, which have the fleet's token
 		c.Controller = d.config.Controller

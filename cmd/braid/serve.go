@@ -112,6 +112,7 @@ func nameserverCommand() *cobra.Command {
 	s.access(cmd)
 	s.opsAccess(cmd)
 	s.clients(cmd)
+	cmd.Flags().BoolVar(&s.config.TenantSNI, "tenant-sni", false, "find the tenant in the name of the TLS handshake with the bootstrap, TENANT.HOST, where HOST is that of --bootstrap-host")
 	cmd.Flags().BoolVar(&s.config.Tenants, "tenants", false, "tell clients of the deployment's tenants of their gateways, too; users of one log in as TENANT/USER")
 	s.limits(cmd)
 	return cmd
@@ -247,6 +248,8 @@ func (s *serving) controller(cmd *cobra.Command) {
 
 func (s *serving) bootstrap(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.config.BootstrapListen, "bootstrap-listen", defaultBootstrap, "where the name service's Kafka bootstrap listens; empty = nowhere")
+	cmd.Flags().StringToStringVar(&s.config.TenantBootstrapListen, "tenant-bootstrap-listen", nil, "listeners of the bootstrap for clients of one tenant, who are sent to the tenant's own addresses of the gateways: TENANT=HOST:PORT")
+	cmd.Flags().StringVar(&s.config.BootstrapHost, "bootstrap-host", "", "the name by which clients reach the bootstrap, for --tenant-sni")
 }
 
 // finish turns texts of flags into values.

@@ -72,20 +72,24 @@ type Config struct {
 	KafkaListen string
 	// KafkaAdvertise is the host:port that Kafka clients are given for it, as ConnectAdvertise.
 	KafkaAdvertise string
-	// Tenants has a gateway serve tenants beside its logical cluster.
+	// Tenants has a gateway or a name service serve tenants beside its logical cluster.
 	Tenants bool
 	// TenantKafkaListen are addresses of listeners for clients of one tenant each, by its
 	// name; TenantKafkaAdvertise are those that they are given, as KafkaAdvertise.
 	TenantKafkaListen, TenantKafkaAdvertise map[string]string
 	// TenantSNI takes the first label of the name in a TLS handshake of the Kafka facade for
 	// a tenant, if what follows is the host of KafkaAdvertise; clients of tenants are given
-	// such names.
+	// such names. At a name service, what follows is BootstrapHost.
 	TenantSNI bool
 	// TenantLimits are how many groups, and connections at each gateway, a tenant may have
 	// that has no limits of its own; 0 = any number.
 	TenantLimits federation.TenantLimits
 	// BootstrapListen is where a name service's Kafka bootstrap listens; empty = nowhere.
 	BootstrapListen string
+	// TenantBootstrapListen are addresses of bootstraps for clients of one tenant each.
+	TenantBootstrapListen map[string]string
+	// BootstrapHost is the name by which clients reach the bootstrap.
+	BootstrapHost string
 	// OpsListen is where metrics, health and pprof are served; empty = nowhere.
 	OpsListen string
 

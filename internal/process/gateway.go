@@ -276,7 +276,8 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if g.kafka, err = kafkacompat.New(kafka, deps); err != nil {
 		return err
 	}
-	g.tenants.listeners(g.kafka)
+	g.tenants.root = g.kafka
+	g.tenants.listeners(g.gate.Listener)
 	if kafka.ClientTelemetry {
 		if err := w.clientMetrics(g.kafka); err != nil {
 			return err

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
@@ -44,10 +45,14 @@ func (w *wiring) nameserver(context.Context) error {
 	own := newTenantView(watch, "")
 	clients := controllers.clients(clientOptions(observe)...)
 	tenants := &namedTenants{
-		tenantChoice: w.tenantChoice(watch.Current, own.Current), w: w, views: own.splitter, names: nameserver.New(w.cfg.NameServer, own),
+		kafkaTenants: kafkaTenants{
+			tenantChoice: w.tenantChoice(watch.Current, own.Current), w: w, views: own.splitter, admin: clients, host: w.cfg.sniHost(),
+		},
+		names:   nameserver.New(w.cfg.NameServer, own),
 		options: []connect.HandlerOption{connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)},
-		ids:     store.ProducerIDs(), admin: clients, servers: make(map[string]*namedTenant),
+		ids:     store.ProducerIDs(), tenants: make(map[string]*namedTenant),
 	}
+	tenants.servers = tenants.serversOf
 	if tenants.authz, err = w.authorizer(); err != nil {
 		return err
 	}
@@ -101,9 +106,7 @@ func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) err
 		Maps: own, NewSession: func() router.Session { return noSession{tenants.ids} }, Groups: noGroups{}, Admin: newKafkaAdmin(tenants.admin, w.cfg.LogicalCluster),
 		Credentials: &kafkaCredentials{tenants.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster}, Authorizer: tenants.authz, Metrics: metrics, Logger: w.log,
 	}
-	if w.cfg.Tenants {
-		deps.TenantOf = tenants.kafkaOf
-	}
+	tenants.kafkaDeps(&deps)
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err
 	}
@@ -112,6 +115,10 @@ func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) err
 		return err
 	}
 	tenants.root = server
+	tenants.listeners(func(l net.Listener) net.Listener { return l })
+	if w.cfg.Tenants {
+		w.task(lifecycle.Task{Name: "tenants", Run: tenants.run})
+	}
 	w.task(lifecycle.Task{
 		Name: "kafka bootstrap",
 		Run: func(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"net/http"
 	"sync"
 
@@ -16,26 +17,22 @@ import (
 // namedTenants have a name service and its bootstrap tell clients of tenants of their
 // gateways: the answers are those of a view of the map, as at the gateways.
 type namedTenants struct {
-	tenantChoice
-	w     *wiring
-	views *splitter
+	kafkaTenants
 	names *nameserver.Service
 	// options are those of the Connect service.
 	options []connect.HandlerOption
 
 	// For the bootstrap.
-	root  *kafkacompat.Server
-	ids   router.ProducerIDs
-	admin controllerClients
+	ids router.ProducerIDs
 
 	mu      sync.Mutex // guards the following
-	servers map[string]*namedTenant
+	tenants map[string]*namedTenant
 }
 
 // A namedTenant is the bootstrap of one life of a tenant.
 type namedTenant struct {
 	clusterID string
-	server    *kafkacompat.Server
+	*tenantServers
 }
 
 // view is the map as a tenant's clients see it.
@@ -43,7 +40,7 @@ func (n *namedTenants) view(tenant string) (*tenantView, *federation.Map, error)
 	m, served := n.views.split().Of(tenant)
 	switch {
 	case served:
-		return &tenantView{n.views, tenant}, m, nil
+		return &tenantView{splitter: n.views, tenant: tenant}, m, nil
 	case m.Version == 0:
 		return nil, nil, errNoMap()
 	default:
@@ -65,30 +62,55 @@ func (n *namedTenants) handler(r *http.Request, p security.Principal, external b
 	return h, there, nil
 }
 
-// kafkaOf says which Server a Kafka client belongs to; nil = the deployment's own.
-func (n *namedTenants) kafkaOf(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
-	tenant, p, err := n.principal(id.Principal, external(id))
-	if err != nil || tenant == "" {
-		return nil, p, err
-	}
-	view, m, err := n.view(tenant)
+// serversOf returns the bootstrap of a tenant, made when its first client comes.
+func (n *namedTenants) serversOf(tenant string) (*tenantServers, error) {
+	_, m, err := n.view(tenant)
 	if err != nil {
-		return nil, p, err
+		return nil, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if have := n.servers[tenant]; have != nil && have.clusterID == m.ClusterID {
-		return have.server, p, nil
+	if have := n.tenants[tenant]; have != nil && have.clusterID == m.ClusterID {
+		return have.tenantServers, nil
 	}
 	log := n.w.log.With("tenant", tenant)
 	authorizer, err := n.w.tenantAuthorizer(tenant, log)
 	if err != nil {
-		return nil, p, err
+		return nil, err
 	}
-	server := n.root.Tenant(kafkacompat.TenantDeps{
-		Name: tenant, Maps: view, NewSession: func() router.Session { return noSession{n.ids} }, Groups: noGroups{}, Admin: newKafkaAdmin(n.admin, tenant),
-		Authorizer: authorizer, Credentials: &kafkaCredentials{n.admin.creds, "logicalClusters/" + tenant}, Auth: n.w.tenantAuth(view), Logger: log,
-	})
-	n.servers[tenant] = &namedTenant{m.ClusterID, server}
-	return server, p, nil
+	fresh := &namedTenant{m.ClusterID, n.make(kafkacompat.TenantDeps{
+		Name: tenant, NewSession: func() router.Session { return noSession{n.ids} }, Groups: noGroups{}, Authorizer: authorizer, Logger: log,
+	})}
+	if old := n.tenants[tenant]; old != nil { // run has not seen yet that it is another one
+		old.close()
+	}
+	n.tenants[tenant] = fresh
+	return fresh.tenantServers, nil
+}
+
+// run lets go of tenants that are deleted.
+func (n *namedTenants) run(ctx context.Context) error {
+	for {
+		changed := n.views.source.Changed()
+		n.forgetGone()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (n *namedTenants) forgetGone() {
+	split := n.views.split()
+	n.forgetUnused()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, t := range n.tenants {
+		if m, served := split.Of(name); !served || m.ClusterID != t.clusterID {
+			delete(n.tenants, name)
+			n.forget(name)
+			t.close()
+		}
+	}
 }

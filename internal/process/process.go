@@ -87,8 +87,9 @@ func (p *Process) open(ctx context.Context) error {
 		*l.to = listener
 	}
 	p.tenants = make(map[string]net.Listener)
-	for _, tenant := range slices.Sorted(maps.Keys(p.cfg.TenantKafkaListen)) {
-		l, err := Listen(p.cfg.Listener, p.cfg.TenantKafkaListen[tenant], "tenant-kafka-listen")
+	addresses, flag := p.cfg.tenantListen()
+	for _, tenant := range slices.Sorted(maps.Keys(addresses)) {
+		l, err := Listen(p.cfg.Listener, addresses[tenant], flag)
 		if err != nil {
 			return err
 		}
@@ -139,7 +140,7 @@ func (p *Process) ConnectURL() string { return p.access.scheme() + "://" + p.Con
 // KafkaAddress returns where the Kafka facade listens; empty if nowhere.
 func (p *Process) KafkaAddress() string { return address(p.kafka) }
 
-// TenantKafkaAddress returns where the Kafka facade listens for clients of a tenant; empty
+// TenantKafkaAddress returns where the Kafka facade, or the bootstrap, listens for clients of a tenant; empty
 // if nowhere.
 func (p *Process) TenantKafkaAddress(tenant string) string { return address(p.tenants[tenant]) }
 

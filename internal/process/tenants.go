@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,43 +38,6 @@ func errNoTenant(name string) error {
 // errNoMap is what a caller is told before it is known which tenants there are.
 func errNoMap() error {
 	return federation.Errorf(federation.NoLeader, "this process has no map yet, so it knows no tenants; try again")
-}
-
-func (c Config) validateTenants() error {
-	if !c.Tenants && (len(c.TenantKafkaListen) > 0 || len(c.TenantKafkaAdvertise) > 0 || c.TenantSNI) {
-		return configErrorf("--tenant-kafka-listen, --tenant-kafka-advertise and --tenant-sni do nothing without --tenants")
-	}
-	for tenant, address := range c.TenantKafkaAdvertise {
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return configErrorf("--tenant-kafka-advertise %s=%q: want TENANT=HOST:PORT", tenant, address)
-		}
-		if c.TenantKafkaListen[tenant] == "" {
-			return configErrorf("--tenant-kafka-advertise %s=%s: there is no --tenant-kafka-listen of that tenant", tenant, address)
-		}
-	}
-	if err := c.TenantLimits.Validate(); err != nil {
-		return configErrorf("--tenant-groups, --tenant-connections: %s", err)
-	}
-	if c.TenantSNI && (!c.Access.Kafka.Enabled() || c.KafkaAdvertise == "") {
-		return configErrorf("--tenant-sni needs --kafka-tls-cert, with a certificate for *.HOST, and --kafka-advertise HOST:PORT")
-	}
-	return nil
-}
-
-// tenantAddresses are what clients of tenants are given for this gateway's Kafka facade.
-func (w *wiring) tenantAddresses(own string) (map[string]string, error) {
-	out := make(map[string]string)
-	if w.cfg.TenantSNI {
-		out["*"] = "*." + own
-	}
-	for tenant, l := range w.Process.tenants {
-		address, err := advertised(w.cfg.TenantKafkaAdvertise[tenant], l)
-		if err != nil {
-			return nil, err
-		}
-		out[tenant] = address
-	}
-	return out, nil
 }
 
 // A mapSource is the map of the deployment.
@@ -113,15 +75,20 @@ func (s *splitter) split() *federation.Split {
 type tenantView struct {
 	*splitter
 	tenant string
+	bound  bool // for clients that are the tenant's only where they come by an address of its own
 }
 
 func newTenantView(source mapSource, tenant string) *tenantView {
-	return &tenantView{&splitter{source: source}, tenant}
+	return &tenantView{splitter: &splitter{source: source}, tenant: tenant}
 }
 
 // Current implements the Maps of doors and engines.
 func (v *tenantView) Current() *federation.Map {
-	m, _ := v.split().Of(v.tenant)
+	of := v.split().Of
+	if v.bound {
+		of = v.split().BoundOf
+	}
+	m, _ := of(v.tenant)
 	return m
 }
 
@@ -131,17 +98,14 @@ func (v *tenantView) Changed() <-chan struct{} { return v.source.Changed() }
 // A tenancy is what a gateway has of tenants. Parts of one are made when the first client
 // or peer comes for it: one that nobody uses costs its entries of the map.
 type tenancy struct {
-	tenantChoice // doors set its authorizer
+	kafkaTenants // doors set its authorizer
 
-	w     *wiring
 	g     *gatewayParts
-	views *splitter
 	ctx   context.Context //nolint:containedctx // the life of the engines
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
-	mu     sync.Mutex                     // guards the following
-	byName map[string]*kafkacompat.Server // for clients that name a tenant in a TLS handshake
+	mu     sync.Mutex // guards the following
 	parts  map[string]*tenantParts
 	closed bool
 }
@@ -151,8 +115,8 @@ type tenantParts struct {
 	clusterID string // of the tenant's life
 	engine    *groups.Engine
 	limiter   *quota.Limiter
-	room      *quota.Room         // of its clients
-	kafka     *kafkacompat.Server // nil if there is no Kafka facade
+	room      *quota.Room    // of its clients
+	kafka     *tenantServers // nil if there is no Kafka facade
 	door      *gateway.Gateway
 	handler   http.Handler
 	stop      context.CancelFunc
@@ -161,8 +125,17 @@ type tenantParts struct {
 // tenancy makes the view of the deployment's own logical cluster, and what serves tenants.
 func (w *wiring) tenancy(g *gatewayParts) {
 	views := &splitter{source: g.watch}
-	g.maps = &tenantView{views, ""}
-	t := &tenancy{tenantChoice: w.tenantChoice(g.watch.Current, g.maps.Current), w: w, g: g, views: views, parts: make(map[string]*tenantParts), byName: make(map[string]*kafkacompat.Server)}
+	g.maps = &tenantView{splitter: views}
+	t := &tenancy{g: g, parts: make(map[string]*tenantParts), kafkaTenants: kafkaTenants{
+		tenantChoice: w.tenantChoice(g.watch.Current, g.maps.Current), w: w, views: views, admin: g.admin, host: w.cfg.sniHost(),
+	}}
+	t.servers = func(name string) (*tenantServers, error) {
+		parts, err := t.get(name)
+		if err != nil {
+			return nil, err
+		}
+		return parts.kafka, nil
+	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	g.tenants = t
 	w.onEnd(func() {
@@ -197,13 +170,14 @@ func (t *tenancy) run(ctx context.Context) error {
 
 func (t *tenancy) forgetGone() {
 	split := t.views.split()
+	t.forgetUnused()
 	t.mu.Lock()
 	var gone []*tenantParts
 	for name, p := range t.parts {
 		if m, served := split.Of(name); !served || m.ClusterID != p.clusterID {
 			gone = append(gone, p)
 			delete(t.parts, name)
-			delete(t.byName, name)
+			t.forget(name)
 			t.w.log.Info("tenant is served no more", "tenant", name)
 		}
 	}
@@ -211,7 +185,7 @@ func (t *tenancy) forgetGone() {
 	for _, p := range gone {
 		p.stop()
 		if p.kafka != nil {
-			p.kafka.CloseConnections()
+			p.kafka.close()
 		}
 		t.tasks.Go(func() { _ = p.door.Drain(t.ctx) })
 	}
@@ -237,7 +211,7 @@ func (t *tenancy) get(name string) (*tenantParts, error) {
 	case t.closed:
 		return nil, federation.Errorf(federation.NoLeader, "this gateway is draining; use another one")
 	}
-	p, err := t.make(name, m.ClusterID)
+	p, err := t.newParts(name, m.ClusterID)
 	if err != nil {
 		return nil, err
 	}
@@ -245,9 +219,9 @@ func (t *tenancy) get(name string) (*tenantParts, error) {
 	return p, nil
 }
 
-func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
+func (t *tenancy) newParts(name, clusterID string) (*tenantParts, error) {
 	log := t.w.log.With("tenant", name)
-	view := &tenantView{t.views, name}
+	view := &tenantView{splitter: t.views, tenant: name}
 	authorizer, err := t.w.tenantAuthorizer(name, log)
 	if err != nil {
 		return nil, err
@@ -272,9 +246,8 @@ func (t *tenancy) make(name, clusterID string) (*tenantParts, error) {
 		return nil, err
 	}
 	if t.g.kafka != nil {
-		p.kafka = t.g.kafka.Tenant(kafkacompat.TenantDeps{
-			Name: name, Maps: view, NewSession: t.session(name), Groups: engine, Admin: newKafkaAdmin(t.g.admin, name).ofTenant(), Authorizer: authorizer,
-			Limiter: limiter, Room: p.room, Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + name}, Auth: t.w.tenantAuth(view), Logger: log,
+		p.kafka = t.make(kafkacompat.TenantDeps{
+			Name: name, NewSession: t.session(name), Groups: engine, Authorizer: authorizer, Limiter: limiter, Room: p.room, Logger: log,
 		})
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
@@ -296,15 +269,6 @@ func (t *tenancy) session(name string) func() router.Session {
 	return func() router.Session { return t.g.router.NewSessionOf(name) }
 }
 
-// tenantAuth knows the users of a tenant by their plain names, and by their qualified ones:
-// clients that came to the common listener are sent here too.
-func (w *wiring) tenantAuth(view *tenantView) *security.Authenticator {
-	return w.access.auth.Of(func(id federation.CredentialID) *federation.Credential {
-		id.User = strings.TrimPrefix(id.User, federation.QualifyUser(view.tenant, ""))
-		return view.Current().Credential(id)
-	})
-}
-
 // tenantAuthorizer decides by the ACLs of a tenant. Super users of it are those that are named
 // as its users: the deployment's own are nobody there.
 func (w *wiring) tenantAuthorizer(name string, log *slog.Logger) (*acl.Authorizer, error) {
@@ -321,110 +285,6 @@ func (w *wiring) tenantAuthorizer(name string, log *slog.Logger) (*acl.Authorize
 	super = append(super, security.Fleet) // operators with the fleet's token, and granted ones
 	cfg.SuperUsers = super
 	return acl.New(cfg, log, w.telemetry.meter())
-}
-
-// kafkaDeps has the Kafka facade find out whose a client is.
-func (t *tenancy) kafkaDeps(deps *kafkacompat.Deps) {
-	if !t.w.cfg.Tenants {
-		return
-	}
-	deps.TenantOf = func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
-		tenant, p, err := t.principal(id.Principal, external(id))
-		if err != nil || tenant == "" {
-			return nil, p, err
-		}
-		return t.kafkaOf(tenant, p)
-	}
-	if t.w.cfg.TenantSNI {
-		host, _, _ := net.SplitHostPort(t.w.cfg.KafkaAdvertise) // it was checked
-		deps.ByServerName = func(name string) *kafkacompat.Server {
-			tenant, rest, _ := strings.Cut(strings.ToLower(name), ".")
-			if !strings.EqualFold(rest, host) {
-				return nil
-			}
-			return t.named(tenant)
-		}
-	}
-}
-
-func (t *tenancy) kafkaOf(tenant string, p security.Principal) (*kafkacompat.Server, security.Principal, error) {
-	parts, err := t.get(tenant)
-	if err != nil {
-		return nil, p, err
-	}
-	return parts.kafka, p, nil
-}
-
-// external reports whether who a client is was not proven by a credential of the map:
-// what a token or a certificate says is not of a tenant, unless it names it.
-func external(id security.Identity) bool {
-	return id.Method == "SSL" || id.Method == security.OAuthBearer
-}
-
-// checkPlain refuses a token or certificate that names one of braid's own in a tenant: it
-// would be a super user there.
-func checkPlain(p security.Principal, name string) error {
-	if p != security.Anonymous && (security.Reserved(name) || name == "") {
-		return federation.Errorf(federation.Unauthenticated, "%s: %q stands for nobody who can log in", p, name)
-	}
-	return nil
-}
-
-func logicalClusterName(s string) bool {
-	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
-}
-
-// listener makes the Server of a listener for one tenant. It only finds out who comes.
-func (t *tenancy) listener(root *kafkacompat.Server, tenant string) *kafkacompat.Server {
-	view := &tenantView{t.views, tenant}
-	return root.Tenant(kafkacompat.TenantDeps{
-		Name: tenant, Maps: view, NewSession: func() router.Session { return noSession{} }, Groups: noGroups{},
-		Admin: newKafkaAdmin(t.g.admin, tenant).ofTenant(), Credentials: &kafkaCredentials{t.g.admin.creds, "logicalClusters/" + tenant},
-		Auth: t.w.tenantAuth(view), Logger: t.w.log.With("tenant", tenant),
-		TenantOf: func(id security.Identity) (*kafkacompat.Server, security.Principal, error) {
-			p := id.Principal
-			name, ok := strings.CutPrefix(p.Name, federation.QualifyUser(tenant, ""))
-			if !ok && external(id) && p != security.Anonymous {
-				return nil, p, federation.Errorf(federation.Unauthenticated, "%s came to the listener of tenant %q; its name does not begin with %s/", p, tenant, tenant)
-			}
-			if err := checkPlain(p, name); err != nil {
-				return nil, p, err
-			}
-			p.Name = name
-			return t.kafkaOf(tenant, p)
-		},
-	})
-}
-
-// named returns the Server for clients that name a tenant in their handshake. It is kept,
-// as what it knows of passwords, and shows to who is not known, must stay the same. Those
-// that name none that is there come to nobody, and not to the deployment's own.
-func (t *tenancy) named(tenant string) *kafkacompat.Server {
-	if t.g.watch.Current().Tenants[tenant] == nil {
-		tenant = "?"
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.byName[tenant]
-	if s == nil {
-		s = t.listener(t.g.kafka, tenant)
-		t.byName[tenant] = s
-	}
-	return s
-}
-
-// listeners serves the listeners of tenants.
-func (t *tenancy) listeners(root *kafkacompat.Server) {
-	for _, tenant := range slices.Sorted(maps.Keys(t.w.Process.tenants)) {
-		server, l := t.listener(root, tenant), t.g.gate.Listener(t.w.Process.tenants[tenant])
-		t.w.task(lifecycle.Task{Name: "kafka facade of " + tenant, Run: func(ctx context.Context) error {
-			if err := server.Serve(ctx, l); err != nil {
-				return err
-			}
-			<-ctx.Done()
-			return nil
-		}})
-	}
 }
 
 // engine returns the group engine of a logical cluster, for other gateways.

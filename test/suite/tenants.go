@@ -23,6 +23,7 @@ func (s *suite) tenants() []test {
 		{"errors name nothing physical", s.testTenantErrors},
 		{"each has what it may have", s.testTenantLimits},
 		{"the name service of each names its gateways", s.testTenantNames},
+		{"clients begin at its listener of the bootstrap", s.testTenantBootstrap},
 		{"drain a cluster under the traffic of all", s.testDrainUnderTenants},
 		{"a cluster fails under all, and comes back", s.testFailoverOfTenants},
 		{"delete one", s.testDeleteTenant},

@@ -1,11 +1,17 @@
 package suite
 
 import (
+	"fmt"
+	"net"
 	"net/http"
+	"strconv"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
@@ -86,6 +92,37 @@ func (s *suite) testTenantNames(t *testing.T) {
 				require.ErrorContains(t, err, "does not exist")
 			}
 		}
+	}
+}
+
+// Clients that begin at a tenant's listener of the bootstrap go on at those of the gateways,
+// for data, groups and topics.
+func (s *suite) testTenantBootstrap(t *testing.T) {
+	topic, group := name(t), name(t)+"-g"
+	for _, tenant := range []string{"acme", "beta"} {
+		own := make(map[string]bool)
+		for _, g := range s.w.Gateways {
+			own[g.Tenants[tenant]] = true
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(s.w.NameServer.Tenants[tenant]), kgo.ClientID(name(t)), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		require.NoError(t, err)
+		t.Cleanup(client.Close)
+		_, err = kadm.NewClient(client).CreateTopic(call(t), 4, -1, nil, topic)
+		require.NoError(t, err)
+		brokers, err := kadm.NewClient(client).ListBrokers(call(t))
+		require.NoError(t, err)
+		require.NotEmpty(t, brokers)
+		for _, b := range brokers {
+			require.True(t, own[net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))], "%s is told of %s:%d", tenant, b.Host, b.Port)
+		}
+		for i := range 20 {
+			send(t, client, &kgo.Record{Topic: topic, Key: fmt.Append(nil, i), Value: fmt.Appendf(nil, "%s %d", tenant, i)})
+		}
+		for _, r := range poll(t, client, 20) {
+			require.True(t, strings.HasPrefix(string(r.Value), tenant+" "), "%q reads %q", tenant, r.Value)
+		}
+		require.NoError(t, client.CommitUncommittedOffsets(call(t)))
 	}
 }
 

@@ -103,7 +103,7 @@ func (e *embeddedParts) configure(c *process.Config, index int) {
 		c.KafkaListen, c.AutoCreateTopics, c.Zone = n.Kafka, e.options.AutoCreateTopics, n.Zone
 		c.Tenants, c.TenantKafkaListen = len(n.Tenants) > 0, n.Tenants
 	case process.NameServer:
-		c.BootstrapListen, c.Tenants = n.Kafka, len(e.options.Tenants) > 0
+		c.BootstrapListen, c.Tenants, c.TenantBootstrapListen = n.Kafka, len(n.Tenants) > 0, n.Tenants
 	case process.Controller:
 		c.Controller.GatewayLease, c.Controller.SealHeadsMax = e.options.GatewayLease, e.options.SealHeadsMax
 		c.Controller.OffsetsBackupInterval = e.options.OffsetsBackup
@@ -131,10 +131,10 @@ func (e *embeddedParts) start(n *Node) (nodeProcess, error) {
 	}
 }
 
-// tenantListeners finds addresses for what a gateway has for tenants.
+// tenantListeners finds addresses for what a gateway, or a bootstrap, has for tenants.
 func tenantListeners(t TB, role string, o Options) map[string]string {
 	t.Helper()
-	if role != "gateway" || len(o.Tenants) == 0 {
+	if role == "controller" || len(o.Tenants) == 0 {
 		return nil
 	}
 	out := make(map[string]string)

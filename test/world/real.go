@@ -112,8 +112,11 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 		}
 	case "nameserver":
 		command = append(command, "--bootstrap-listen", n.Kafka)
-		if len(r.options.Tenants) > 0 {
+		if len(n.Tenants) > 0 {
 			command = append(command, "--tenants")
+		}
+		for tenant, address := range n.Tenants {
+			command = append(command, "--tenant-bootstrap-listen", tenant+"="+address)
 		}
 	}
 	command = append(command, r.options.Flags[n.role]...)
