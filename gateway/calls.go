@@ -16,6 +16,8 @@ import (
 // operators must reach a gateway that is full.
 const adminReserve = 8
 
+const callsMaxDefault = 20_000
+
 // calls bounds what is being served at a time, of all connections together. It stands before
 // everything else, so that who is refused costs next to nothing: a client opens and resets
 // streams as fast as it writes, and each that is begun takes a goroutine and some 20 KiB.
@@ -27,6 +29,14 @@ type calls struct {
 
 func newCalls(most int) *calls {
 	return &calls{max: int64(most), refusal: connect.NewErrorWriter()}
+}
+
+// LimitCalls refuses calls of a handler that are too many, as a Gateway does; 0 = 20,000.
+func LimitCalls(next http.Handler, most int) http.Handler {
+	if most == 0 {
+		most = callsMaxDefault
+	}
+	return newCalls(most).wrap(next)
 }
 
 // wrap refuses what is too much for a handler.

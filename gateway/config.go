@@ -157,7 +157,7 @@ func (c Config) withDefaults() (Config, error) {
 		{&c.ReadPartitionsMax, 10000},
 		{&c.CommitPartitionsMax, 10000},
 		{&c.CommitMetadataBytesMax, 4096},
-		{&c.CallsMax, 20000},
+		{&c.CallsMax, callsMaxDefault},
 		{&c.CoalesceBytes, 64 << 10},
 	} {
 		or(f.field, f.value)

@@ -112,6 +112,8 @@ func nameserverCommand() *cobra.Command {
 	s.access(cmd)
 	s.opsAccess(cmd)
 	s.clients(cmd)
+	s.connections(cmd)
+	s.memory(cmd, "auto")
 	cmd.Flags().BoolVar(&s.config.TenantSNI, "tenant-sni", false, "find the tenant in the name of the TLS handshake with the bootstrap, TENANT.HOST, where HOST is that of --bootstrap-host")
 	cmd.Flags().BoolVar(&s.config.Tenants, "tenants", false, "tell clients of the deployment's tenants of their gateways, too; users of one log in as TENANT/USER")
 	s.limits(cmd)
@@ -191,8 +193,14 @@ func (s *serving) quotas(cmd *cobra.Command) {
 	f.DurationVar(&c.Quotas.Window, "quota-window", 10*time.Second, "how much of its quota a client that has rested may take at once, as the time for which that is the quota")
 	f.DurationVar(&c.Quotas.ThrottleMax, "quota-throttle-max", 10*time.Second, "how long a client over its quota is told to wait at most; one whose single request is more than its quota for so long takes more than its quota")
 	f.IntVar(&c.Quotas.ClientsMax, "quota-clients", 10_000, "how many users, client ids and IP addresses are counted each for itself; further ones share a quota")
-	f.IntVar(&c.Connections.ConnectionsMax, "connections-max", 0, "how many connections clients may have open to this gateway; 0 = as many as a quarter of --memory-limit has room for at 32 KiB each, 20000 at most")
-	f.IntVar(&c.Gateway.CallsMax, "calls-max", 0, "how many calls and streams of the Connect API may be open at this gateway; 0 = as many as a quarter of --memory-limit has room for at 64 KiB each, 20000 at most")
+	s.connections(cmd)
+}
+
+// connections adds the flags that bound what clients have open.
+func (s *serving) connections(cmd *cobra.Command) {
+	f, c := cmd.Flags(), &s.config
+	f.IntVar(&c.Connections.ConnectionsMax, "connections-max", 0, "how many connections clients may have open to this process; 0 = as many as a quarter of --memory-limit has room for at 32 KiB each, 20000 at most")
+	f.IntVar(&c.Gateway.CallsMax, "calls-max", 0, "how many calls and streams of the Connect API may be open at this process; 0 = as many as a quarter of --memory-limit has room for at 64 KiB each, 20000 at most")
 	f.IntVar(&c.Connections.PerIPMax, "connections-max-per-ip", 0, "how many of them from one IP address; 0 = no limit")
 	f.Float64Var(&c.Connections.Rate, "connection-rate", 0, "how many connections clients may open in a second; further ones wait; 0 = no limit. For a limit by IP address set the quota connection_creation_rate")
 }

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"time"
 
@@ -16,6 +15,8 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
+	"github.com/braidmq/braid/internal/memory"
+	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/kafkacompat"
 	"github.com/braidmq/braid/nameserver"
 )
@@ -24,7 +25,7 @@ import (
 // and a Kafka bootstrap. The bootstrap is the Kafka facade without engines, so
 // its Metadata is the gateways' own; it gives ids to idempotent producers, and answers all
 // data requests with errors that send the client to the gateways.
-func (w *wiring) nameserver(context.Context) error {
+func (w *wiring) nameserver(ctx context.Context) error {
 	store, err := w.store()
 	if err != nil {
 		return err
@@ -49,7 +50,7 @@ func (w *wiring) nameserver(context.Context) error {
 			tenantChoice: w.tenantChoice(watch.Current, own.Current), w: w, views: own.splitter, admin: clients, host: w.cfg.sniHost(),
 		},
 		names:   nameserver.New(w.cfg.NameServer, own),
-		options: []connect.HandlerOption{connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(readBytesMax)},
+		options: []connect.HandlerOption{connect.WithInterceptors(observe, ending{}), connect.WithReadMaxBytes(nameBytesMax)},
 		ids:     store.ProducerIDs(), tenants: make(map[string]*namedTenant),
 	}
 	tenants.servers = tenants.serversOf
@@ -61,27 +62,23 @@ func (w *wiring) nameserver(context.Context) error {
 		users = watch.Current // users of tenants too, by qualified names
 	}
 	w.users(users)
+	budgets := w.budgets()
+	gate, err := quota.NewGate(ctx, w.cfg.Connections, nil, w.log, w.telemetry.meter())
+	if err != nil {
+		return err
+	}
 	if w.connect != nil {
-		mux := http.NewServeMux()
-		mux.Handle(tenants.names.Handler(tenants.options...))
-		mountHealth(mux, []string{namingv1connect.NameServiceName})
-		guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
-		guard.tenant = tenants.handler
-		w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
-		server, err := w.httpErrors(gateway.NewServer(guard, 0))
-		if err != nil {
+		if err := w.nameConnect(tenants, gate, watch); err != nil {
 			return err
 		}
-		w.task(httpTask("connect api", w.connect, server))
 	}
 	if w.bootstrap != nil {
-		if err := w.kafkaBootstrap(own, tenants); err != nil {
+		if err := w.kafkaBootstrap(own, tenants, gate, budgets.requests); err != nil {
 			return err
 		}
 	}
-	stop, err := w.telemetry.observe(w.id, []gauge{
-		{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(watch.Current().Version) }},
-	})
+	stop, err := w.telemetry.observe(w.id, append(budgets.gauges(func() int64 { return 0 }),
+		gauge{"braid.map.version", "{version}", "Version of the current map.", false, func() int64 { return int64(watch.Current().Version) }}))
 	if err != nil {
 		return err
 	}
@@ -95,7 +92,27 @@ func (w *wiring) nameserver(context.Context) error {
 	return nil
 }
 
-func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) error {
+// nameConnect serves the Connect API of a name service.
+func (w *wiring) nameConnect(tenants *namedTenants, gate *quota.Gate, watch *mapwatch.Watch) error {
+	mux := http.NewServeMux()
+	mux.Handle(tenants.names.Handler(tenants.options...))
+	mountHealth(mux, []string{namingv1connect.NameServiceName})
+	guard := w.access.guard(mux, w.access.cfg.ConnectRequired, false)
+	guard.tenant = tenants.handler
+	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, watch.Changed) }})
+	server, err := w.httpErrors(gateway.NewServer(gateway.LimitCalls(guard, w.cfg.Gateway.CallsMax), w.cfg.MemoryLimit))
+	if err != nil {
+		return err
+	}
+	server.ConnState = gate.ConnState
+	w.task(httpTask("connect api", gate.Listener(w.connect), server))
+	return nil
+}
+
+// nameBytesMax bounds a request of the name service: it names a client.
+const nameBytesMax = 64 << 10
+
+func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants, gate *quota.Gate, requests *memory.Budget) error {
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {
 		return err
@@ -105,6 +122,7 @@ func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) err
 	deps := kafkacompat.Deps{
 		Maps: own, NewSession: func() router.Session { return noSession{tenants.ids} }, Groups: noGroups{}, Admin: newKafkaAdmin(tenants.admin, w.cfg.LogicalCluster),
 		Credentials: &kafkaCredentials{tenants.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster}, Authorizer: tenants.authz, Metrics: metrics, Logger: w.log,
+		Requests: requests, Left: gate.Left,
 	}
 	tenants.kafkaDeps(&deps)
 	if err := w.kafkaAccess(&deps); err != nil {
@@ -115,14 +133,14 @@ func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants) err
 		return err
 	}
 	tenants.root = server
-	tenants.listeners(func(l net.Listener) net.Listener { return l })
+	tenants.listeners(gate.Listener)
 	if w.cfg.Tenants {
 		w.task(lifecycle.Task{Name: "tenants", Run: tenants.run})
 	}
 	w.task(lifecycle.Task{
 		Name: "kafka bootstrap",
 		Run: func(ctx context.Context) error {
-			if err := server.Serve(ctx, w.bootstrap); err != nil {
+			if err := server.Serve(ctx, gate.Listener(w.bootstrap)); err != nil {
 				return err
 			}
 			<-ctx.Done()
