@@ -238,6 +238,10 @@ func (e *Engine) owner(ctx context.Context, group string, create bool) (*owner, 
 	}
 }
 
+// leaving is how many groups above the limit may be in memory: those that were deleted a
+// moment ago, or are only asked about. The store counts those that there are.
+const leaving = 16
+
 // entry returns the entry of a group, and whether the caller has to load it.
 func (e *Engine) entry(group string, create bool) (*entry, bool, error) {
 	if !e.owns(e.cfg.Maps.Current(), group) {
@@ -252,7 +256,7 @@ func (e *Engine) entry(group string, create bool) (*entry, bool, error) {
 		if en.until.IsZero() || time.Now().Before(en.until) {
 			return en, false, nil
 		}
-	} else if limit := e.cfg.limit(); create && limit > 0 && len(e.groups) >= limit {
+	} else if limit := e.cfg.limit(); create && limit > 0 && len(e.groups) >= limit+leaving {
 		return nil, false, federation.Errorf(federation.GroupFull, "group %q would be one more than the %d that this logical cluster may have; delete some, or ask the operators of the deployment for more", group, limit)
 	} else if len(e.groups) >= e.cfg.GroupsMax {
 		e.evict()

@@ -251,14 +251,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if w.kafka == nil {
 		return nil
 	}
-	kafka := w.cfg.Kafka
-	if kafka.ConnectionsMax == 0 {
-		kafka.ConnectionsMax = w.cfg.Connections.ConnectionsMax
-	}
-	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
-	kafka.GroupMinSessionTimeout, kafka.GroupMaxSessionTimeout = w.cfg.Groups.SessionTimeoutMin, w.cfg.Groups.SessionTimeoutMax
-	kafka.GroupSettings = w.cfg.Groups.Settings()
-	kafka.AutoCreateTopics, kafka.DefaultPartitions = w.cfg.AutoCreateTopics, w.cfg.DefaultPartitions
+	kafka := w.kafkaConfig()
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {
 		return err
@@ -291,6 +284,19 @@ func (w *wiring) doors(g *gatewayParts) error {
 		return nil
 	}})
 	return nil
+}
+
+// kafkaConfig is that of a gateway's Kafka facade.
+func (w *wiring) kafkaConfig() kafkacompat.Config {
+	kafka := w.cfg.Kafka
+	if kafka.ConnectionsMax == 0 {
+		kafka.ConnectionsMax = w.cfg.Connections.ConnectionsMax
+	}
+	kafka.GatewayID, kafka.Role = federation.GatewayID(w.id), w.cfg.GatewayRole
+	kafka.GroupMinSessionTimeout, kafka.GroupMaxSessionTimeout = w.cfg.Groups.SessionTimeoutMin, w.cfg.Groups.SessionTimeoutMax
+	kafka.GroupSettings = w.cfg.Groups.Settings()
+	kafka.AutoCreateTopics, kafka.DefaultPartitions = w.cfg.AutoCreateTopics, w.cfg.DefaultPartitions
+	return kafka
 }
 
 // quotas makes what holds the clients of both doors to their quotas.
