@@ -229,14 +229,14 @@ func (g *Gate) tooMany(reason, ip string) {
 	g.mu.Lock()
 	open := g.open
 	g.mu.Unlock()
-	log := g.log.With("reason", reason, "ip", ip, "connections", open, "connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
+	logger := g.log.With("reason", reason, "ip", ip, "connections", open, "connections_max", g.cfg.ConnectionsMax, "connections_max_per_ip", g.cfg.PerIPMax)
 	switch reason { // each is limited by itself
 	case "total":
-		log.Warn("connection refused: too many")
+		logger.Warn("connection refused: too many")
 	case "ip_total":
-		log.Warn("connection refused: too many of one IP address")
+		logger.Warn("connection refused: too many of one IP address")
 	default:
-		log.Warn("connection refused: too many new ones of one IP address")
+		logger.Warn("connection refused: too many new ones of one IP address")
 	}
 }
 
