@@ -28,14 +28,23 @@ func (g *Gateway) committedOffsets(ctx context.Context, r *braidv1.GetCommittedO
 	if err := may.Check(ctx, acl.Describe, acl.Group, r.GetGroup()); err != nil {
 		return nil, err
 	}
-	if err := g.mayTopics(ctx, "GetCommittedOffsets", acl.Describe, r.GetTopics()...); err != nil {
+	names, err := g.namedOnce(r.GetTopics())
+	if err != nil {
+		return nil, err
+	}
+	if err := g.mayTopics(ctx, "GetCommittedOffsets", acl.Describe, names...); err != nil {
 		return nil, err
 	}
 	m := g.deps.Maps.Current()
 	var topics []federation.TopicName
-	for _, name := range r.GetTopics() {
-		if m.Topic(federation.TopicName(name)) == nil {
+	partitions := 0
+	for _, name := range names {
+		t := m.Topic(federation.TopicName(name))
+		if t == nil {
 			return nil, federation.Errorf(federation.UnknownTopic, "topics: topic %q does not exist", federation.TopicName(name))
+		}
+		if partitions += len(t.Partitions); partitions > g.cfg.ReadPartitionsMax {
+			return nil, g.tooManyTopics()
 		}
 		topics = append(topics, federation.TopicName(name))
 	}
@@ -56,6 +65,26 @@ func (g *Gateway) committedOffsets(ctx context.Context, r *braidv1.GetCommittedO
 		out.Watermarks = append(out.Watermarks, &braidv1.RecordBatch{Topic: string(c.Topic), Partition: int32(c.Partition), NextOffset: int64(c.Offset), HighWatermark: ends[i]})
 	}
 	return out, nil
+}
+
+// namedOnce is what topics are named, each once. None of them has less than a partition.
+func (g *Gateway) namedOnce(topics []string) ([]string, error) {
+	seen := make(map[string]bool)
+	var names []string
+	for _, name := range topics {
+		if seen[name] {
+			continue
+		}
+		if seen[name] = true; len(seen) > g.cfg.ReadPartitionsMax {
+			return nil, g.tooManyTopics()
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func (g *Gateway) tooManyTopics() error {
+	return invalid("topics: have more than %d partitions; ask for them in several calls, or for all that the group has, without topics", g.cfg.ReadPartitionsMax)
 }
 
 // committed reads the offsets of all partitions of the topics, or all that the

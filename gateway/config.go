@@ -82,7 +82,8 @@ type Config struct {
 	DecompressedBytesMax int
 	// PartitionRetryWait is the pause after a partition could not be read; 500 ms by default.
 	PartitionRetryWait time.Duration
-	// ReadPartitionsMax bounds the partitions of one Read or Fetch; 10000 by default.
+	// ReadPartitionsMax bounds the partitions of one Read, Fetch or ListOffsets, and of the
+	// topics that one GetCommittedOffsets names; 10000 by default.
 	ReadPartitionsMax int
 	// LingerMax bounds Delivery.linger_ms; 1 s by default.
 	LingerMax time.Duration

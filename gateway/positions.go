@@ -51,6 +51,9 @@ func (g *Gateway) expand(m *federation.Map, sources []*braidv1.ReadSource) ([]st
 		if err := checkPosition("sources.start", src.GetStart()); err != nil {
 			return nil, err
 		}
+		if n := len(points) + max(len(src.GetPartitions()), len(src.GetPositions())); n > g.cfg.ReadPartitionsMax {
+			return nil, g.tooManySources()
+		}
 		from, err := sourcePartitions(t, i, src)
 		if err != nil {
 			return nil, err
@@ -62,10 +65,14 @@ func (g *Gateway) expand(m *federation.Map, sources []*braidv1.ReadSource) ([]st
 			seen[p.TopicPartition] = true
 		}
 		if points = append(points, from...); len(points) > g.cfg.ReadPartitionsMax {
-			return nil, invalid("sources: more than %d partitions; read them in several calls", g.cfg.ReadPartitionsMax)
+			return nil, g.tooManySources()
 		}
 	}
 	return points, nil
+}
+
+func (g *Gateway) tooManySources() error {
+	return invalid("sources: more than %d partitions; read them in several calls", g.cfg.ReadPartitionsMax)
 }
 
 func sourcePartitions(t *federation.Topic, index int, src *braidv1.ReadSource) ([]startPoint, error) {

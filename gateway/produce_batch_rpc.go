@@ -69,6 +69,8 @@ func (g *Gateway) splitBatch(ctx context.Context, r *braidv1.ProduceBatchRequest
 		return nil, invalid("sequences: must name the next sequence of each partition that the batch touches; 0 for a new producer")
 	case !idempotent && len(r.GetSequences()) > 0:
 		return nil, invalid("sequences: make no sense without producer")
+	case len(r.GetSequences()) > g.cfg.FrameRecordsMax:
+		return nil, invalid("sequences: %d, want at most %d: one for each partition of a frame", len(r.GetSequences()), g.cfg.FrameRecordsMax)
 	}
 	salt := rand.Int64()
 	if idempotent {

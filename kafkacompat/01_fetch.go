@@ -36,9 +36,65 @@ import (
 
 func (c *conn) fetch(ctx context.Context, req *request) response {
 	began := req.workBegins()
+	walked, err := req.api.check(req.version, req.body)
+	if err != nil {
+		return c.malformed(ctx, req, err)
+	}
+	if walked.elements > c.s.cfg.FetchPartitionsMax {
+		return c.tooManyFetched(ctx, req, walked.elements)
+	}
+	room := int64(walked.elements)*fetchPartBytes + 2*int64(len(req.body))
+	if room <= smallAnswerBytes {
+		return c.fetchInRoom(ctx, req, walked, began)
+	}
+	budget := c.s.answers.fetches
+	if err := budget.Acquire(ctx, room); err != nil { // the gateway drains, or the client is gone
+		return response{close: true}
+	}
+	kept := false
+	defer func() {
+		if !kept {
+			budget.Release(room)
+		}
+	}()
+	resp := c.fetchInRoom(ctx, req, walked, began)
+	records := resp.release
+	resp.release = func() {
+		if records != nil {
+			records()
+		}
+		budget.Release(room)
+	}
+	kept = true
+	return resp
+}
+
+// The bytes that a partition takes which a Fetch request names: while the request is
+// worked on (as it is decoded, what the router is asked for and answers, and the answer),
+// and in a session.
+const (
+	fetchPartBytes        = 640
+	fetchSessionPartBytes = 330
+)
+
+// fetchPartitionsLeast is what one request may name however little memory there is.
+const fetchPartitionsLeast = 50_000
+
+// tooManyFetched refuses a request that names more than FetchPartitionsMax.
+func (c *conn) tooManyFetched(ctx context.Context, req *request, elements int) response {
+	req.noRoom = federation.Errorf(federation.InvalidArgument, "the Fetch request names %d topics and partitions: this gateway takes %d in one", elements, c.s.cfg.FetchPartitionsMax)
+	if req.version < sessionVersionMin { // which has no place for an error of all of it
+		return c.refuseAnswer(ctx, req)
+	}
+	c.log.Warn("request refused", "api", req.api.name, "error", req.noRoom)
+	return encodeFetch(req, req.refuse(kerr.InvalidRequest), 0, nil, nil)
+}
+
+// fetchInRoom works on a request that there is room for.
+func (c *conn) fetchInRoom(ctx context.Context, req *request, walked walked, began time.Time) response {
 	var kreq kmsg.FetchRequest
 	kreq.SetVersion(req.version)
-	if err := req.api.read(&kreq, req.version, req.body); err != nil {
+	if err := walked.decode(&kreq, req.body); err != nil {
 		return c.malformed(ctx, req, err)
 	}
 	s, full, refused := c.fetchSessionOf(ctx, req, &kreq)

@@ -34,15 +34,26 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 	m := c.s.mapOrNil()
 	var queries []router.OffsetQuery
 	var answers []*kmsg.ListOffsetsResponseTopicPartition
-	seen := make(map[federation.TopicPartition]bool)
+	seen, twice := make(partitionsSeen), make(partitionsSeen)
+	for _, t := range kreq.Topics {
+		for _, p := range t.Partitions {
+			if topic := (fetchTopic{name: t.Topic}); !seen.first(topic, p.Partition) {
+				twice.first(topic, p.Partition)
+			}
+		}
+	}
+	clear(seen)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
-		rt.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(t.Partitions))
+		rt.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, 0, len(t.Partitions))
 		denied := req.mayTopic(ctx, acl.Describe, t.Topic)
-		for i, p := range t.Partitions {
-			rp := &rt.Partitions[i]
-			rp.Default()
+		for _, p := range t.Partitions {
+			if !seen.first(fetchTopic{name: t.Topic}, p.Partition) {
+				continue
+			}
+			rt.Partitions = append(rt.Partitions, kmsg.NewListOffsetsResponseTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
 			rp.Partition = p.Partition
 			tp := federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p.Partition)}
 			switch {
@@ -50,7 +61,7 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 				rp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
 			case denied != 0:
 				rp.ErrorCode = denied
-			case seen[tp]:
+			case twice.has(fetchTopic{name: t.Topic}, p.Partition): // as ListOffsetsRequest.duplicatePartitions
 				rp.ErrorCode = req.refuse(kerr.InvalidRequest)
 			case !timestampServed(p.Timestamp, req.version):
 				rp.ErrorCode = req.refuse(kerr.UnsupportedVersion)
@@ -66,7 +77,6 @@ func handleListOffsets(ctx context.Context, c *conn, req *request, kreq *kmsg.Li
 				})
 				answers = append(answers, rp)
 			}
-			seen[tp] = true
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}

@@ -2,7 +2,9 @@ package kafkacompat
 
 import (
 	"context"
+	"iter"
 	"regexp"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -24,6 +26,7 @@ import (
 
 func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.MetadataRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.MetadataResponse)
+	kreq.Topics = once(kreq.Topics, askedTopicKey) // a broker takes them as a set
 	m := c.s.mapOrNil()
 	if m == nil {
 		notLoaded(req, kreq, resp)
@@ -52,17 +55,86 @@ func handleMetadata(ctx context.Context, c *conn, req *request, kreq *kmsg.Metad
 		resp.AuthorizedOperations = req.clusterOperations()
 	}
 	if kreq.Topics == nil || req.version == 0 && len(kreq.Topics) == 0 {
-		for _, name := range m.TopicNames() {
-			if req.may.Sees(acl.Describe, acl.Topic, string(name)) {
-				resp.Topics = append(resp.Topics, v.topic(req, kreq, m.Topics[name]))
+		return v.allTopics(ctx, c, req, kreq, resp)
+	}
+	if v.room(ctx, c, req, func(yield func(*federation.Topic) bool) {
+		for i := range kreq.Topics {
+			if t := v.find(req, &kreq.Topics[i]); t != nil && !yield(t) {
+				return
 			}
 		}
-		return resp
+	}) != nil {
+		return nil
 	}
+	resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(kreq.Topics))
 	for i := range kreq.Topics {
 		resp.Topics = append(resp.Topics, v.asked(ctx, c, req, kreq, &kreq.Topics[i]))
 	}
 	return resp
+}
+
+func (v *view) allTopics(ctx context.Context, c *conn, req *request, kreq *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) kmsg.Response {
+	seen := make([]*federation.Topic, 0, len(v.m.Topics))
+	for _, name := range v.m.TopicNames() {
+		if req.may.Sees(acl.Describe, acl.Topic, string(name)) {
+			seen = append(seen, v.m.Topics[name])
+		}
+	}
+	if v.room(ctx, c, req, slices.Values(seen)) != nil {
+		return nil
+	}
+	if len(seen) > 0 {
+		resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(seen))
+	}
+	for _, t := range seen {
+		resp.Topics = append(resp.Topics, v.topic(req, kreq, t))
+	}
+	return resp
+}
+
+// room makes sure that there is room for an answer with some topics.
+func (v *view) room(ctx context.Context, c *conn, req *request, topics iter.Seq[*federation.Topic]) error {
+	const (
+		topicBytes     = 250 // made, and encoded
+		partitionBytes = 144
+		encodedTopic   = 40
+		encoded        = 24
+		replicaBytes   = 12 // in one array, and encoded in two
+	)
+	const brokerBytes = 200
+	size, frame := len(v.ready)*brokerBytes, len(v.ready)*brokerBytes
+	for t := range topics {
+		replicas := v.copies(t)
+		size += topicBytes + 2*len(t.Name) + len(t.Partitions)*(partitionBytes+replicas*replicaBytes)
+		frame += encodedTopic + len(t.Name) + len(t.Partitions)*(encoded+replicas*8)
+	}
+	req.share.encoded = frame + len(req.body) // with the names of what there is not
+	return req.room(ctx, c, int64(size))
+}
+
+// find finds a topic that was asked for; nil if there is none.
+func (v *view) find(req *request, t *kmsg.MetadataRequestTopic) *federation.Topic {
+	switch {
+	case t.Topic != nil:
+		return v.m.Topics[federation.TopicName(*t.Topic)]
+	case req.version >= 12:
+		return v.m.TopicByID(t.TopicID)
+	}
+	return nil
+}
+
+// askedTopic is what a topic is asked for by: its name, or its id.
+type askedTopic struct {
+	name  string
+	id    [16]byte
+	named bool
+}
+
+func askedTopicKey(t *kmsg.MetadataRequestTopic) askedTopic {
+	if t.Topic != nil {
+		return askedTopic{name: *t.Topic, named: true}
+	}
+	return askedTopic{id: t.TopicID}
 }
 
 // notLoaded answers before there is a map: never with UNKNOWN_TOPIC, on which a

@@ -35,6 +35,7 @@ import (
 func handleOffsetFetch(ctx context.Context, c *conn, req *request, kreq *kmsg.OffsetFetchRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.OffsetFetchResponse)
 	if req.version >= 8 {
+		kreq.Groups = once(kreq.Groups, func(g *kmsg.OffsetFetchRequestGroup) string { return g.Group })
 		for i := range kreq.Groups {
 			resp.Groups = append(resp.Groups, c.offsetsOfGroup(ctx, req, &kreq.Groups[i]))
 		}
@@ -94,25 +95,32 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 	}
 	if g.Topics == nil {
 		offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, nil)
+		if err == nil {
+			err = req.roomForOffsets(ctx, c, offsets)
+		}
 		if rg.ErrorCode = req.fail(err); err == nil {
 			rg.Topics = allOffsets(req, m, offsets)
 		}
 		return rg
 	}
+	seen := make(partitionsSeen)
 	asked := []federation.TopicPartition{}
 	var answers []*kmsg.OffsetFetchResponseGroupTopicPartition
 	for _, t := range g.Topics {
 		rt := kmsg.NewOffsetFetchResponseGroupTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, len(t.Partitions))
+		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, 0, len(t.Partitions))
 		found, _ := findTopic(m, req.version >= 10, t.Topic, t.TopicID)
 		denied := int16(0)
 		if found != nil || req.version < 10 {
 			denied = req.mayTopic(ctx, acl.Describe, topicName(found, t.Topic))
 		}
-		for i, p := range t.Partitions {
-			rp := &rt.Partitions[i]
-			rp.Default()
+		for _, p := range t.Partitions {
+			if !seen.first(fetchTopic{t.Topic, t.TopicID}, p) {
+				continue
+			}
+			rt.Partitions = append(rt.Partitions, kmsg.NewOffsetFetchResponseGroupTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
 			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
 			switch {
 			case denied != 0:
@@ -127,6 +135,9 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		rg.Topics = append(rg.Topics, rt)
 	}
 	offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, asked)
+	if err == nil {
+		err = req.roomForOffsets(ctx, c, offsets)
+	}
 	if rg.ErrorCode = req.fail(err); err != nil {
 		if req.version >= 2 {
 			rg.Topics = nil
@@ -137,6 +148,20 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		fillOffset(answers[i], &offsets[i])
 	}
 	return rg
+}
+
+// roomForOffsets makes sure that there is room for offsets of a group.
+func (r *request) roomForOffsets(ctx context.Context, c *conn, offsets []groups.CommittedOffset) error {
+	const offsetBytes = 160
+	n := 0
+	for i := range offsets {
+		n += offsetBytes + len(offsets[i].Metadata)
+	}
+	err := r.room(ctx, c, int64(n))
+	if federation.KindOf(err) == federation.Timeout {
+		return federation.Errorf(federation.CoordinatorLoading, "%s", err) // the one that passes
+	}
+	return err
 }
 
 // unread are the topics that were asked for, without offsets.

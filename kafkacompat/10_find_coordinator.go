@@ -28,7 +28,7 @@ const (
 func handleFindCoordinator(ctx context.Context, c *conn, req *request, kreq *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.FindCoordinatorResponse)
 	if req.version >= 4 {
-		for _, key := range kreq.CoordinatorKeys {
+		for _, key := range once(kreq.CoordinatorKeys, itself) {
 			resp.Coordinators = append(resp.Coordinators, c.coordinator(ctx, req, kreq.CoordinatorType, key))
 		}
 		return resp

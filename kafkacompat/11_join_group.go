@@ -64,6 +64,14 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 		}
 		return resp
 	}
+	const memberBytes = 200
+	n := 0
+	for _, m := range r.Members {
+		n += memberBytes + len(m.Metadata)
+	}
+	if req.room(ctx, c, int64(n)) != nil {
+		return nil
+	}
 	resp.Generation = r.Generation
 	resp.ProtocolType, resp.Protocol = new(r.ProtocolType), new(r.ProtocolName)
 	resp.LeaderID, resp.MemberID, resp.SkipAssignment = r.LeaderID, r.MemberID, r.SkipAssignment

@@ -23,7 +23,7 @@ import (
 
 func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeGroupsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeGroupsResponse)
-	for _, group := range kreq.Groups {
+	for _, group := range once(kreq.Groups, itself) {
 		rg := kmsg.NewDescribeGroupsResponseGroup()
 		rg.Group = group
 		if rg.ErrorCode = req.mayGroup(ctx, acl.Describe, group); rg.ErrorCode != 0 {
@@ -34,6 +34,9 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 		d, err := c.s.deps.Groups.Describe(ctx, group)
 		if err == nil && d.Type == groups.TypeConsumer {
 			err = federation.Errorf(federation.GroupNotFound, "group %q is not a classic group; ConsumerGroupDescribe describes it", group)
+		}
+		if err == nil {
+			err = req.room(ctx, c, membersBytes(d.Members))
 		}
 		if err != nil {
 			if federation.KindOf(err) == federation.GroupNotFound {
@@ -63,6 +66,17 @@ func handleDescribeGroups(ctx context.Context, c *conn, req *request, kreq *kmsg
 		resp.Groups = append(resp.Groups, rg)
 	}
 	return resp
+}
+
+// membersBytes is what members of a group take in an answer.
+func membersBytes(members []groups.DescribedMember) int64 {
+	const memberBytes, topicBytes, partitionBytes = 400, 64, 32
+	n := 0
+	for i := range members {
+		m := &members[i]
+		n += memberBytes + 2*(len(m.Metadata)+len(m.Assignment)) + topicBytes*len(m.Topics) + partitionBytes*(len(m.Partitions)+len(m.Target))
+	}
+	return int64(n)
 }
 
 func notNil(b []byte) []byte {

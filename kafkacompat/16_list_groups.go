@@ -26,6 +26,10 @@ func handleListGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.Lis
 		resp.ErrorCode = req.fail(err)
 		return resp
 	}
+	const groupBytes = 256
+	if req.room(ctx, c, int64(len(all))*groupBytes) != nil {
+		return nil
+	}
 	everyGroup := req.may.Sees(acl.Describe, acl.Cluster, federation.ACLClusterName)
 	for _, g := range all {
 		if !everyGroup && !req.may.Sees(acl.Describe, acl.Group, g.Group) {

@@ -64,6 +64,10 @@ func (c *conn) adminContext(ctx context.Context, timeoutMillis int32) (context.C
 func (c *conn) createTopic(ctx context.Context, req *request, t *kmsg.CreateTopicsRequestTopic, validateOnly bool, rt *kmsg.CreateTopicsResponseTopic) {
 	spec, err := c.topicSpec(t)
 	if err == nil {
+		const configBytes = 256
+		err = req.room(ctx, c, int64(len(topicConfigs)+len(t.Configs))*configBytes)
+	}
+	if err == nil {
 		check := func() error {
 			only := spec
 			only.ValidateOnly = true

@@ -25,14 +25,25 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 	loaded := c.s.mapOrNil() != nil
 	var deletes []router.DeleteBefore
 	var answers []*kmsg.DeleteRecordsResponseTopicPartition
+	last := make(map[fetchKey]int64) // of a partition that is named twice the last counts, as at a broker
+	for _, t := range kreq.Topics {
+		for _, p := range t.Partitions {
+			last[fetchKey{fetchTopic{name: t.Topic}, p.Partition}] = p.Offset
+		}
+	}
+	seen := make(partitionsSeen)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewDeleteRecordsResponseTopic()
 		rt.Topic = t.Topic
-		rt.Partitions = make([]kmsg.DeleteRecordsResponseTopicPartition, len(t.Partitions))
+		rt.Partitions = make([]kmsg.DeleteRecordsResponseTopicPartition, 0, len(t.Partitions))
 		denied := req.mayTopic(ctx, acl.Delete, t.Topic)
-		for i, p := range t.Partitions {
-			rp := &rt.Partitions[i]
-			rp.Default()
+		for _, p := range t.Partitions {
+			if !seen.first(fetchTopic{name: t.Topic}, p.Partition) {
+				continue
+			}
+			offset := last[fetchKey{fetchTopic{name: t.Topic}, p.Partition}]
+			rt.Partitions = append(rt.Partitions, kmsg.NewDeleteRecordsResponseTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
 			rp.Partition, rp.LowWatermark = p.Partition, -1
 			switch {
 			case !loaded:
@@ -41,13 +52,13 @@ func handleDeleteRecords(ctx context.Context, c *conn, req *request, kreq *kmsg.
 			case denied != 0:
 				rp.ErrorCode = denied
 				continue
-			case p.Offset < -1:
+			case offset < -1:
 				rp.ErrorCode = req.refuse(kerr.OffsetOutOfRange)
 				continue
 			}
 			deletes = append(deletes, router.DeleteBefore{
 				TopicPartition: federation.TopicPartition{Topic: federation.TopicName(t.Topic), Partition: federation.LogicalPartition(p.Partition)},
-				Offset:         federation.LogicalOffset(p.Offset),
+				Offset:         federation.LogicalOffset(offset),
 			})
 			answers = append(answers, rp)
 		}

@@ -25,14 +25,18 @@ func handleOffsetForLeaderEpoch(ctx context.Context, c *conn, req *request, kreq
 	loaded := c.s.mapOrNil() != nil
 	var queries []router.EpochQuery
 	var answers []*kmsg.OffsetForLeaderEpochResponseTopicPartition
+	seen := make(partitionsSeen)
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		rt.Topic = t.Topic
-		rt.Partitions = make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, len(t.Partitions))
+		rt.Partitions = make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, 0, len(t.Partitions))
 		denied := req.mayTopic(ctx, acl.Describe, t.Topic)
-		for i, p := range t.Partitions {
-			rp := &rt.Partitions[i]
-			rp.Default()
+		for _, p := range t.Partitions {
+			if !seen.first(fetchTopic{name: t.Topic}, p.Partition) {
+				continue
+			}
+			rt.Partitions = append(rt.Partitions, kmsg.NewOffsetForLeaderEpochResponseTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
 			rp.Partition = p.Partition
 			if !loaded {
 				rp.ErrorCode = req.refuse(kerr.NotLeaderForPartition)

@@ -48,6 +48,10 @@ func handleDescribeACLs(ctx context.Context, c *conn, req *request, kreq *kmsg.D
 			found = append(found, a)
 		}
 	}
+	if err := req.room(ctx, c, int64(len(found))*aclBytes); err != nil {
+		resp.ErrorCode, resp.ErrorMessage = req.fail(err), message(err)
+		return resp
+	}
 	// By resource, which an answer names once.
 	slices.SortFunc(found, func(a, b *federation.ACL) int {
 		if n := strings.Compare(a.Name, b.Name); n != 0 {
@@ -156,6 +160,9 @@ func handleDeleteACLs(ctx context.Context, c *conn, req *request, kreq *kmsg.Del
 	if len(filters) == 0 {
 		return resp
 	}
+	if req.room(ctx, c, c.matching(filters)*aclBytes) != nil {
+		return nil // before anything is deleted
+	}
 	deleted, version, err := c.s.deps.Admin.DeleteACLs(ctx, filters)
 	for i, at := range answers {
 		r := &resp.Results[at]
@@ -171,6 +178,21 @@ func handleDeleteACLs(ctx context.Context, c *conn, req *request, kreq *kmsg.Del
 	c.awaitACLs(ctx, version, err)
 	return resp
 }
+
+// matching is how many ACLs some filters select, those that several do counted for each.
+func (c *conn) matching(filters []federation.ACLFilter) (n int64) {
+	for _, a := range c.s.mapOrNil().ACLs {
+		for i := range filters {
+			if filters[i].Matches(a) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// aclBytes is what an ACL takes in an answer.
+const aclBytes = 300
 
 func matchingACL(a *federation.ACL) kmsg.DeleteACLsResponseResultMatchingACL {
 	r := kmsg.NewDeleteACLsResponseResultMatchingACL()

@@ -26,6 +26,9 @@ import (
 
 func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kmsg.DescribeConfigsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	kreq.Resources = once(kreq.Resources, func(r *kmsg.DescribeConfigsRequestResource) resourceKey {
+		return resourceKey{r.ResourceType, r.ResourceName}
+	})
 	for i := range kreq.Resources {
 		r := &kreq.Resources[i]
 		rr := kmsg.NewDescribeConfigsResponseResource()
@@ -37,6 +40,9 @@ func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kms
 			continue
 		}
 		configs, err := c.describeResource(ctx, r)
+		if err == nil {
+			err = req.room(ctx, c, configsBytes(configs))
+		}
 		if err != nil {
 			rr.ErrorCode, rr.ErrorMessage = req.fail(err), message(err)
 			resp.Resources = append(resp.Resources, rr)
@@ -50,6 +56,16 @@ func handleDescribeConfigs(ctx context.Context, c *conn, req *request, kreq *kms
 		resp.Resources = append(resp.Resources, rr)
 	}
 	return resp
+}
+
+// configsBytes is what configs take in an answer.
+func configsBytes(configs []described) int64 {
+	const configBytes = 512
+	n := 0
+	for i := range configs {
+		n += configBytes + len(configs[i].doc) + 3*len(deref(configs[i].value)) // the synonyms have it, too
+	}
+	return int64(n)
 }
 
 func (d *described) response(kreq *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {

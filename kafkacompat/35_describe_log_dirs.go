@@ -37,6 +37,16 @@ func handleDescribeLogDirs(ctx context.Context, c *conn, req *request, kreq *kms
 		resp.ErrorCode = req.refuse(kerr.LeaderNotAvailable)
 		return resp
 	}
+	if kreq.Topics == nil {
+		const partitionBytes = 200
+		n := 0
+		for _, t := range m.Topics {
+			n += len(t.Partitions)
+		}
+		if req.room(ctx, c, int64(n)*partitionBytes) != nil {
+			return nil
+		}
+	}
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir = logDir
 	tps := c.held(m, req, kreq)

@@ -15,7 +15,7 @@ import (
 
 func handleDeleteGroups(ctx context.Context, c *conn, req *request, kreq *kmsg.DeleteGroupsRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.DeleteGroupsResponse)
-	for _, group := range kreq.Groups {
+	for _, group := range once(kreq.Groups, itself) {
 		rg := kmsg.NewDeleteGroupsResponseGroup()
 		rg.Group = group
 		if rg.ErrorCode = req.mayGroup(ctx, acl.Delete, group); rg.ErrorCode == 0 {

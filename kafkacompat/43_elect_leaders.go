@@ -36,10 +36,14 @@ func handleElectLeaders(ctx context.Context, c *conn, req *request, kreq *kmsg.E
 	}
 	// Asked for all, a broker names those only that it tried to elect: none here.
 	v := c.view(m, req.clientID)
+	seen := make(partitionsSeen) // a broker takes them as a set
 	for _, t := range kreq.Topics {
 		rt := kmsg.NewElectLeadersResponseTopic()
 		rt.Topic = t.Topic
 		for _, number := range t.Partitions {
+			if !seen.first(fetchTopic{name: t.Topic}, number) {
+				continue
+			}
 			rp := kmsg.NewElectLeadersResponseTopicPartition()
 			rp.Partition = number
 			if denied != 0 { // v0 has no other place for it

@@ -120,6 +120,11 @@ func handleDescribeClientQuotas(ctx context.Context, c *conn, req *request, kreq
 		resp.ErrorCode, resp.ErrorMessage = req.refuse(refused), &why
 		return resp
 	}
+	const quotaBytes = 512
+	if err := req.room(ctx, c, int64(len(m.Quotas))*quotaBytes); err != nil {
+		resp.ErrorCode, resp.ErrorMessage = req.fail(err), message(err)
+		return resp
+	}
 	resp.Entries = []kmsg.DescribeClientQuotasResponseEntry{} // null is for errors
 	for _, q := range m.Quotas.Sorted() {
 		if !filter.matches(q.Entity) {

@@ -51,6 +51,11 @@ func handleDescribeUserSCRAM(ctx context.Context, c *conn, req *request, kreq *k
 			asked[id.User] = 1
 		}
 	}
+	const userBytes = 256
+	if err := req.room(ctx, c, int64(len(asked))*userBytes); err != nil {
+		resp.ErrorCode, resp.ErrorMessage = req.fail(err), message(err)
+		return resp
+	}
 	for _, user := range slices.Sorted(maps.Keys(asked)) {
 		r := kmsg.NewDescribeUserSCRAMCredentialsResponseResult()
 		r.User = user

@@ -21,14 +21,18 @@ func handleDescribeProducers(ctx context.Context, c *conn, req *request, kreq *k
 	left := c.s.cfg.DescribePartitionsMax
 	var tps []federation.TopicPartition
 	var answers []*kmsg.DescribeProducersResponseTopicPartition
+	seen := make(partitionsSeen)
 	for _, t := range kreq.Topics {
 		denied := req.mayTopic(ctx, acl.Read, t.Topic)
 		rt := kmsg.NewDescribeProducersResponseTopic()
 		rt.Topic = t.Topic
-		rt.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(t.Partitions))
-		for i, number := range t.Partitions {
-			rp := &rt.Partitions[i]
-			rp.Default()
+		rt.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, 0, len(t.Partitions))
+		for _, number := range t.Partitions {
+			if !seen.first(fetchTopic{name: t.Topic}, number) {
+				continue
+			}
+			rt.Partitions = append(rt.Partitions, kmsg.NewDescribeProducersResponseTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
 			rp.Partition = number
 			left--
 			switch {
@@ -53,6 +57,11 @@ func handleDescribeProducers(ctx context.Context, c *conn, req *request, kreq *k
 		rp := answers[i]
 		if of.Err != nil {
 			rp.ErrorCode, rp.ErrorMessage = req.fail(of.Err), message(of.Err)
+			continue
+		}
+		const producerBytes = 128
+		if err := req.room(ctx, c, int64(len(of.Active))*producerBytes); err != nil {
+			rp.ErrorCode, rp.ErrorMessage = req.fail(err), message(err)
 			continue
 		}
 		for _, p := range of.Active {

@@ -27,7 +27,7 @@ const (
 func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kreq *kmsg.ConsumerGroupDescribeRequest) kmsg.Response {
 	resp := kreq.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
 	m := c.s.mapOrNil()
-	for _, group := range kreq.Groups {
+	for _, group := range once(kreq.Groups, itself) {
 		rg := kmsg.NewConsumerGroupDescribeResponseGroup()
 		rg.Group = group
 		if rg.ErrorCode = req.mayGroup(ctx, acl.Describe, group); rg.ErrorCode != 0 {
@@ -43,6 +43,9 @@ func handleConsumerGroupDescribe(ctx context.Context, c *conn, req *request, kre
 			err = federation.Errorf(federation.CoordinatorLoading, "the gateway is starting; try again")
 		case err == nil && !req.seesAll(d.Members):
 			err = federation.Errorf(federation.NotAuthorized, "group %q has topics that may not be described: an ACL has to allow it", group)
+		}
+		if err == nil {
+			err = req.room(ctx, c, membersBytes(d.Members))
 		}
 		if err != nil {
 			rg.ErrorCode, rg.ErrorMessage = req.fail(err), message(err)

@@ -43,7 +43,11 @@ func handleListConfigResources(ctx context.Context, c *conn, req *request, kreq 
 		resp.ErrorCode = req.refuse(kerr.CoordinatorNotAvailable)
 		return resp
 	}
-	for _, t := range types {
+	const resourceBytes = 100
+	if req.room(ctx, c, int64(len(m.Topics)+len(m.Gateways)+len(m.GroupConfigs))*resourceBytes) != nil {
+		return nil
+	}
+	for _, t := range once(types, itself) {
 		switch {
 		case !slices.Contains(known, t):
 			resp.ConfigResources = nil

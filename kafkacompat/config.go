@@ -73,9 +73,16 @@ type Config struct {
 	// FetchSessionPartitionsMax bounds the partitions in the fetch sessions of all
 	// connections, and those whose consumers were sent to their zone in the last minutes, of
 	// some 330 B each; a client whose session would go above it sends
-	// full requests [max.incremental.fetch.session.cache.slots]. 500,000 by default;
-	// negative: no sessions.
+	// full requests [max.incremental.fetch.session.cache.slots]. 500,000 by default, and
+	// at most what a half of Deps.Requests has room for; negative: no sessions.
 	FetchSessionPartitionsMax int64
+	// FetchPartitionsMax bounds the topics and partitions that one Fetch request names,
+	// those that it names twice included; 100,000 by default. With a smaller Deps.Requests
+	// it is what a quarter of that has room for, at 640 B each, but not below 50,000.
+	FetchPartitionsMax int
+	// AnswerBytesMax bounds what one answer but that to Fetch takes while it is made;
+	// 256 MiB by default, and at most Deps.Answers.
+	AnswerBytesMax int64
 	// PartitionsPerRequestMax bounds the partitions of one Produce request; 20,000 by default.
 	PartitionsPerRequestMax int
 	// RequestTimeout bounds the work for any other request but JoinGroup and SyncGroup,
@@ -145,6 +152,8 @@ func (c Config) withDefaults() Config {
 	c.FetchWaitMax = or(c.FetchWaitMax, 30*time.Second)
 	c.FetchBytesMax = or(c.FetchBytesMax, 55<<20)
 	c.FetchSessionPartitionsMax = or(c.FetchSessionPartitionsMax, 500_000)
+	c.FetchPartitionsMax = or(c.FetchPartitionsMax, 100_000)
+	c.AnswerBytesMax = or(c.AnswerBytesMax, 256<<20)
 	c.PartitionsPerRequestMax = or(c.PartitionsPerRequestMax, 20_000)
 	c.RequestTimeout = or(c.RequestTimeout, 30*time.Second)
 	c.DefaultPartitions = or(c.DefaultPartitions, 4)
@@ -171,11 +180,17 @@ func (c Config) within(budget int64) Config {
 	c.FrameBytesMax = min(c.FrameBytesMax, int(budget/2))
 	// No connection alone has all of it.
 	c.ConnectionBytesInFlightMax = min(c.ConnectionBytesInFlightMax, budget/4)
+	c.FetchSessionPartitionsMax = min(c.FetchSessionPartitionsMax, budget/2/fetchSessionPartBytes)
+	c.FetchPartitionsMax = min(c.FetchPartitionsMax, max(fetchPartitionsLeast, int(budget/4/fetchPartBytes)))
 	return c
 }
 
 func (c Config) validate() error {
 	switch {
+	case c.AnswerBytesMax < 1<<20 || c.AnswerBytesMax > 1<<30:
+		return fmt.Errorf("kafka facade: AnswerBytesMax %d: want 1 MiB to 1 GiB", c.AnswerBytesMax)
+	case c.FetchPartitionsMax < 1:
+		return fmt.Errorf("kafka facade: FetchPartitionsMax %d: want at least 1", c.FetchPartitionsMax)
 	case c.GatewayID == "":
 		return errors.New("kafka facade: GatewayID is not set")
 	case c.FrameBytesMax < 1024 || c.FrameBytesMax > 1<<30:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -160,13 +161,22 @@ func (s *Server) reserveFetchParts(f *fetchSession) bool {
 	return true
 }
 
-// update takes over what a request says of its partitions.
+// update takes over what a request says of its partitions. Of a partition that it names
+// twice the last counts, in the place of the first (FetchRequest.fetchData).
 func (s *fetchSession) update(kreq *kmsg.FetchRequest) {
 	n := 0
 	for i := range kreq.Topics {
 		n += len(kreq.Topics[i].Partitions)
 	}
 	var block []fetchPart // one request's parts live and die together
+	var index map[fetchKey]*fetchPart
+	switch {
+	case s.index != nil:
+		index = s.index
+	case n > fewFetched:
+		index = fetchIndexes.Get().(map[fetchKey]*fetchPart)
+		defer putFetchIndex(index)
+	}
 	if s.index == nil {
 		block = make([]fetchPart, n)
 		s.parts = make([]*fetchPart, 0, n)
@@ -180,17 +190,18 @@ func (s *fetchSession) update(kreq *kmsg.FetchRequest) {
 		for j := range kt.Partitions {
 			kp := &kt.Partitions[j]
 			key := fetchKey{topic, kp.Partition}
-			p := s.index[key]
-			switch {
-			case p != nil:
-			case block != nil:
-				p = &block[len(s.parts)]
-				*p = newFetchPart(key)
+			p := s.find(index, key)
+			if p == nil {
+				if block != nil {
+					p = &block[len(s.parts)]
+					*p = newFetchPart(key)
+				} else {
+					p = new(newFetchPart(key))
+				}
 				s.parts = append(s.parts, p)
-			default:
-				p = new(newFetchPart(key))
-				s.parts = append(s.parts, p)
-				s.index[key] = p
+				if index != nil {
+					index[key] = p
+				}
 			}
 			p.want.Offset = federation.LogicalOffset(kp.FetchOffset)
 			p.want.MaxBytes = max(kp.PartitionMaxBytes, 0)
@@ -201,6 +212,36 @@ func (s *fetchSession) update(kreq *kmsg.FetchRequest) {
 	if s.index != nil {
 		s.forget(kreq)
 	}
+}
+
+// fewFetched is how many partitions are compared with each other: that costs less than an
+// index.
+const fewFetched = 16
+
+// fetchIndexes has indexes for requests without a session, so that those cost no memory.
+var fetchIndexes = sync.Pool{New: func() any { return make(map[fetchKey]*fetchPart) }}
+
+// fetchIndexKept is how many partitions an index may have had that is used again.
+const fetchIndexKept = 4096
+
+func putFetchIndex(index map[fetchKey]*fetchPart) {
+	if len(index) <= fetchIndexKept {
+		clear(index)
+		fetchIndexes.Put(index)
+	}
+}
+
+// find looks for a partition; a nil index has not those of few.
+func (s *fetchSession) find(index map[fetchKey]*fetchPart, key fetchKey) *fetchPart {
+	if index != nil {
+		return index[key]
+	}
+	for _, p := range s.parts {
+		if p.partition == key.partition && p.topic == key.topic {
+			return p
+		}
+	}
+	return nil
 }
 
 // errUnresolved has a part looked up in the map.

@@ -118,7 +118,7 @@ func TestDescribeProducers(t *testing.T) {
 		require.Zero(t, exchange[*kmsg.ProduceResponse](c, req, 9).Topics[0].Partitions[0].ErrorCode)
 	}
 	req := kmsg.NewPtrDescribeProducersRequest()
-	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "orders", Partitions: []int32{0, 1, 2, 0}}}
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "orders", Partitions: []int32{0, 1, 0, 2, 3}}}
 	parts := exchange[*kmsg.DescribeProducersResponse](c, req, 0).Topics[0].Partitions
 	require.Zero(t, parts[0].ErrorCode, sprint(parts))
 	require.Len(t, parts[0].ActiveProducers, 1)

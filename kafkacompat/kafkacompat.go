@@ -64,8 +64,11 @@ type Deps struct {
 	// Requests is what the bytes of requests in memory are taken from, together with
 	// others that hold what clients send; nil = a budget of BytesInFlightMax alone.
 	Requests *memory.Budget
-	Metrics  *Metrics
-	Logger   *slog.Logger
+	// Answers is what large answers are taken from until they are written, together with
+	// records that were read from brokers; nil = a budget of BytesInFlightMax alone.
+	Answers *memory.Budget
+	Metrics *Metrics
+	Logger  *slog.Logger
 	// TenantOf says which Server a client belongs to, when it has proven who it is or need
 	// not, and who it is there; nil = all belong to the one that they came to.
 	TenantOf func(security.Identity) (*Server, security.Principal, error)
@@ -95,6 +98,8 @@ type shared struct {
 	coming [len(comingBytes) + 1]*memory.Budget // those that are not whole yet, by size
 
 	relieved atomic.Int64 // when connections were looked through last, in Unix nanoseconds
+
+	answers answers
 
 	apis       map[int16]*api // the table of versions.go
 	advertised []kmsg.ApiVersionsResponseApiKey
@@ -133,6 +138,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		budget:    budget,
 		small:     memory.NewBudget(budget.Size() / 8),
 		coming:    newComing(budget.Size()),
+		answers:   newAnswers(&cfg, deps.Answers),
 		draining:  make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),

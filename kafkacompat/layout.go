@@ -71,14 +71,22 @@ var layouts = map[int16]layout.Fields{
 	75: {array(str, end()), i32, optional(str, i32, end()), end()},
 }
 
-// read decodes a request's body after a walk along its layout. Strings that are not UTF-8
-// become what a broker makes of them.
-func (a *api) read(kreq kmsg.Request, version int16, body []byte) error {
-	text, err := layout.WalkText(layouts[int16(a.key)], body, version, version >= a.flexible)
-	if err != nil {
-		return err
-	}
-	if err := kreq.ReadFrom(body); err != nil || text {
+// A walked request is one whose body passed the walk along its layout.
+type walked struct {
+	elements int
+	text     bool // all strings are UTF-8
+}
+
+// check walks a request's body before the codec sees it.
+func (a *api) check(version int16, body []byte) (w walked, err error) {
+	w.elements, w.text, err = layout.WalkText(layouts[int16(a.key)], body, version, version >= a.flexible)
+	return w, err
+}
+
+// decode decodes a request's body after the walk. Strings that are not UTF-8 become what a
+// broker makes of them.
+func (w walked) decode(kreq kmsg.Request, body []byte) error {
+	if err := kreq.ReadFrom(body); err != nil || w.text {
 		return err
 	}
 	return makeText(reflect.ValueOf(kreq).Elem())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -28,6 +29,8 @@ type request struct {
 	work     time.Duration // that counts for quotas, so far
 	// mutations are partitions that were created, and not counted yet.
 	mutations int
+	share     answerShare
+	noRoom    error     // why there was no room for the answer, or for a part of it
 	until     time.Time // the client has to wait so long before its next request; zero = not at all
 
 	last     bool  // the connection is closed after the answer
@@ -88,15 +91,16 @@ func (c *conn) decode(ctx context.Context, f *frame) (*slot, error) {
 	return sl, nil
 }
 
-// handle works on any request but Produce and Fetch.
+// handle works on any request but Produce and Fetch. A handler returns nil if there is no
+// room for its answer, or if no answer is right.
 func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	began := req.workBegins()
 	kreq := kmsg.RequestForKey(req.key)
 	kreq.SetVersion(req.version)
-	if err := req.api.read(kreq, req.version, req.body); err != nil {
+	walked, err := req.api.check(req.version, req.body)
+	if err != nil {
 		return c.malformed(ctx, req, err)
 	}
-	req.worked(began)
 	if req.api.waits {
 		ctx = waitCtx
 	} else {
@@ -104,10 +108,21 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 		ctx, cancel = context.WithTimeout(ctx, c.s.cfg.RequestTimeout)
 		defer cancel()
 	}
+	defer func() { req.share.giveBack(0) }() // unless the response has it by then
+	if err := req.roomAtFirst(ctx, c, walked.elements); err != nil {
+		return c.refuseAnswer(ctx, req)
+	}
+	if err := walked.decode(kreq, req.body); err != nil {
+		return c.malformed(ctx, req, err)
+	}
+	req.worked(began)
 	if !c.authorize(ctx, req) {
 		return response{close: true}
 	}
 	kresp := req.handleCounted(ctx, c, kreq)
+	if kresp == nil && req.noRoom != nil {
+		return c.refuseAnswer(ctx, req)
+	}
 	if req.internal != nil {
 		c.log.Error("request failed", "api", req.api.name, "error", req.internal)
 	}
@@ -116,6 +131,11 @@ func (c *conn) handle(ctx, waitCtx context.Context, req *request) response {
 	}
 	c.throttle(ctx, req, kresp)
 	out := encode(req, kresp)
+	if len(out.vecs[0])-frameLengthBytes > math.MaxInt32 {
+		req.noRoom = errFrame
+		return c.refuseAnswer(ctx, req)
+	}
+	req.written(c, &out)
 	out.close = req.last
 	return out
 }
@@ -151,7 +171,7 @@ func (c *conn) malformed(ctx context.Context, req *request, err error) response 
 
 // encode makes the frame of a response.
 func encode(req *request, kresp kmsg.Response) response {
-	b := make([]byte, 0, 256)
+	b := make([]byte, 0, max(256, req.share.encoded))
 	b = appendResponseHead(b, req, kresp.IsFlexible())
 	b = kresp.AppendTo(b)
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))

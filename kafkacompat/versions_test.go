@@ -92,6 +92,11 @@ func document() string {
 		"of their producers, in what Fetch and DescribeProducers answer. Throttle times are those of braid's own quotas.\n\n" +
 		"*Rights* are what ACLs have to allow where a gateway runs with `--authorizer acl`: those that a\n" +
 		"broker asks for. Without the right to DESCRIBE a topic nobody learns whether it exists.\n\n" +
+		"What a request names twice is answered once, but in OffsetCommit, OffsetDelete and\n" +
+		"AlterPartitionReassignments, or refused where a broker refuses it. Large answers wait until there\n" +
+		"is memory for them; one that could never fit is refused with INVALID_REQUEST for what is too much,\n" +
+		"or, where an answer has no place for that, by closing the connection, with a line in the gateway's\n" +
+		"log ([0019](decisions/0019-memory-budgets.md)).\n\n" +
 		"## Served\n\n| Key | API | Versions | Rights | Behaviour and limits |\n|---|---|---|---|---|\n" + served.String() +
 		"\n## Left out\n\nNot advertised; a request of this kind closes the connection, as at a Kafka broker that does not know it.\n\n" +
 		"| Key | API | Why |\n|---|---|---|\n" + left.String()

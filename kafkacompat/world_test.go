@@ -61,7 +61,11 @@ type world struct {
 	quotas     *quota.Config // of a limiter of all servers; nil = quotas do not count
 	limiter    *quota.Limiter
 	requests   *memory.Budget // of gateways that are added; nil = their own
+<<<<<<< HEAD
 	room       *groups.Room   // likewise
+=======
+	answers    *memory.Budget // likewise
+>>>>>>> 3f5a742 (kafkacompat, gateway: bound answers, and take large ones from the budget)
 	addr       string         // of the first server
 
 	// Set before addGateway, for gateways that ask who clients are.
@@ -156,7 +160,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 	}
 	s, err := kafkacompat.New(cfg, kafkacompat.Deps{
 		Maps: w, NewSession: w.router.NewSession, Groups: w.newCoordinator(id), Authorizer: w.authorizer, Admin: w, Credentials: w, Limiter: w.limiter,
-		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests, Logger: slog.New(&w.panics),
+		Auth: w.auth, TLS: w.tls, Certificates: w.certificates, Metrics: w.metrics, Requests: w.requests, Answers: w.answers, Logger: slog.New(&w.panics),
 	})
 	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -166,7 +170,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 		cancel()
 		require.NoError(w.t, <-done)
 		require.Nil(w.t, w.panics.first.Load())
-		require.Eventually(w.t, func() bool { return s.BytesInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers are lost")
+		require.Eventually(w.t, func() bool { return s.BytesInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers, or room for answers, are lost")
 	})
 	w.servers = append(w.servers, s)
 	w.Change(func(m *federation.Map) {

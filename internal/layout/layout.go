@@ -100,11 +100,12 @@ func Walk(fields Fields, body []byte, version int16, flexible bool) (rest []byte
 	return w.b, nil
 }
 
-// WalkText is Walk, and says whether all strings are UTF-8.
-func WalkText(fields Fields, body []byte, version int16, flexible bool) (text bool, err error) {
+// WalkText is Walk, and returns how many elements and tagged fields the message has, and
+// whether all strings are UTF-8.
+func WalkText(fields Fields, body []byte, version int16, flexible bool) (elements int, text bool, err error) {
 	w := walk{b: body, version: version, flexible: flexible, elements: ElementsMax, looks: true}
 	w.walk(fields)
-	return !w.noText, w.err()
+	return ElementsMax - max(w.elements, 0), !w.noText, w.err()
 }
 
 // SkipTags is what is behind the tagged fields at the front of b.

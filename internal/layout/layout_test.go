@@ -78,7 +78,7 @@ func TestWalkText(t *testing.T) {
 		"Latin-1":         {"\x00\x02a\xe9\x00\x00\x00\x00\x00\x00\x00\x00", false},
 		"Latin-1, nested": {"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x01\xe9\x00\x01a", false},
 	} {
-		text, err := layout.WalkText(fields, []byte(c.body), 0, false)
+		_, text, err := layout.WalkText(fields, []byte(c.body), 0, false)
 		require.NoError(t, err, name)
 		require.Equal(t, c.text, text, name)
 	}

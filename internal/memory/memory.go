@@ -19,7 +19,8 @@ type Limits struct {
 	// batches are decided), frames of produce streams until they are decided.
 	Requests int64
 	// Answers bounds the records that were read from brokers: answers that are being
-	// written to clients, reads ahead, and the tail caches.
+	// written to clients, reads ahead, and the tail caches; and other large answers to
+	// Kafka clients, from before they are made until they are written.
 	Answers int64
 	// Groups bounds what members of groups have brought: it stays for their sessions.
 	Groups int64

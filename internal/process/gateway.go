@@ -260,7 +260,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 		Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.groups, Authorizer: authorizer, Admin: newKafkaAdmin(g.admin, w.cfg.LogicalCluster),
 		Limiter: g.limiter, Left: g.gate.Left,
 		Credentials: &kafkaCredentials{g.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster},
-		Requests:    g.memory.requests, Metrics: metrics, Logger: w.log,
+		Requests:    g.memory.requests, Answers: g.memory.answers, Metrics: metrics, Logger: w.log,
 	}
 	if err := w.kafkaAccess(&deps); err != nil {
 		return err

@@ -41,9 +41,9 @@ func (b budgets) gauges(cached func() int64) []gauge {
 		{"braid.memory.incoming.limit", "By", "What messages of the Connect API may take that are not whole yet; 0 = no limit.", false, b.incoming.Size},
 		{"braid.memory.incoming.used", "By", "Messages of the Connect API in memory that are not whole yet.", false, b.incoming.Used},
 		{"braid.memory.incoming.waiting", "{call}", "Calls that are not read from until there is room.", false, b.incoming.Waiting},
-		{"braid.memory.answers.limit", "By", "What records read from brokers may take; 0 = no limit.", false, b.answers.Size},
-		{"braid.memory.answers.used", "By", "Records read from brokers in memory, and room for those asked for.", false, b.answers.Used},
-		{"braid.memory.answers.waiting", "{request}", "Reads from brokers that wait for room.", false, b.answers.Waiting},
+		{"braid.memory.answers.limit", "By", "What records read from brokers, and other large answers, may take; 0 = no limit.", false, b.answers.Size},
+		{"braid.memory.answers.used", "By", "Records read from brokers and other large answers in memory, and room for those asked for.", false, b.answers.Used},
+		{"braid.memory.answers.waiting", "{request}", "Reads from brokers and requests for large answers that wait for room.", false, b.answers.Waiting},
 		{"braid.memory.cache.used", "By", "Records in the tail caches.", false, cached},
 	}
 }
