@@ -6,6 +6,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 
+	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/federationtest"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
 )
 
@@ -25,7 +27,11 @@ func TestGetCommittedOffsetsIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, r.GetOffsets(), 1)
 
-	w.topic("large", 9_993, nil)
+	chains := make([][]*federation.Extent, 9_993)
+	for i := range chains {
+		chains[i] = []*federation.Extent{federationtest.Head("a", "large", i)}
+	}
+	w.SetTopic("large", nil, chains...)
 	for _, topics := range [][]string{{"orders", "large"}, {"large", "orders"}} {
 		_, err = api.GetCommittedOffsets(ctxFor(t), &braidv1.GetCommittedOffsetsRequest{Group: "g", Topics: topics})
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
