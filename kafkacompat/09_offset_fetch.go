@@ -103,37 +103,7 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		}
 		return rg
 	}
-	seen := make(partitionsSeen)
-	asked := []federation.TopicPartition{}
-	var answers []*kmsg.OffsetFetchResponseGroupTopicPartition
-	for _, t := range g.Topics {
-		rt := kmsg.NewOffsetFetchResponseGroupTopic()
-		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, 0, len(t.Partitions))
-		found, _ := findTopic(m, req.version >= 10, t.Topic, t.TopicID)
-		denied := int16(0)
-		if found != nil || req.version < 10 {
-			denied = req.mayTopic(ctx, acl.Describe, topicName(found, t.Topic))
-		}
-		for _, p := range t.Partitions {
-			if !seen.first(fetchTopic{t.Topic, t.TopicID}, p) {
-				continue
-			}
-			rt.Partitions = append(rt.Partitions, kmsg.NewOffsetFetchResponseGroupTopicPartition())
-			rp := &rt.Partitions[len(rt.Partitions)-1]
-			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
-			switch {
-			case denied != 0:
-				rp.ErrorCode = denied
-			case found != nil:
-				asked = append(asked, federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(p)})
-				answers = append(answers, rp)
-			case req.version >= 10:
-				rp.ErrorCode = req.refuse(kerr.UnknownTopicID)
-			}
-		}
-		rg.Topics = append(rg.Topics, rt)
-	}
+	asked, answers := req.askedOffsets(ctx, m, g, &rg)
 	offsets, err := c.s.deps.Groups.Committed(ctx, g.Group, asked)
 	if err == nil {
 		err = req.roomForOffsets(ctx, c, offsets)
@@ -148,6 +118,44 @@ func (c *conn) offsetsOfGroup(ctx context.Context, req *request, g *kmsg.OffsetF
 		fillOffset(answers[i], &offsets[i])
 	}
 	return rg
+}
+
+// askedOffsets makes the answer for the partitions that a client asks for, and returns those
+// of which the group is to be asked, with their places in the answer.
+func (r *request) askedOffsets(
+	ctx context.Context, m *federation.Map, g *kmsg.OffsetFetchRequestGroup, rg *kmsg.OffsetFetchResponseGroup,
+) (asked []federation.TopicPartition, answers []*kmsg.OffsetFetchResponseGroupTopicPartition) {
+	seen := make(partitionsSeen)
+	asked = []federation.TopicPartition{}
+	for _, t := range g.Topics {
+		rt := kmsg.NewOffsetFetchResponseGroupTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		rt.Partitions = make([]kmsg.OffsetFetchResponseGroupTopicPartition, 0, len(t.Partitions))
+		found, _ := findTopic(m, r.version >= 10, t.Topic, t.TopicID)
+		denied := int16(0)
+		if found != nil || r.version < 10 {
+			denied = r.mayTopic(ctx, acl.Describe, topicName(found, t.Topic))
+		}
+		for _, p := range t.Partitions {
+			if !seen.first(fetchTopic{t.Topic, t.TopicID}, p) {
+				continue
+			}
+			rt.Partitions = append(rt.Partitions, kmsg.NewOffsetFetchResponseGroupTopicPartition())
+			rp := &rt.Partitions[len(rt.Partitions)-1]
+			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, -1, -1, new("")
+			switch {
+			case denied != 0:
+				rp.ErrorCode = denied
+			case found != nil:
+				asked = append(asked, federation.TopicPartition{Topic: found.Name, Partition: federation.LogicalPartition(p)})
+				answers = append(answers, rp)
+			case r.version >= 10:
+				rp.ErrorCode = r.refuse(kerr.UnknownTopicID)
+			}
+		}
+		rg.Topics = append(rg.Topics, rt)
+	}
+	return asked, answers
 }
 
 // roomForOffsets makes sure that there is room for offsets of a group.

@@ -38,11 +38,11 @@ func TestAnswersThatGrowDoNotLockUp(t *testing.T) {
 						t.Error(err)
 					}
 					largest.Store(max(largest.Load(), a.budget.Used()))
-					time.Sleep(time.Second)
+					<-time.After(time.Second)
 				}
 				resp := response{vecs: [][]byte{make([]byte, each)}}
 				r.written(c, &resp)
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				resp.release()
 			})
 		}

@@ -67,6 +67,13 @@ const (
 	largeElementBytes = 400
 )
 
+// largeElements are the APIs that ask clusters or the store for each element, or answer
+// with a text for each.
+var largeElements = []kmsg.Key{
+	kmsg.ListOffsets, kmsg.OffsetForLeaderEpoch, kmsg.OffsetFetch,
+	kmsg.ElectLeaders, kmsg.AlterPartitionAssignments, kmsg.DescribeProducers,
+}
+
 // waitingElementsMax bounds the elements of a request that waits for a group: it may hold
 // no room meanwhile, for which others wait whom the group waits for.
 const waitingElementsMax = 10_000
@@ -82,9 +89,7 @@ func (r *request) roomAtFirst(ctx context.Context, c *conn, elements int) error 
 		return nil
 	}
 	each := elementBytes
-	switch kmsg.Key(r.key) {
-	case kmsg.ListOffsets, kmsg.OffsetForLeaderEpoch, kmsg.OffsetFetch, // that ask clusters, or the store
-		kmsg.ElectLeaders, kmsg.AlterPartitionAssignments, kmsg.DescribeProducers: // with a text for each
+	if slices.Contains(largeElements, kmsg.Key(r.key)) {
 		each = largeElementBytes
 	}
 	return r.room(ctx, c, int64(elements)*int64(each)+2*int64(len(r.body)))
