@@ -61,11 +61,8 @@ type world struct {
 	quotas     *quota.Config // of a limiter of all servers; nil = quotas do not count
 	limiter    *quota.Limiter
 	requests   *memory.Budget // of gateways that are added; nil = their own
-<<<<<<< HEAD
 	room       *groups.Room   // likewise
-=======
 	answers    *memory.Budget // likewise
->>>>>>> 3f5a742 (kafkacompat, gateway: bound answers, and take large ones from the budget)
 	addr       string         // of the first server
 
 	// Set before addGateway, for gateways that ask who clients are.
