@@ -59,7 +59,7 @@ func benchServerOf(b *testing.B, records [][]byte, partitions int) *raw {
 	require.NoError(b, err)
 	s, err := kafkacompat.New(kafkacompat.Config{GatewayID: "gw-0"}, kafkacompat.Deps{
 		Maps: w, NewSession: func() router.Session { return &instant{records: records} },
-		Groups: struct{ groups.Coordinator }{}, Admin: struct{ kafkacompat.Admin }{},
+		Groups: struct{ groups.Coordinator }{}, Admin: struct{ kafkacompat.Admin }{}, Credentials: struct{ kafkacompat.Credentials }{},
 	})
 	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -2,10 +2,11 @@ package kafkacompat
 
 import "github.com/twmb/franz-go/pkg/kmsg"
 
-// BytesInUse returns the bytes of requests and answers in memory.
-func (s *Server) BytesInUse() int64 {
-	return s.budget.Used() + s.small.Used() + s.answers.budget.Used() + s.small.Used() + s.answers.fetches.Used()
-}
+// BytesInUse returns the bytes of requests in memory.
+func (s *Server) BytesInUse() int64 { return s.budget.Used() + s.small.Used() }
+
+// AnswersInUse returns the bytes of answers in memory, and of what Fetch requests name.
+func (s *Server) AnswersInUse() int64 { return s.answers.budget.Used() + s.answers.fetches.Used() }
 
 // Guarded are the keys of the APIs that are served and ask for rights.
 func Guarded() (keys []int16) {

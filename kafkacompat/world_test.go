@@ -167,7 +167,7 @@ func (w *world) addGateway(id federation.GatewayID, node federation.NodeID, zone
 		cancel()
 		require.NoError(w.t, <-done)
 		require.Nil(w.t, w.panics.first.Load())
-		require.Eventually(w.t, func() bool { return s.BytesInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers, or room for answers, are lost")
+		require.Eventually(w.t, func() bool { return s.BytesInUse()+s.AnswersInUse() == 0 }, 10*time.Second, time.Millisecond, "buffers, or room for answers, are lost")
 	})
 	w.servers = append(w.servers, s)
 	w.Change(func(m *federation.Map) {
