@@ -166,5 +166,5 @@ func TestTelemetryOfAnyClientID(t *testing.T) {
 	})
 	require.Len(t, clients, 3)
 	require.Contains(t, clients, "acme/app")
-	require.Contains(t, clients, "\uFFFD")
+	require.Contains(t, clients, "\uFFFD\uFFFD", "as the JVM reads it")
 }
