@@ -68,7 +68,7 @@ var breaches = []breach{
 		{"gateway/router/scoped.go", "		tp.Topic = federation.Qualify(s.tenant, tp.Topic)\n", "		tp.Topic = federation.Qualify(\"\", tp.Topic)\n"},
 	}, false},
 	{"tenant-group", "the groups of a tenant are those of another logical cluster", []edit{
-		{"federation/tenant.go", "		s.add(t.Name, t.Name, t.ClusterID)\n", "		s.add(t.Name, m.LogicalCluster, m.ClusterID)\n"},
+		{"federation/split.go", "		m.LogicalCluster, m.ClusterID = t.Name, t.ClusterID\n", "		m.ClusterID, _ = s.base.ClusterID, t\n"},
 	}, false},
 	{"tenant-again", "a tenant that is deleted leaves its topics to the next one of its name", []edit{
 		{"controller/tenant_rpc.go", "	if err := t.deleteTopics(ctx, topics); err != nil {\n", "	if err := t.deleteTopics(ctx, nil); err != nil {\n"},
