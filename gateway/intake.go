@@ -96,6 +96,8 @@ type intake struct {
 	got    int64
 	room   bool // there is for all of it
 	whole  bool
+	// messages is how many have begun.
+	messages int
 
 	closes http.Header // of the answer of an HTTP/1.1 call; used by the reader, which answers, too
 
@@ -111,12 +113,16 @@ type intake struct {
 	watching bool
 }
 
-var errIntakeEnded = errors.New("the call has ended")
+var (
+	errIntakeEnded = errors.New("the call has ended")
+	// A second message would wait for room, and hold what the first one took.
+	errOneMessage = connect.NewError(connect.CodeInvalidArgument, errors.New("the call takes one message, and a second one came"))
+)
 
 // Read implements io.Reader. It never reads beyond the end of a message.
 func (b *intake) Read(p []byte) (int, error) {
-	if b.whole {
-		return b.ReadCloser.Read(p) // to see the end
+	if b.awaitsEnd() {
+		return b.readEnd(p)
 	}
 	most, err := b.admit()
 	if err != nil {
@@ -128,6 +134,26 @@ func (b *intake) Read(p []byte) (int, error) {
 	}
 	if counted := b.count(p[:n], err); counted != nil {
 		return n, counted
+	}
+	return n, err
+}
+
+// awaitsEnd reports whether nothing but the end is to come.
+func (b *intake) awaitsEnd() bool {
+	return b.whole || b.messages > 0 && len(b.prefix) == 0 && b.keeps && !b.stream
+}
+
+// readEnd reads on behind a whole message. The client must say soon that there is no more:
+// until then nobody works on what is held of it.
+func (b *intake) readEnd(p []byte) (int, error) {
+	b.watchAnew()
+	n, err := b.ReadCloser.Read(p)
+	b.pause()
+	if n > 0 && b.enveloped {
+		return 0, errOneMessage
+	}
+	if err != nil && !errors.Is(err, io.EOF) && b.wasCut() {
+		return n, connect.NewError(connect.CodeDeadlineExceeded, errors.New("the end of the call did not come in time"))
 	}
 	return n, err
 }
@@ -183,6 +209,7 @@ func (b *intake) count(p []byte, readErr error) error {
 			return nil
 		}
 		b.size, b.got = int64(binary.BigEndian.Uint32(b.prefix[1:])), 0
+		b.messages++
 	} else {
 		b.got += int64(len(p))
 	}
@@ -285,6 +312,12 @@ func (b *intake) progress(begun bool) {
 	b.watch.Reset(first)
 }
 
+// watchAnew watches from now on for what comes next.
+func (b *intake) watchAnew() {
+	b.pause()
+	b.progress(true)
+}
+
 // pause is called when nothing is waited for from the client.
 func (b *intake) pause() {
 	b.mu.Lock()
@@ -301,7 +334,7 @@ func (b *intake) look() {
 		return
 	}
 	limit := b.in.stall
-	if b.in.incoming.Waiting() > 0 {
+	if b.in.incoming.Waiting() > 0 || b.in.requests.Waiting() > 0 {
 		limit = min(limit, intakeImpatience)
 	}
 	if took := time.Since(b.since); took < limit {

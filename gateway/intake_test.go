@@ -229,3 +229,32 @@ func TestWholeMessagesAreCounted(t *testing.T) {
 		require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
 	})
 }
+
+// A whole message whose call does not end is held for nobody: the client must say that it
+// was all, and send no second one.
+func TestCallsThatDoNotEnd(t *testing.T) {
+	const size = 300_000
+	for name, extra := range map[string][]byte{"no end": nil, "a second message": binary.BigEndian.AppendUint32([]byte{0}, 1<<20)} {
+		t.Run(name, func(t *testing.T) {
+			requests, incoming := memory.NewBudget(4<<20), memory.NewBudget(1<<20)
+			w := newWorld(t, func(cfg *gateway.Config, d *gateway.Deps) {
+				d.Requests, d.Incoming, cfg.StallTimeout = requests, incoming, 250*time.Millisecond
+			})
+			w.topic("orders", 1, nil)
+			for _, procedure := range []string{batchCall, readCall} {
+				message := append(binary.BigEndian.AppendUint32([]byte{0}, size), make([]byte, size)...)
+				more, never := io.Pipe()
+				t.Cleanup(func() { _ = never.Close() })
+				r, err := http.NewRequestWithContext(ctxFor(t), http.MethodPost, w.url+procedure, io.MultiReader(bytes.NewReader(append(message, extra...)), more))
+				require.NoError(t, err)
+				r.Header.Set("Content-Type", "application/grpc")
+				r.Header.Set("Te", "trailers")
+				resp, err := h2c(t).Do(r)
+				require.NoError(t, err)
+				_, _ = io.Copy(io.Discard, resp.Body)
+				require.NotEqual(t, "0", resp.Trailer.Get("Grpc-Status")+resp.Header.Get("Grpc-Status"))
+				require.Eventually(t, func() bool { return requests.Used() == 0 && incoming.Used() == 0 }, waitFor, tick)
+			}
+		})
+	}
+}

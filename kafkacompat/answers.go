@@ -177,6 +177,10 @@ func (r *request) written(c *conn, resp *response) {
 		s.charged += less
 	}
 	s.giveBack(size)
+	if s.above {
+		s.above = false // it grows no more: the next may
+		<-s.of.above
+	}
 	held := *s
 	*s = answerShare{}
 	resp.release = func() { held.giveBack(0) }

@@ -47,8 +47,8 @@ type conn struct {
 	answerable    atomic.Int64 // requests in line whose answers only wait for those before them
 	away          router.AwayWait
 	bytesInFlight atomic.Int64
-	parked        atomic.Int64  // of them, those of requests other than Produce: they wait in line
-	answering     atomic.Int64  // since when a request of these is at work, in Unix nanoseconds; 0 = none is
+	parked        atomic.Int64  // of them, those of requests other than Produce that wait in line
+	answering     atomic.Int64  // since when such a request is at work, in Unix nanoseconds; 0 = none is
 	bytesFreed    chan struct{} // a hint that bytesInFlight fell
 	memberAt      atomic.Int64  // when a group member was last here, in Unix nanoseconds; 0 = it was sent elsewhere
 
@@ -208,6 +208,13 @@ func (c *conn) stopReading() {
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	c.deadlineMu.Unlock()
 	c.stopWaits()
+}
+
+// isStopped reports whether no more requests are read.
+func (c *conn) isStopped() bool {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	return c.stopped
 }
 
 // memberSeen notes the outcome of a heartbeat or a SyncGroup. A member that was told
@@ -395,10 +402,12 @@ func (c *conn) run(ctx, waitCtx context.Context, sl *slot) (resp response) {
 	defer func() {
 		if p := recover(); p != nil {
 			c.log.Error("panic in a request handler", "api_key", sl.req.key, "panic", p, "stack", string(debug.Stack()))
+			sl.req.share.giveBack(0)
 			resp = response{close: true}
 		}
 	}()
 	defer sl.req.frame.release()
+	sl.req.frame.unpark()
 	c.answering.Store(time.Now().UnixNano())
 	defer c.answering.Store(0)
 	return sl.run(ctx, waitCtx)

@@ -34,15 +34,26 @@ func (f *frame) release() {
 	}
 	f.from.Release(f.size)
 	f.c.bytesInFlight.Add(-f.size)
-	if f.parked {
-		f.c.parked.Add(-f.size)
-	}
+	f.unpark()
 	select {
 	case f.c.bytesFreed <- struct{}{}:
 	default:
 	}
 	if f.pooled != nil {
 		memory.PutSlab(f.pooled)
+	}
+}
+
+// unpark notes that the request is at work: it waits in line no more.
+func (f *frame) unpark() {
+	if !f.parked {
+		return
+	}
+	f.parked = false
+	f.c.parked.Add(-f.size)
+	select {
+	case f.c.bytesFreed <- struct{}{}:
+	default:
 	}
 }
 
@@ -88,7 +99,7 @@ func (c *conn) awaitFrame() error {
 		c.setReadDeadline(c.s.cfg.IdleTimeout)
 		_, err := c.r.Peek(1)
 		var timeout net.Error
-		if err != nil && errors.As(err, &timeout) && timeout.Timeout() && !c.s.isDraining() && c.busy() {
+		if err != nil && errors.As(err, &timeout) && timeout.Timeout() && !c.isStopped() && c.busy() {
 			continue
 		}
 		return err
@@ -130,7 +141,7 @@ func (c *conn) readBody(ctx context.Context, size int, pooled bool) (*frame, err
 			return nil, fmt.Errorf("read the rest of a request: %w", err)
 		}
 	} else {
-		coming := c.s.comingOf(size)
+		coming := c.s.comingOf(size, pooled)
 		if err := coming.Acquire(ctx, int64(size)); err != nil {
 			return nil, err
 		}
@@ -219,7 +230,7 @@ func (c *conn) readUnit(b []byte) error {
 		b = b[n:]
 		var timeout net.Error
 		switch {
-		case !errors.As(err, &timeout) || !timeout.Timeout() || c.s.isDraining() || !time.Now().Before(by):
+		case !errors.As(err, &timeout) || !timeout.Timeout() || c.isStopped() || !time.Now().Before(by):
 			return fmt.Errorf("read the rest of a request: %w", err)
 		case n < patienceBytes && c.s.wanted():
 			return fmt.Errorf("%w: the rest of a request does not come, and others wait for its room", errRefused)
@@ -231,15 +242,20 @@ func (c *conn) readUnit(b []byte) error {
 var comingBytes = [...]int{64 << 10, frameUnitBytes}
 
 // newComing divides what requests may take that are not whole yet: an eighth of the budget
-// for small ones, a quarter for those up to frameUnitBytes, a half for larger ones. So
-// clients that never send the rest keep none of another size from coming in, and an eighth
-// at least is for what is there: who waits for the budget never waits for what does not come.
-func newComing(budget int64) [len(comingBytes) + 1]*memory.Budget {
-	return [...]*memory.Budget{memory.NewBudget(budget / 8), memory.NewBudget(budget / 4), memory.NewBudget(budget / 2)}
+// for small ones, a quarter for those up to frameUnitBytes, a half for larger ones, and a
+// sixteenth for small ones other than Produce, which must not stand behind producers that
+// wait for the budget. So clients that never send the rest keep none of another kind from
+// coming in, and a sixteenth at least is for what is there: who waits for the budget never
+// waits for what does not come.
+func newComing(budget int64) [len(comingBytes) + 2]*memory.Budget {
+	return [...]*memory.Budget{memory.NewBudget(budget / 8), memory.NewBudget(budget / 4), memory.NewBudget(budget / 2), memory.NewBudget(budget / 16)}
 }
 
 // comingOf returns the budget of a request that is not whole yet.
-func (s *shared) comingOf(size int) *memory.Budget {
+func (s *shared) comingOf(size int, produce bool) *memory.Budget {
+	if !produce && size <= smallRequestBytes {
+		return s.coming[len(comingBytes)+1]
+	}
 	for i, most := range comingBytes {
 		if size <= most {
 			return s.coming[i]

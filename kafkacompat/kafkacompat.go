@@ -95,7 +95,7 @@ type Server struct {
 type shared struct {
 	budget *memory.Budget                       // bytes of frames in memory, all connections together
 	small  *memory.Budget                       // those of small requests other than Produce
-	coming [len(comingBytes) + 1]*memory.Budget // those that are not whole yet, by size
+	coming [len(comingBytes) + 2]*memory.Budget // those that are not whole yet, by size
 
 	relieved atomic.Int64 // when connections were looked through last, in Unix nanoseconds
 

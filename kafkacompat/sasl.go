@@ -122,6 +122,9 @@ func (c *conn) authenticateStep(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	resp := c.run(ctx, ctx, sl)
+	if resp.release != nil {
+		defer resp.release()
+	}
 	sl.req.observe(ctx, c.s.deps.Metrics)
 	if err := c.writeNow(resp.vecs...); err != nil {
 		return err

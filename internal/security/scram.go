@@ -213,10 +213,17 @@ func parseClientFirst(s string) (m clientFirst, err error) {
 	return m, nil
 }
 
+// nonceMax is far above what clients send, some 30 characters: it comes back in answers to
+// who is not known yet.
+const nonceMax = 1024
+
 func nonce(field string) (string, error) {
 	n, ok := strings.CutPrefix(field, "r=")
 	if !ok || n == "" {
 		return "", errors.New("the nonce is missing")
+	}
+	if len(n) > nonceMax {
+		return "", fmt.Errorf("the nonce has %d characters, at most %d are taken", len(n), nonceMax)
 	}
 	for _, c := range []byte(n) {
 		if c < 0x21 || c > 0x7e {
