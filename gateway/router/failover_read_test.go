@@ -170,6 +170,7 @@ func TestHiddenRanges(t *testing.T) {
 		}
 		h := w.failOver(t, "b", 0)
 		require.EqualValues(t, 10, h.AcknowledgedEnd)
+		rest(t, 2*time.Millisecond) // of equal timestamps the first counts
 		added(t, s, one(10, "10"))
 		end := w.sealExtent(t, 0)
 		w.restore(t, 0, func(e *federation.Extent) {

@@ -518,9 +518,16 @@ func (f *fetching) empty(extent *federation.Extent, head bool, it *fetchItem, rd
 		end = federation.PhysicalOffset(a.stable)
 	}
 	if !head && extent.Sealed() {
+		seen := end
 		end = extent.End
 		if !rd.extent.Sealed() && rd.from < end {
 			return true // the answer is of a time when there was less
+		}
+		if seen >= 0 && seen < end {
+			// A new leader does not know yet how far its log is replicated, and answers as if
+			// there was nothing. What lies up to the end was acknowledged.
+			it.resume = time.Now().Add(leaderPause)
+			return false
 		}
 	}
 	if rd.from < end && !rd.alone {

@@ -378,3 +378,38 @@ func TestQueriesWaitForTheSeal(t *testing.T) {
 	w.headState(federation.ExtentSealing)
 	require.Equal(t, federation.NoLeader, federation.KindOf(s.ListOffsets(t.Context(), latest)[0].Err))
 }
+
+// A new leader of a sealed log begins with the high watermark that it had as a follower,
+// and answers as if there was nothing above it. That is not the end of the extent.
+func TestLeaderThatDoesNotKnowItsEnd(t *testing.T) {
+	both(t, func(t *testing.T, committed bool) {
+		w := newWorld(t, 1)
+		w.orders()
+		s := session(t, w.r)
+		for i := range int32(10) {
+			added(t, s, one(i, strconv.Itoa(int(i))))
+		}
+		w.move(t, "b", 0)
+		added(t, s, one(10, "10"))
+		var lagging atomic.Int64
+		lagging.Store(5)
+		w.clusters["a"].ControlKey(kmsg.Fetch.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			w.clusters["a"].KeepControl()
+			req := r.(*kmsg.FetchRequest)
+			if len(req.Topics) != 1 || req.Topics[0].Partitions[0].FetchOffset < 5 || lagging.Add(-1) < 0 {
+				return nil, nil, false
+			}
+			resp := req.ResponseKind().(*kmsg.FetchResponse)
+			rt := kmsg.NewFetchResponseTopic()
+			rt.Topic, rt.TopicID = req.Topics[0].Topic, req.Topics[0].TopicID
+			rp := kmsg.NewFetchResponseTopicPartition()
+			rp.Partition, rp.HighWatermark, rp.LastStableOffset, rp.LogStartOffset = req.Topics[0].Partitions[0].Partition, 5, 5, 0
+			rt.Partitions = append(rt.Partitions, rp)
+			resp.Topics = append(resp.Topics, rt)
+			return resp, nil, true
+		})
+		want := []string{"5:5", "6:6", "7:7", "8:8", "9:9", "10:10"}
+		require.Equal(t, want, readTo(t, session(t, w.r), 5, 11, committed))
+		require.Negative(t, lagging.Load(), "it was asked again")
+	})
+}

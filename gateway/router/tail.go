@@ -317,6 +317,9 @@ func (t *tail) request(s *tailSession) *kmsg.FetchRequest {
 	}
 	if s.id != 0 {
 		for _, key := range t.leaving {
+			if t.parts[key] != nil {
+				continue // it came back, and is named above: brokers forget last
+			}
 			f := kmsg.NewFetchRequestForgottenTopic()
 			f.Topic, f.Partitions = key.topic, []int32{int32(key.partition)}
 			req.ForgottenTopics = append(req.ForgottenTopics, f)

@@ -97,11 +97,20 @@ func (s shape) row(prefix string, rounds []used) []string {
 	}
 	return []string{
 		prefix + s.name, figure(median(rounds, used.mbPerS)), figure(median(rounds, used.recordsPerS)),
-		figure(2000 / (median(rounds, perMB(gateway)) + median(rounds, perMB(client)))),
+		onTwoCores(median(rounds, perMB(gateway)) + median(rounds, perMB(client))),
 		figure(median(rounds, perMB(gateway))), each(func(u used) float64 { return float64(u.cpu[gateway].Microseconds()) }),
 		figure(median(rounds, perMB(broker))), figure(median(rounds, perMB(client))),
 		each(func(u used) float64 { return u.allocBytes }), each(func(u used) float64 { return u.allocs }),
 	}
+}
+
+// onTwoCores is what two cores hold of what takes so many ms/MB. In small it can take less
+// than the clock counts.
+func onTwoCores(perMB float64) string {
+	if perMB == 0 {
+		return "-"
+	}
+	return figure(2000 / perMB)
 }
 
 func (s shape) goals(prefix string, rounds []used) []goal {
