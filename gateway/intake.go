@@ -65,7 +65,7 @@ func (in *intakes) wrap(next http.Handler) http.Handler {
 			enveloped: strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc"),
 			// Produce counts by itself what it has of whole frames.
 			keeps:  r.URL.Path != braidv1connect.ProducerServiceProduceProcedure,
-			stream: r.URL.Path == braidv1connect.ConsumerServiceConsumeProcedure,
+			stream: r.URL.Path == braidv1connect.ConsumerServiceConsumeProcedure || strings.HasPrefix(r.URL.Path, "/grpc.reflection."),
 		}
 		if b.size = r.ContentLength; b.size < 0 || b.size > in.max {
 			b.size = in.max + 1 // what Connect reads before it refuses

@@ -133,6 +133,7 @@ func (c *conn) fetchParts(ctx context.Context, req *request, kreq *kmsg.FetchReq
 	if req.code != 0 {
 		limit.MaxWait = 0 // an error is told at once, as in ReplicaManager.fetchMessages
 	}
+	req.letGo()
 	fetched, err := c.route().Fetch(ctx, from, limit)
 	if err != nil {
 		code := req.failFetch(err)

@@ -53,7 +53,7 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 	for _, p := range kreq.Protocols {
 		jr.Protocols = append(jr.Protocols, groups.Protocol{Name: p.Name, Metadata: p.Metadata})
 	}
-	req.frame.release() // the engine counts what it keeps; who waits for others holds no room
+	req.letGo()
 	r, err := c.s.deps.Groups.Join(ctx, jr)
 	if err != nil {
 		resp.ErrorCode = req.fail(waitEnded(ctx, err))

@@ -35,7 +35,7 @@ func handleSyncGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Sync
 	for _, a := range kreq.GroupAssignment {
 		sr.Assignments = append(sr.Assignments, groups.MemberAssignment{MemberID: a.MemberID, Assignment: a.MemberAssignment})
 	}
-	req.frame.release() // the engine counts what it keeps; who waits for others holds no room
+	req.letGo()
 	r, err := c.s.deps.Groups.Sync(ctx, sr)
 	c.memberSeen(err)
 	if err != nil {

@@ -20,3 +20,15 @@ func Guarded() (keys []int16) {
 
 // ReadOTLP is what is read of a push.
 var ReadOTLP = readOTLP
+
+// Working returns how many connections have a request at work.
+func (s *Server) Working() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.answering.Load() != 0 {
+			n++
+		}
+	}
+	return n
+}

@@ -41,6 +41,8 @@ func (f *frame) release() {
 	}
 	if f.pooled != nil {
 		memory.PutSlab(f.pooled)
+	} else {
+		f.b = nil
 	}
 }
 

@@ -69,7 +69,7 @@ func TestFetchHintsAtTheLeader(t *testing.T) {
 		w.create("orders", 1, nil)
 		c, fetch := w.dial(), longPoll(w, 25*time.Second)
 		corr := c.send(fetch, v)
-		require.Eventually(t, func() bool { return w.servers[0].BytesInUse() > 0 }, 10*time.Second, time.Millisecond, "the request is read")
+		require.Eventually(t, func() bool { return w.servers[0].Working() > 0 }, 10*time.Second, time.Millisecond, "the request is read")
 		w.drainInMap()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		require.NoError(t, w.servers[0].Drain(ctx))

@@ -197,7 +197,7 @@ func TestRequestsInLineLeaveRoom(t *testing.T) {
 	ask := askMetadata("orders", strings.Repeat("x", 30_000), strings.Repeat("y", 30_000))
 	ask.SetVersion(8)
 	for i := range int32(64) {
-		frames = kmsg.NewRequestFormatter().AppendRequest(frames, ask, 2+i)
+		frames = append(frames, kmsg.NewRequestFormatter().AppendRequest(nil, ask, 2+i)...)
 	}
 	var writers sync.WaitGroup
 	conns := make([]*raw, many)

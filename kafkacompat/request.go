@@ -192,3 +192,10 @@ func appendResponseHead(b []byte, req *request, flexible bool) []byte {
 func (r *request) observe(ctx context.Context, m *Metrics) {
 	m.request(ctx, r.api.name, r.version, r.code, time.Since(r.start))
 }
+
+// letGo gives back the room of a request that has been decoded, before it waits for records
+// or for a group: what it keeps is counted by whom it asks.
+func (r *request) letGo() {
+	r.frame.release()
+	r.body = nil
+}
