@@ -26,19 +26,23 @@ type contact struct {
 	// cut tells that a broker last closed a connection of the general client in place of
 	// an answer to our proof.
 	cut atomic.Bool
-	// tls is how TLS with a broker last failed since one last answered; nil if it did not.
-	tls atomic.Pointer[tlsFailure]
+	// failed is how TLS with a broker, or the proof of who we are, last failed since one last
+	// answered a request; nil if neither did.
+	failed atomic.Pointer[failure]
 }
 
-type tlsFailure struct {
+type failure struct {
 	err error
 	at  time.Time
 }
 
+// noteFailure notes an error of TLS or SASL.
+func (c *contact) noteFailure(err error) { c.failed.Store(&failure{err: err, at: time.Now()}) }
+
 // noteTLS notes the error of a dial or a read if it is one of TLS.
 func (c *contact) noteTLS(err error) {
 	if _, ok := errors.AsType[*tlsError](err); ok || isAlert(err) {
-		c.tls.Store(&tlsFailure{err: err, at: time.Now()})
+		c.noteFailure(err)
 	}
 }
 
@@ -51,7 +55,7 @@ func (c *contact) cause(err error, within time.Duration) error {
 		return err
 	}
 	// It may have begun some time before, and its timer may have fired late.
-	if failed := c.tls.Load(); failed != nil && time.Since(failed.at) <= 2*within {
+	if failed := c.failed.Load(); failed != nil && time.Since(failed.at) <= 2*within {
 		return failed.err
 	}
 	return err
@@ -129,11 +133,24 @@ func (h contactHooks) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duratio
 func (h contactHooks) OnBrokerRead(_ kgo.BrokerMetadata, key int16, n int, _, _ time.Duration, err error) {
 	if err == nil && n > 0 {
 		h.c.answered()
-		h.c.tls.Store(nil)
+		if !opensConnection(key) && h.c.failed.Load() != nil {
+			h.c.failed.Store(nil)
+		}
 	}
 	h.c.noteTLS(err)
 	if key == kmsg.SASLAuthenticate.Int16() {
 		h.c.cut.Store(err != nil && errors.Is(err, io.EOF))
+	}
+}
+
+// opensConnection reports whether a request comes before all others of a connection: its
+// answer does not say that we are let in.
+func opensConnection(key int16) bool {
+	switch kmsg.Key(key) {
+	case kmsg.ApiVersions, kmsg.SASLHandshake, kmsg.SASLAuthenticate:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -119,7 +119,9 @@ func (m currentMechanism) Authenticate(ctx context.Context, host string) (sasl.S
 	}
 	session, first, err := p.Mechanism.Authenticate(ctx, host)
 	if err != nil {
-		return nil, nil, &saslError{err}
+		err = &saslError{err}
+		m.c.contact.noteFailure(err)
+		return nil, nil, err
 	}
 	return session, first, nil
 }

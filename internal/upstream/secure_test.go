@@ -330,9 +330,8 @@ func TestSessionsAreRenewed(t *testing.T) {
 	require.GreaterOrEqual(t, proofs.Load()-begun, int32(2))
 }
 
-// An issuer of tokens that is away is told as such, by both kinds of connections.
-func TestIssuerAway(t *testing.T) {
-	g := newGuarded(t, false, kfake.NumBrokers(1))
+// awayIssuer has a profile whose issuer of tokens is away, and returns where it is.
+func awayIssuer(t *testing.T, g *guarded) (address string) {
 	g.kafka.ControlKey(kmsg.SASLHandshake.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		g.kafka.KeepControl()
 		return r.ResponseKind(), nil, true
@@ -343,10 +342,37 @@ func TestIssuerAway(t *testing.T) {
 	g.writeCA()
 	g.write("secret", password)
 	g.write("issued.yaml", tlsPart+"sasl:\n  mechanism: OAUTHBEARER\n  token-url: https://"+l.Addr().String()+"/token\n  client-id: braid\n  client-secret-file: secret\n")
+	return l.Addr().String()
+}
+
+const isAwayIssuer = `SASL failed with security profile "issued" (OAUTHBEARER as "braid"): the issuer of tokens cannot be reached: connect: connection refused`
+
+// An issuer of tokens that is away is told as such, by both kinds of connections.
+func TestIssuerAway(t *testing.T) {
+	g := newGuarded(t, false, kfake.NumBrokers(1))
+	address := awayIssuer(t, g)
 	c := g.open("issued")
-	_, err = c.Info(t.Context())
-	require.ErrorContains(t, err, `SASL failed with security profile "issued" (OAUTHBEARER as "braid"): the issuer of tokens cannot be reached: connect: connection refused`)
-	require.NotContains(t, err.Error(), l.Addr().String())
+	_, err := c.Info(t.Context())
+	require.ErrorContains(t, err, isAwayIssuer)
+	require.NotContains(t, err.Error(), address)
 	require.NotEmpty(t, c.Refused())
 	g.fails(c, `security profile "issued" (OAUTHBEARER as "braid")`, "the issuer of tokens cannot be reached")
+}
+
+// What is tried again until its time is up can end in a dial: that hides no refusal.
+func TestIssuerAwayBeforeATimeout(t *testing.T) {
+	g := newGuarded(t, false, kfake.NumBrokers(1))
+	awayIssuer(t, g)
+	g.cfg.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if g.dials.Add(1) > 1 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}
+	c := g.open("issued")
+	_, err := c.Info(t.Context())
+	require.ErrorContains(t, err, isAwayIssuer)
+	require.NotEmpty(t, c.Refused())
 }
