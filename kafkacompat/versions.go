@@ -95,7 +95,7 @@ var versions = [...]api{
 	{key: kmsg.ControlledShutdown, name: "ControlledShutdown", seen: 3, note: "Broker-internal."},
 	{
 		key: kmsg.OffsetCommit, name: "OffsetCommit", min: 2, max: 10, flexible: 8, seen: 10, handle: on(handleOffsetCommit),
-		note: "Offsets are logical and braid's own; they do not move with a head. The retention time of versions 2-4 is not used.",
+		note: "By the group's coordinator alone. Offsets are logical and braid's own; they do not move with a head. The metadata of one has at most 4,096 bytes, or OFFSET_METADATA_TOO_LARGE (`--limit groups.offset-metadata-max`). The retention time of versions 2-4 is not used; `--offsets-retention` is.",
 	},
 	{
 		key: kmsg.OffsetFetch, name: "OffsetFetch", min: 1, max: 10, flexible: 6, seen: 10, handle: on(handleOffsetFetch),
@@ -107,11 +107,20 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.JoinGroup, name: "JoinGroup", min: 0, max: 9, flexible: 6, seen: 9, handle: on(handleJoinGroup), waits: true,
-		note: "Kafka members of both protocols and Connect streams can share a group.",
+		note: "Groups are braid's own, at the gateway that FindCoordinator names; no physical cluster knows them. So a cluster that is away ends no session, and a partition that moves to another one is no rebalance. Kafka members of both protocols and Connect streams can share a group. The first generation waits 200 ms for more members (`--limit groups.initial-rebalance-delay`; a broker 3 s). A group has at most 2,000 members, or GROUP_MAX_SIZE_REACHED (`--limit groups.members-max`); one may ask for a session timeout from 6 s to 30 min (`--group-session-timeout-min`, `-max`), and bring 256 KiB of metadata, or INVALID_REQUEST (`--limit groups.member-bytes-max`). While `--group-memory` is used up or Redis is away, those who join are told COORDINATOR_LOAD_IN_PROGRESS, and try again.",
 	},
-	{key: kmsg.Heartbeat, name: "Heartbeat", min: 0, max: 4, flexible: 4, seen: 4, handle: on(handleHeartbeat)},
-	{key: kmsg.LeaveGroup, name: "LeaveGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleLeaveGroup)},
-	{key: kmsg.SyncGroup, name: "SyncGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleSyncGroup), waits: true},
+	{
+		key: kmsg.Heartbeat, name: "Heartbeat", min: 0, max: 4, flexible: 4, seen: 4, handle: on(handleHeartbeat),
+		note: "By the group's coordinator alone, from memory: no physical cluster is asked. NOT_COORDINATOR once another gateway coordinates, which knows the member and its generation: it goes on there without a rebalance. While Redis is away, and while a coordinator loads the group, the answer is no error, so that members stay.",
+	},
+	{
+		key: kmsg.LeaveGroup, name: "LeaveGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleLeaveGroup),
+		note: "By the group's coordinator alone. Of a group that does not exist each member is UNKNOWN_MEMBER_ID. By its member id any member can be taken out, a Connect stream and one of the newer protocol, too; static ones by their instance id alone (version 3). While Redis is away: COORDINATOR_LOAD_IN_PROGRESS, and the member stays until its session ends.",
+	},
+	{
+		key: kmsg.SyncGroup, name: "SyncGroup", min: 0, max: 5, flexible: 4, seen: 5, handle: on(handleSyncGroup), waits: true,
+		note: "By the group's coordinator alone. In a group with members of other kinds the coordinator assigns, and what a leader sends is not taken; the answer then waits up to 2 s for Connect streams to give up what classic members get (`--limit groups.revoke-wait-max`), so that these need no second rebalance. One member's assignment has at most 256 KiB, or INVALID_REQUEST (`--limit groups.member-bytes-max`). While Redis is away, or `--group-memory` used up: REBALANCE_IN_PROGRESS, and members join again.",
+	},
 	{
 		key: kmsg.DescribeGroups, name: "DescribeGroups", min: 0, max: 6, flexible: 5, seen: 6, handle: on(handleDescribeGroups),
 		note: "Connect members are listed with the assignment of a Kafka member. A group of type consumer (KIP-848) is not found, as in Kafka: it is for ConsumerGroupDescribe.",
@@ -134,11 +143,11 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.DeleteTopics, name: "DeleteTopics", min: 1, max: 6, flexible: 4, seen: 6, handle: on(handleDeleteTopics),
-		note: "Deletes the topic on all its clusters.",
+		note: "The topic is gone for clients when it is answered, also while a cluster of it is away; the data is then deleted on all its clusters, and `braid operation list` names those that did not. A topic that is named twice is not deleted, as at a broker.",
 	},
 	{
 		key: kmsg.DeleteRecords, name: "DeleteRecords", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleDeleteRecords),
-		note: "Offsets are logical; the records can lie on several clusters.",
+		note: "Offsets are logical; the records can lie on several clusters. Of a partition that is named twice the last offset counts, as at a broker.",
 	},
 	{
 		key: kmsg.InitProducerID, name: "InitProducerId", min: 0, max: 5, flexible: 2, seen: 5, handle: on(handleInitProducerID),
@@ -162,7 +171,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.AlterConfigs, name: "AlterConfigs", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleAlterConfigs),
-		note: "Topics, applied to every cluster that the topic lies on, and groups.",
+		note: "Topics, applied to every cluster that the topic lies on, and groups. Those of a node are refused with INVALID_REQUEST: a gateway's settings are in its own configuration.",
 	},
 	{key: kmsg.AlterReplicaLogDirs, name: "AlterReplicaLogDirs", seen: 2, note: noDisks},
 	{
@@ -183,7 +192,7 @@ var versions = [...]api{
 	{key: kmsg.DescribeDelegationToken, name: "DescribeDelegationToken", seen: 3, note: "Delegation tokens are not offered; use OAUTHBEARER."},
 	{
 		key: kmsg.DeleteGroups, name: "DeleteGroups", min: 0, max: 2, flexible: 2, seen: 3, handle: on(handleDeleteGroups),
-		note: "Version 3 is in no released broker yet.",
+		note: "By the group's coordinator alone, with the offsets that the group has committed; no physical cluster is asked. A group with members of any kind is NON_EMPTY_GROUP. Version 3 is in no released broker yet.",
 	},
 	{
 		key: kmsg.ElectLeaders, name: "ElectLeaders", min: 0, max: 2, flexible: 2, seen: 2, handle: on(handleElectLeaders),
@@ -201,7 +210,10 @@ var versions = [...]api{
 		key: kmsg.ListPartitionReassignments, name: "ListPartitionReassignments", min: 0, max: 0, flexible: 0, seen: 0, handle: on(handleListPartitionReassignments),
 		note: "Always none: a head that moves changes no replica. `braid operation list` shows moves.",
 	},
-	{key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete)},
+	{
+		key: kmsg.OffsetDelete, name: "OffsetDelete", min: 0, max: 0, flexible: neverFlexible, seen: 0, handle: on(handleOffsetDelete),
+		note: "By the group's coordinator alone. Committed offsets are braid's own, so no physical cluster is asked, whatever clusters the partitions lie on. A topic that members subscribe to keeps its offsets: GROUP_SUBSCRIBED_TO_TOPIC. While Redis is away: COORDINATOR_LOAD_IN_PROGRESS, and nothing is deleted.",
+	},
 	{
 		key: kmsg.DescribeClientQuotas, name: "DescribeClientQuotas", min: 0, max: 1, flexible: 1, seen: 1, handle: on(handleDescribeClientQuotas),
 		note: "Quotas of the logical cluster; the physical clusters' own are not seen.",
