@@ -104,6 +104,7 @@ type fetching struct {
 	bytes   int
 	failed  bool // an item has an error, or an offset was checked: the client wants to know at once
 	started time.Time
+	looked  time.Time // when this pass over the items began
 	enough  time.Time // since when there is enough
 }
 
@@ -118,6 +119,7 @@ type fetchItem struct {
 	left   bool                     // not asked for, as its broker has enough to answer
 	itself federation.LogicalOffset // where only the leader's own answer counts; -1 = nowhere
 	resume time.Time
+	silent time.Time          // when the follower that is asked may have taken too long; zero = none is
 	leader <-chan struct{}    // if not nil, resume ends when it is closed
 	extent *federation.Extent // that its last records are of
 	tail   *tail
@@ -136,6 +138,7 @@ func (f *fetching) run() error {
 			version = m.Version
 		}
 		f.asks.reset()
+		f.looked = time.Now()
 		pending := false
 		for n := range f.items {
 			if it := &f.items[(f.first+n)%len(f.items)]; f.open(it) {
@@ -202,11 +205,13 @@ func (f *fetching) wait(pending bool) (time.Duration, bool) {
 		return 0, true
 	}
 	for i := range f.items {
-		if r := f.items[i].resume; !r.IsZero() && r.Before(deadline) && r.After(now) {
-			deadline = r
+		for _, t := range [...]time.Time{f.items[i].resume, f.items[i].silent} {
+			if t.After(f.looked) && t.Before(deadline) { // perhaps it is past by now
+				deadline = t
+			}
 		}
 	}
-	return deadline.Sub(now), false
+	return max(deadline.Sub(now), 0), false
 }
 
 func latest(a, b time.Time) time.Time {
@@ -259,18 +264,18 @@ func (f *fetching) step(m *federation.Map, it *fetchItem) (pending bool) {
 // stepExtent is step within one extent; again means that it.at has moved on.
 func (f *fetching) stepExtent(part *federation.Partition, i int, it *fetchItem) (again, pending bool) {
 	extent, s := part.Extents[i], f.s
+	it.silent = time.Time{}
 	head := i == len(part.Extents)-1
 	if rd := s.current(it.pos.TopicPartition, extent, it.at, f.limit.ReadCommitted); rd != nil {
 		a, done := rd.result(f.wake)
-		if !done && !rd.silent() {
-			f.asks.of(rd.key).load += rd.expected
-			if rd.until > 0 {
-				it.resume = time.Unix(0, rd.until)
+		if !done {
+			it.silent = rd.silentFrom()
+			if it.silent.IsZero() || time.Now().Before(it.silent) {
+				f.asks.of(rd.key).load += rd.expected
+				return false, true
 			}
-			return false, true
 		}
 		s.drop(rd)
-		it.resume = time.Time{}
 		if !done {
 			rd.abandon()
 			a = readAnswer{err: errSilent, named: -1}
@@ -317,6 +322,9 @@ func (f *fetching) want(it *fetchItem, extent *federation.Extent, key readKey) (
 	rd := f.newRead(it, extent, key, expected)
 	if !f.s.add(rd) {
 		return false
+	}
+	if key.source.Follower {
+		it.silent = time.Now().Add(key.cluster.FollowerLagMax())
 	}
 	maxBytes := max(it.pos.MaxBytes-int32(it.bytes), 1)
 	if it.pos.Check {

@@ -54,15 +54,33 @@ func (f *fetching) source(cluster *upstream.Cluster, extent *federation.Extent, 
 
 // newRead makes a read of what an item wants next.
 func (f *fetching) newRead(it *fetchItem, extent *federation.Extent, key readKey, expected int) *read {
-	rd := &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
-	if key.source.Follower {
-		rd.until = time.Now().Add(key.cluster.FollowerLagMax()).UnixNano()
-	}
-	return rd
+	return &read{tp: it.pos.TopicPartition, extent: extent, from: extent.Physical(it.at), wake: f.wake, committed: f.limit.ReadCommitted, key: key, expected: expected}
 }
 
-// silent reports whether a follower has taken too long to answer.
-func (rd *read) silent() bool { return rd.until > 0 && time.Now().UnixNano() >= rd.until }
+// clock has a follower answer reads from now on: they may have waited for room for their
+// answers before, for which it is not to blame. With wake, who waits for them is told.
+func (k *readKey) clock(reads []wantedRead, wake bool) {
+	if !k.source.Follower {
+		return
+	}
+	until := time.Now().Add(k.cluster.FollowerLagMax())
+	for _, w := range reads {
+		w.rd.mu.Lock()
+		w.rd.until = until
+		if wake {
+			notify(w.rd.wake)
+		}
+		w.rd.mu.Unlock()
+	}
+}
+
+// silentFrom returns when a follower has taken too long to answer; zero = nothing waits for
+// one.
+func (rd *read) silentFrom() time.Time {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	return rd.until
+}
 
 // askLeader has an item read anew where it is, from the leader alone.
 func (f *fetching) askLeader(it *fetchItem) {

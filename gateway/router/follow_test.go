@@ -16,6 +16,7 @@ import (
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/upstream"
 )
@@ -289,7 +290,8 @@ func TestFollowerGoes(t *testing.T) {
 		"hangs":   func(p *pair) { p.hang = true },
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, p := followed(t, upstream.Config{FollowerLagMax: 200 * time.Millisecond, RequestTimeout: 2 * time.Second})
+			w, p := followed(t, upstream.Config{FollowerLagMax: 200 * time.Millisecond, RequestTimeout: time.Minute})
+			begun := time.Now()
 			s := session(t, w.r)
 			numbered(t, s, 0, 3)
 			p.set(func(p *pair) { p.high = 3 })
@@ -298,12 +300,37 @@ func TestFollowerGoes(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, w.r.Stats().LeaderReadBytes)
 			p.set(fault)
+			g, err := look(t.Context(), session(t, w.r), 0, 10*time.Second, false)
+			require.NoError(t, err)
+			require.Equal(t, wanted(0, 3), g.values)
+			require.Less(t, time.Since(begun), 5*time.Second, "whoever waits for long learns of it, too")
 			numbered(t, session(t, w.r), 3, 6)
 			require.Equal(t, wanted(3, 6), within(t, 5*time.Second, s, 3, 3))
 			require.Equal(t, wanted(0, 6), within(t, 5*time.Second, session(t, w.r), 0, 6))
 			require.Positive(t, p.times("leader itself"))
 		})
 	}
+}
+
+// A read that waits here for room is no fault of the follower, which is asked after that.
+func TestFollowerIsNotBlamedForWaits(t *testing.T) {
+	const patience, size = 50 * time.Millisecond, 16 << 20
+	w, p := followed(t, upstream.Config{FollowerLagMax: patience})
+	numbered(t, session(t, w.r), 0, 3)
+	p.set(func(p *pair) { p.high = 3 })
+	answers := memory.NewBudget(size)
+	r := router.New(t.Context(), router.Config{}.Within(0, size), router.Deps{Maps: w, Clusters: w.pool, Lease: w, ProducerIDs: &ids{}, Answers: answers})
+	t.Cleanup(r.Close)
+	require.Equal(t, wanted(0, 3), within(t, 5*time.Second, session(t, r), 0, 3))
+	require.NoError(t, answers.Acquire(t.Context(), size))
+	begun := time.Now()
+	timer := time.AfterFunc(4*patience, func() { answers.Release(size) })
+	defer timer.Stop()
+	g, err := look(t.Context(), session(t, r), 0, 5*time.Second, false)
+	require.NoError(t, err)
+	require.Equal(t, wanted(0, 3), g.values)
+	require.GreaterOrEqual(t, time.Since(begun), 4*patience, "it had to wait")
+	require.Zero(t, p.times("leader itself"))
 }
 
 // A head is sealed and moved while its reader waits at a follower that has not got all of

@@ -26,8 +26,7 @@ type read struct {
 	alone  bool // the only, or first, partition of its request: an empty answer means that nothing is there
 
 	key      readKey
-	expected int   // bytes
-	until    int64 // when a follower has taken too long, in Unix nanoseconds; 0 = it is the leader
+	expected int // bytes
 
 	committed bool          // isolation
 	ahead     int64         // reserved of the router's reads ahead
@@ -35,6 +34,7 @@ type read struct {
 
 	mu        sync.Mutex // guards the following
 	wake      chan struct{}
+	until     time.Time // when a follower has taken too long; zero = none was asked
 	done      bool
 	doneAt    int64 // in Unix nanoseconds
 	abandoned bool
@@ -138,6 +138,9 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 	if reserved {
 		conn = key.cluster.Ready(key.source.Broker, key.use, s.lane.index)
 	}
+	if reserved {
+		key.clock(reads, false)
+	}
 	if conn == nil || !conn.TryAcquire() {
 		s.r.tasks.Go(func() {
 			// Room before the connection: who waits for room must hold up nobody else.
@@ -151,6 +154,7 @@ func (s *session) sendReads(key readKey, reads []wantedRead, limit FetchLimit) {
 					fail(errDropped)
 					return
 				}
+				key.clock(reads, true)
 			}
 			conn, err := key.cluster.Conn(s.r.ctx, key.source.Broker, key.use, s.lane.index)
 			if err == nil {

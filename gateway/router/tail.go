@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"net"
 	"sort"
 	"sync"
@@ -253,6 +254,7 @@ func (t *tail) poll(s *tailSession) error {
 		err error
 	}
 	defer t.patience()()
+	defer context.AfterFunc(ctx, conn.Close)() // a router that closes waits for no broker
 	ch := make(chan answer, 1)
 	conn.Send(req.Key(), req.Version, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *upstream.Buffer, err error) { ch <- answer{b, err} })
 	a := <-ch // the connection answers within its timeout, and when it is closed
