@@ -51,6 +51,7 @@ func (c *conn) fetch(ctx context.Context, req *request) response {
 	if err := budget.Acquire(ctx, room); err != nil { // the gateway drains, or the client is gone
 		return response{close: true}
 	}
+	req.crowded = budget.Waiting() > 0 || budget.Used() > budget.Size()/2
 	kept := false
 	defer func() {
 		if !kept {
@@ -76,6 +77,11 @@ const (
 	fetchPartBytes        = 640
 	fetchSessionPartBytes = 330
 )
+
+// crowdedWait is how long a request that names many partitions waits for records while such
+// requests have more than half of their room: the others wait for it. It is what clients
+// ask for by default.
+const crowdedWait = 500 * time.Millisecond
 
 // fetchPartitionsLeast is what one request may name however little memory there is.
 const fetchPartitionsLeast = 50_000
@@ -170,10 +176,14 @@ func passHole(s *router.Slice, from federation.LogicalOffset) {
 func (c *conn) fetchLimit(req *request, kreq *kmsg.FetchRequest) router.FetchLimit {
 	most := min(max(kreq.MaxBytes, 0), c.s.cfg.FetchBytesMax)
 	most = int32(min(int64(most), req.limits.AtOnce(quota.Consume)))
+	wait := c.s.cfg.FetchWaitMax
+	if req.crowded {
+		wait = min(wait, crowdedWait)
+	}
 	return router.FetchLimit{
 		MinBytes:      min(max(kreq.MinBytes, 0), most), // as in KafkaApis.handleFetchRequest
 		MaxBytes:      most,
-		MaxWait:       min(max(time.Duration(kreq.MaxWaitMillis)*time.Millisecond, 0), c.s.cfg.FetchWaitMax),
+		MaxWait:       min(max(time.Duration(kreq.MaxWaitMillis)*time.Millisecond, 0), wait),
 		ReadCommitted: kreq.IsolationLevel == 1,
 	}
 }

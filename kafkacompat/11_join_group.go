@@ -70,7 +70,7 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 	for _, m := range r.Members {
 		n += memberBytes + len(m.Metadata)
 	}
-	if req.room(ctx, c, int64(n)) != nil {
+	if req.roomSoon(ctx, c, int64(n)) != nil {
 		return nil
 	}
 	resp.Generation = r.Generation

@@ -76,6 +76,42 @@ func TestRoomIsRefused(t *testing.T) {
 	})
 }
 
+// Who cannot wait for long goes on above the budget after a while, but for an answer that
+// could never fit.
+func TestRoomSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, most = 10 << 20, 8 << 20
+		c := answersOf(size, most)
+		a := &c.s.answers
+		require.NoError(t, a.budget.Acquire(t.Context(), size))
+		r, began := newShare(), time.Now()
+		require.NoError(t, r.roomSoon(t.Context(), c, 5<<20))
+		require.Equal(t, soonMax, time.Since(began))
+		require.NoError(t, r.noRoom)
+		require.EqualValues(t, size+5<<20, a.budget.Used())
+		require.Equal(t, federation.InvalidArgument, federation.KindOf(r.roomSoon(t.Context(), c, 4<<20)))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, newShare().roomSoon(ctx, c, 5<<20), "the gateway stops")
+		r.share.giveBack(0)
+		a.budget.Release(size)
+		require.Zero(t, a.budget.Used())
+
+		r = newShare()
+		require.NoError(t, r.roomSoon(t.Context(), c, 5<<20))
+		require.Equal(t, soonMax, time.Since(began), "there is room")
+		waits := newShare()
+		go func() { _ = waits.room(t.Context(), c, 6<<20) }()
+		synctest.Wait()
+		require.NoError(t, r.room(t.Context(), c, 0), "nothing more takes no turn")
+		require.Empty(t, a.above)
+		r.share.giveBack(0)
+		synctest.Wait()
+		waits.share.giveBack(0)
+		require.Zero(t, a.budget.Used())
+	})
+}
+
 // An answer that is larger than the estimate counts as what it is.
 func TestAnswerLargerThanItsEstimate(t *testing.T) {
 	c := answersOf(1<<20, 1<<20)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -109,7 +110,7 @@ func (r *request) room(ctx context.Context, c *conn, n int64) error {
 	s.size += n
 	more := s.size - s.taken - s.charged
 	switch {
-	case s.size <= smallAnswerBytes:
+	case s.size <= smallAnswerBytes || more <= 0:
 		return nil
 	case s.taken == 0:
 		if err := a.budget.Acquire(ctx, more); err != nil {
@@ -130,6 +131,28 @@ func (r *request) room(ctx context.Context, c *conn, n int64) error {
 		a.budget.Charge(more)
 		s.charged += more
 	}
+	return nil
+}
+
+// soonMax is how long an answer waits for room that may not wait for long.
+const soonMax = time.Second
+
+// roomSoon is room for the answer to a member whose session runs while it waits: after a
+// while it goes on above the budget. Groups may hold --group-memory, so the answers to
+// their leaders are no more than that.
+func (r *request) roomSoon(ctx context.Context, c *conn, n int64) error {
+	soon, cancel := context.WithTimeout(ctx, soonMax)
+	defer cancel()
+	err := r.room(soon, c, n)
+	s, a := &r.share, &c.s.answers
+	if err == nil || ctx.Err() != nil || n > a.max-s.size {
+		return err
+	}
+	r.noRoom = nil
+	s.size += n
+	more := s.size - s.taken - s.charged
+	a.budget.Charge(more)
+	s.charged += more
 	return nil
 }
 

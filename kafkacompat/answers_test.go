@@ -2,6 +2,7 @@ package kafkacompat_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -247,4 +248,29 @@ func TestFetchOfTooManyPartitions(t *testing.T) {
 	require.Len(t, exchange[*kmsg.FetchResponse](c, ask(99), 4).Topics, 1)
 	c.send(ask(100), 4)
 	c.closed("v4 has no place for an error")
+}
+
+// Fetch requests that name many partitions do not keep their room for as long as their
+// clients would wait while others need it.
+func TestFetchesOfManyPartitionsMakeRoom(t *testing.T) {
+	w := newWorld(t, func(c *kafkacompat.Config) { c.BytesInFlightMax, c.FrameBytesMax = 4<<20, 1<<20 })
+	w.create("orders", 1, nil)
+	const wait = 30 * time.Second
+	poll := func(c *raw) (*kmsg.FetchRequest, int32) {
+		req := longPoll(w, wait)
+		req.SessionEpoch = -1
+		parts := &req.Topics[0].Partitions
+		*parts = slices.Repeat(*parts, 1000)
+		return req, c.send(req, 13)
+	}
+	began := time.Now()
+	poll(w.dial()) // has a third of the room, and may wait
+	for range 5 {
+		c := w.dial()
+		req, id := poll(c)
+		resp := c.receive(req, id).(*kmsg.FetchResponse)
+		require.Zero(t, resp.ErrorCode)
+		require.Empty(t, resp.Topics[0].Partitions[0].RecordBatches)
+	}
+	require.Less(t, time.Since(began), wait/2)
 }

@@ -30,6 +30,7 @@ type request struct {
 	// mutations are partitions that were created, and not counted yet.
 	mutations int
 	share     answerShare
+	crowded   bool      // a Fetch must make room soon
 	noRoom    error     // why there was no room for the answer, or for a part of it
 	until     time.Time // the client has to wait so long before its next request; zero = not at all
 

@@ -101,11 +101,17 @@ func (c *conn) checkZone(req *request, m *federation.Map, rack string, s *fetchS
 		return
 	}
 	v, now := c.view(m, req.clientID), time.Now()
+	if c.s.fetchParts.Load() >= c.s.cfg.FetchSessionPartitionsMax {
+		c.sentAway.forget(c.s, now)
+	}
 	s.fill(func(p *fetchPart) {
 		t := m.Topics[p.want.Topic]
 		near := v.inZone(t, t.Partitions[p.want.Partition], rack)
 		if near == nil || near.ID == c.s.cfg.GatewayID || c.sentAway.stays(p.want.TopicPartition, near.NodeID, p.want.Offset, now) {
 			return
+		}
+		if !c.sentAway.hasRoom(c.s, p.want.TopicPartition) {
+			return // if it came back, nobody would know
 		}
 		p.near, s.from[p.query].Check = near, true
 	})
@@ -191,6 +197,15 @@ func (s *sentAway) stays(tp federation.TopicPartition, to federation.NodeID, off
 	p.came++
 	s.parts[tp] = p
 	return true
+}
+
+// hasRoom reports whether it can be noted that a partition was sent away.
+func (s *sentAway) hasRoom(srv *Server, tp federation.TopicPartition) bool {
+	if srv.fetchParts.Load() < srv.cfg.FetchSessionPartitionsMax {
+		return true
+	}
+	_, ok := s.parts[tp]
+	return ok
 }
 
 // add notes that a partition was sent away, if there is room to.

@@ -305,6 +305,30 @@ func TestFetchServesWhoComesBack(t *testing.T) {
 	require.True(t, sent(0))
 }
 
+// TestFetchServesWhomNobodyWouldKnow: where it cannot be noted that a consumer was sent away,
+// it stays.
+func TestFetchServesWhomNobodyWouldKnow(t *testing.T) {
+	w := newWorld(t, func(c *kafkacompat.Config) { c.FetchSessionPartitionsMax = 1 })
+	w.zones("za", "zb")
+	w.createReplicated("orders", 1, 2)
+	w.write("orders", 0, 3)
+	fetch := func(c *raw) kmsg.FetchResponseTopicPartition {
+		return exchange[*kmsg.FetchResponse](c, fetchRack(w, "zb", 0, 1), 18).Topics[0].Partitions[0]
+	}
+	other := w.fetcher(12)
+	other.fetch("orders", []at{{0, 0}})
+	require.NotZero(t, other.id, "it has what room there is")
+	c := named(t, w.addr)
+	for range 3 {
+		p := fetch(c)
+		require.EqualValues(t, -1, p.PreferredReadReplica)
+		require.NotEmpty(t, p.RecordBatches)
+	}
+	require.NoError(t, other.c.c.Close())
+	require.Eventually(t, func() bool { return fetch(c).PreferredReadReplica == 2 }, 5*time.Second, time.Millisecond)
+	require.EqualValues(t, -1, fetch(c).PreferredReadReplica, "it came back")
+}
+
 // TestFetchWithRackNeedsRights: who may not read a topic is not sent to read it elsewhere.
 func TestFetchWithRackNeedsRights(t *testing.T) {
 	w := newGuarded(t)
