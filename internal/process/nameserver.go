@@ -15,7 +15,6 @@ import (
 	"github.com/braidmq/braid/gateway/router"
 	"github.com/braidmq/braid/gen/braid/naming/v1/namingv1connect"
 	"github.com/braidmq/braid/internal/lifecycle"
-	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/quota"
 	"github.com/braidmq/braid/kafkacompat"
 	"github.com/braidmq/braid/nameserver"
@@ -73,7 +72,7 @@ func (w *wiring) nameserver(ctx context.Context) error {
 		}
 	}
 	if w.bootstrap != nil {
-		if err := w.kafkaBootstrap(own, tenants, gate, budgets.requests); err != nil {
+		if err := w.kafkaBootstrap(own, tenants, gate, budgets); err != nil {
 			return err
 		}
 	}
@@ -112,7 +111,7 @@ func (w *wiring) nameConnect(tenants *namedTenants, gate *quota.Gate, watch *map
 // nameBytesMax bounds a request of the name service: it names a client.
 const nameBytesMax = 64 << 10
 
-func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants, gate *quota.Gate, requests *memory.Budget) error {
+func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants, gate *quota.Gate, budgets budgets) error {
 	metrics, err := kafkacompat.NewMetrics(w.telemetry.meter())
 	if err != nil {
 		return err
@@ -122,7 +121,7 @@ func (w *wiring) kafkaBootstrap(own kafkacompat.Maps, tenants *namedTenants, gat
 	deps := kafkacompat.Deps{
 		Maps: own, NewSession: func() router.Session { return noSession{tenants.ids} }, Groups: noGroups{}, Admin: newKafkaAdmin(tenants.admin, w.cfg.LogicalCluster),
 		Credentials: &kafkaCredentials{tenants.admin.creds, "logicalClusters/" + w.cfg.LogicalCluster}, Authorizer: tenants.authz, Metrics: metrics, Logger: w.log,
-		Requests: requests, Left: gate.Left,
+		Requests: budgets.requests, Answers: budgets.answers, Left: gate.Left,
 	}
 	tenants.kafkaDeps(&deps)
 	if err := w.kafkaAccess(&deps); err != nil {
