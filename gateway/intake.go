@@ -74,6 +74,9 @@ func (in *intakes) wrap(next http.Handler) http.Handler {
 			b.closes = w.Header()
 		}
 		r.Body = b
+		if r.URL.Path == braidv1connect.ConsumerServiceReadProcedure {
+			r = r.WithContext(context.WithValue(r.Context(), intakeKey{}, b))
+		}
 		defer b.end()
 		next.ServeHTTP(w, r)
 	})
@@ -286,6 +289,16 @@ func (b *intake) giveLocked(done bool) {
 	if done && b.kept > 0 {
 		b.free(b.kept)
 		b.kept = 0
+	}
+}
+
+type intakeKey struct{}
+
+// requestDone gives back what is held for the request of a Read call, which has become
+// positions: the stream may live for days.
+func requestDone(ctx context.Context) {
+	if b, ok := ctx.Value(intakeKey{}).(*intake); ok {
+		b.give(true)
 	}
 }
 

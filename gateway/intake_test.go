@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/braidmq/braid/gateway"
@@ -220,6 +222,16 @@ func TestWholeMessagesAreCounted(t *testing.T) {
 			require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick)
 		})
 	}
+	t.Run("Read", func(t *testing.T) {
+		r := &braidv1.ReadRequest{Sources: from("orders", earliest)}
+		r.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 10_000, protowire.BytesType), make([]byte, size)))
+		ctx, cancel := context.WithCancel(ctxFor(t))
+		defer cancel()
+		stream, err := w.consumer(t).Read(ctx, r)
+		require.NoError(t, err)
+		require.True(t, stream.Receive(), "%v", stream.Err())
+		require.Eventually(t, func() bool { return requests.Used() == 0 }, waitFor, tick, "a stream that goes on has no request any more")
+	})
 	t.Run("Consume", func(t *testing.T) {
 		c := w.consume(t, &braidv1.Subscribe{Group: "g", Topics: []string{"orders"}})
 		for range 20 {

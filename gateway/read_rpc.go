@@ -81,6 +81,7 @@ func (g *Gateway) read(ctx context.Context, r *braidv1.ReadRequest, out *connect
 	if err := st.rule.apply(ctx, session, st.positions, d.readCommitted); err != nil {
 		return err
 	}
+	requestDone(ctx)
 	return st.run(ctx)
 }
 
