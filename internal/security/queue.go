@@ -100,7 +100,7 @@ type queue struct {
 	free    int        // processors
 	waiting int
 	sources map[string]*source
-	ring    []*source // those with waiters, in the order of their turns; ones without are passed over
+	ring    []*source // those with waiters, in the order of their turns
 }
 
 // A source is an IP address from which passwords wait.
@@ -247,10 +247,20 @@ func (q *queue) removeLocked(w *waiter) {
 	q.waiting--
 	if len(w.line.waiters) == 0 {
 		delete(w.src.lines, w.line.user)
+		w.src.ring = without(w.src.ring, w.line)
 	}
 	if w.src.waiting == 0 {
 		delete(q.sources, w.src.name)
+		q.ring = without(q.ring, w.src)
 	}
+}
+
+// without takes one out of a ring, if it is in it.
+func without[E comparable](ring []E, e E) []E {
+	if i := slices.Index(ring, e); i >= 0 {
+		return slices.Delete(ring, i, i+1)
+	}
+	return ring
 }
 
 func (q *queue) release() {
@@ -261,35 +271,14 @@ func (q *queue) release() {
 
 // releaseLocked gives a processor to the next one.
 func (q *queue) releaseLocked() {
-	for len(q.ring) > 0 {
-		src := q.ring[0]
-		q.ring = slices.Delete(q.ring, 0, 1)
-		w := src.next()
-		if w == nil {
-			continue // all of them went
-		}
-		q.removeLocked(w)
-		if src.waiting > 0 {
-			q.ring = append(q.ring, src)
-		}
-		w.turn <- nil
+	if len(q.ring) == 0 {
+		q.free++
 		return
 	}
-	q.free++
-}
-
-// next returns who comes next; nil if nobody waits.
-func (s *source) next() *waiter {
-	for len(s.ring) > 0 {
-		l := s.ring[0]
-		s.ring = slices.Delete(s.ring, 0, 1)
-		if len(l.waiters) == 0 {
-			continue
-		}
-		if len(l.waiters) > 1 {
-			s.ring = append(s.ring, l)
-		}
-		return l.waiters[0]
-	}
-	return nil
+	src := q.ring[0]
+	w := src.ring[0].waiters[0]
+	q.ring = append(slices.Delete(q.ring, 0, 1), src)
+	src.ring = append(slices.Delete(src.ring, 0, 1), w.line)
+	q.removeLocked(w)
+	w.turn <- nil
 }

@@ -69,6 +69,30 @@ func enter(t *testing.T, q *queue, from, user string) *waiter {
 	return w
 }
 
+// Who does not wait any more leaves nothing behind, and nobody loses a turn by it.
+func TestPasswordsThatAreGivenUp(t *testing.T) {
+	q := newQueue(QueueConfig{})
+	q.busy()
+	stays := enter(t, q, "a", "alice")
+	for range 1000 {
+		for _, w := range []*waiter{enter(t, q, "a", "guessed"), enter(t, q, "b", "guessed")} {
+			q.mu.Lock()
+			q.removeLocked(w)
+			q.mu.Unlock()
+		}
+	}
+	require.Len(t, q.ring, 1)
+	require.Len(t, stays.src.ring, 1)
+	q.release()
+	err, ok := stays.told()
+	require.True(t, ok)
+	require.NoError(t, err)
+	require.Empty(t, q.ring)
+	require.Empty(t, stays.src.ring)
+	q.release()
+	require.Equal(t, 1, q.free)
+}
+
 // Addresses take turns, and users at each of them: a flood of one holds up itself.
 func TestPasswordsTakeTurns(t *testing.T) {
 	q := newQueue(QueueConfig{})
