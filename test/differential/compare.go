@@ -19,6 +19,8 @@ type Difference struct {
 	Broker, Braid string
 	// What is shown to users, and Why. Markdown.
 	What, Why string
+	// Moved is set for what differs only where partitions have moved between clusters.
+	Moved bool
 
 	path, label, broker, braid *regexp.Regexp
 }
@@ -52,12 +54,14 @@ type Comparison struct {
 	Bugs []string
 
 	list   []Difference
+	moved  bool
 	tokens map[string]map[string]string // kind -> a broker's name -> braid's, and back
 }
 
-// NewComparison makes a comparison by a list of differences.
-func NewComparison(list []Difference) *Comparison {
-	c := &Comparison{Used: make([]int, len(list)), list: list, tokens: make(map[string]map[string]string)}
+// NewComparison makes a comparison by a list of differences, with a braid in which partitions
+// have moved or not.
+func NewComparison(list []Difference, moved bool) *Comparison {
+	c := &Comparison{Used: make([]int, len(list)), list: list, moved: moved, tokens: make(map[string]map[string]string)}
 	for i := range c.list {
 		c.list[i].compile()
 	}
@@ -68,6 +72,14 @@ func NewComparison(list []Difference) *Comparison {
 func (c *Comparison) Explained() (sum int) {
 	for _, n := range c.Used {
 		sum += n
+	}
+	return sum
+}
+
+// Reasons is by how many rows of the list they do.
+func (c *Comparison) Reasons() (sum int) {
+	for _, n := range c.Used {
+		sum += min(n, 1)
 	}
 	return sum
 }
@@ -121,7 +133,7 @@ func (c *Comparison) field(a Answer, f Field, braid string) {
 		}
 	}
 	for i := range c.list {
-		if c.list[i].matches(a, f.Path, f.Value, braid) {
+		if (c.moved || !c.list[i].Moved) && c.list[i].matches(a, f.Path, f.Value, braid) {
 			c.Used[i]++
 			return
 		}

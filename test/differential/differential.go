@@ -1,5 +1,5 @@
-// Package differential asks a plain Apache Kafka broker and braid in front of one the same,
-// and compares the answers field by field. What differs on purpose is a list with reasons
+// Package differential asks a plain Apache Kafka broker, braid in front of one, and braid over
+// two between which partitions move the same, and compares the answers field by field. What differs on purpose is a list with reasons
 // (rules.go), which users read as docs/kafka-differences.md; anything else is a bug.
 package differential
 
@@ -44,6 +44,9 @@ func (a Answer) String() string {
 type Side struct {
 	Name    string
 	Answers []Answer
+	// Move moves all partitions of a topic to another physical cluster; nil where there is
+	// one cluster, and nothing to move.
+	Move func(topic string)
 
 	t       testing.TB
 	address string
@@ -104,6 +107,13 @@ func (s *Side) ask(label string, version int16, r kmsg.Request) kmsg.Response {
 	response, instead := s.exchange(r, wait)
 	s.keep(label, r, response, instead)
 	return response
+}
+
+// moved has the partitions of a topic move, where they can: answers must not tell.
+func (s *Side) moved(topic string) {
+	if s.Move != nil {
+		s.Move(topic)
+	}
 }
 
 func (s *Side) keep(label string, r kmsg.Request, response kmsg.Response, instead string) {

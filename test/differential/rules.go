@@ -126,5 +126,37 @@ func Intended() []Difference {
 			APIs: []kmsg.Key{kmsg.ElectLeaders}, Label: "elect in a way that is none", Path: `Topics.*`,
 			What: "An election of an unknown kind is refused as a whole.", Why: "A broker repeats the error for each partition.",
 		},
+		{
+			APIs: []kmsg.Key{kmsg.Fetch}, Path: `.*\.RecordBatches\[0\]\.PartitionLeaderEpoch`, Broker: `\d+`, Braid: `\d+`, Moved: true,
+			What: "Batches have the leader epochs of their partition, not those of the cluster that they lie on.", Why: "They grow with each move, as those that Metadata tells, and clients compare the two.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.Fetch}, Path: `.*\.RecordBatches\[[1-9]\]\..*`, Braid: "missing", Moved: true,
+			What: "An answer ends where the partition goes on on another cluster.", Why: "One read is of one log; the next request goes on in the next one, without a wait.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.ListOffsets}, Label: "the offset of (a time between|a time to come|the first time|the time 0)", Path: `.*\.(Offset|Timestamp|LeaderEpoch)`, Moved: true,
+			What: "A look-up by a time that is older than the move can find the first record of a later part, with the time of the move.", Why: "Each part begins with a record of braid's own that is stamped when the partition moved, and the clusters find that one. Records that are stamped about when they are written are found exactly.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.ListOffsets}, Label: "the offset of the largest time", Path: `.*\.Offset`, Broker: "6", Braid: "7", Moved: true,
+			What: "The record of the largest time is the last one of its part.", Why: "What closes a part is newer than all records before it, so that the cluster cannot say which of these is the newest; the last stands in.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.Produce}, Label: "idempotent: (the same again, elsewhere|the one before, once more)", Path: `.*\.LogAppendTime`, Broker: `\d+`, Braid: "-1", Moved: true,
+			What: "What was written before a move and is sent again is answered with its offset, without its time.", Why: "A move carries the offsets of a producer's last batches along, and not their times.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.Produce}, Label: "idempotent: a gap, elsewhere", Path: `.*\.ErrorCode`, Broker: "45", Braid: "6", Moved: true,
+			What: "A gap in the first batch that a producer sends behind a move is refused so that clients try again.", Why: "The batches before it may be on their way, refused by the cluster that the partition has left ([0011](decisions/0011-producers-after-the-seal.md)).",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.DescribeProducers}, Path: `.*\.LastTimestamp`, Broker: `\d+`, Braid: "-1", Moved: true,
+			What: "Producers that were carried over by a move have no last timestamp.", Why: "It is not carried.",
+		},
+		{
+			APIs: []kmsg.Key{kmsg.DescribeLogDirs}, Path: `.*\.Size`, Broker: `\d+`, Braid: `\d+`, Moved: true,
+			What: "Sizes are larger.", Why: "Some records of braid's own open and close each part, and take up space on the clusters.",
+		},
 	}
 }

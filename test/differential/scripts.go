@@ -102,7 +102,8 @@ func (s *Side) topicID(name string) [16]byte {
 	return must[*kmsg.MetadataResponse](s, "the id of "+name, 12, metadata(name)).Topics[0].TopicID
 }
 
-// create makes a topic, which is no comparison of its own.
+// create makes a topic, which is no comparison of its own. Its partitions move before the
+// first record, where they can.
 func (s *Side) create(name string, partitions int32, configs ...string) {
 	must[*kmsg.CreateTopicsResponse](s, "create "+name, 7, createTopics(false, newTopic(name, partitions, 1, configs...)))
 	s.awaitTopics(name)
@@ -111,6 +112,8 @@ func (s *Side) create(name string, partitions int32, configs ...string) {
 			return response.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].ErrorCode == 0
 		})
 	}
+	s.moved(name)
+	s.moved(name)
 }
 
 func topicsScript(s *Side) {
@@ -231,6 +234,7 @@ func configsScript(s *Side) {
 	} {
 		s.each(c.what, 0, func(int16) kmsg.Request { return c.r })
 	}
+	s.moved("configured")
 	s.each("alter", 0, func(int16) kmsg.Request {
 		r := kmsg.NewPtrAlterConfigsRequest()
 		for name, value := range map[string]string{"configured": "7200000", never: "1"} {

@@ -66,6 +66,7 @@ func recordsScript(s *Side) {
 		s.each(what, 0, func(int16) kmsg.Request { return produce("written", id, 0, acks, records()) })
 	}
 	to("one batch", -1, plain("a", "b", "c").encode)
+	s.moved("written")
 	to("acks of the leader", 1, plain("a").encode)
 	to("acks that are none", 2, plain("a").encode)
 	s.each("an unknown topic", 0, func(int16) kmsg.Request { return produce(never, [16]byte{8}, 0, -1, plain("a").encode()) })
@@ -96,16 +97,17 @@ func recordsScript(s *Side) {
 		r.TransactionID = new("t")
 		return r
 	})
+	s.moved("written")
 	s.idempotence(id)
 	s.each("nothing", 3, func(int16) kmsg.Request {
 		r := kmsg.NewPtrProduceRequest()
 		r.Acks, r.TimeoutMillis = -1, 1000
 		return r
 	})
-	s.create("small", 1, "max.message.bytes", "200")
+	s.create("small", 1, "max.message.bytes", "2000")
 	small := s.topicID("small")
 	s.each("a batch that is too large", 3, func(int16) kmsg.Request {
-		return produce("small", small, 0, -1, plain(string(make([]byte, 300))).encode())
+		return produce("small", small, 0, -1, plain(string(make([]byte, 3000))).encode())
 	})
 	s.create("compacted", 1, "cleanup.policy", "compact")
 	compacted := s.topicID("compacted")
@@ -140,16 +142,25 @@ func (s *Side) idempotence(id [16]byte) {
 		what     string
 		epoch    int16
 		sequence int32
+		moved    bool // before
 	}{
-		{"the first batch", 0, 0},
-		{"the same again", 0, 0},
-		{"the next", 0, 2},
-		{"a gap", 0, 9},
-		{"an old one", 0, 1},
-		{"another epoch", 1, 0},
-		{"the old epoch", 0, 4},
-		{"another epoch in the middle", 2, 7},
+		{what: "the first batch"},
+		{what: "the same again"},
+		{what: "the same again, elsewhere", moved: true},
+		{what: "the next", sequence: 2},
+		{what: "a gap", sequence: 9},
+		{what: "an old one", sequence: 1},
+		{what: "a gap, elsewhere", sequence: 11, moved: true},
+		{what: "the next, elsewhere", sequence: 4},
+		{what: "the one before, once more", sequence: 2},
+		{what: "another epoch", epoch: 1, moved: true},
+		{what: "the old epoch", sequence: 6},
+		{what: "the old epoch, elsewhere", sequence: 6, moved: true},
+		{what: "another epoch in the middle", epoch: 2, sequence: 7},
 	} {
+		if c.moved {
+			s.moved("written")
+		}
 		b := batch{producer: producer.ProducerID, epoch: c.epoch, sequence: c.sequence, time: written, values: []string{"a", "b"}}
 		s.ask("idempotent: "+c.what, 9, produce("written", id, 1, -1, b.encode()))
 	}
@@ -173,6 +184,7 @@ func fetchScript(s *Side) {
 	id := s.topicID("read")
 	for range 3 {
 		s.ask("write", 12, produce("read", id, 0, -1, plain("a", "b", "c").encode()))
+		s.moved("read")
 	}
 	from := func(what string, offset int64, change ...func(*kmsg.FetchRequest)) {
 		s.each(what, 0, func(int16) kmsg.Request {
@@ -205,6 +217,7 @@ func fetchScript(s *Side) {
 		next := fetch("read", id, 0, 9)
 		next.SessionID, next.SessionEpoch = session, 1
 		s.ask("a session goes on", v, next)
+		s.moved("read")
 		nothing := fetch("read", id, 0, 9)
 		nothing.Topics, nothing.SessionID, nothing.SessionEpoch = nil, session, 2
 		s.ask("a session has nothing new", v, nothing)
@@ -231,6 +244,9 @@ func positionsScript(s *Side) {
 		b := plain("a", "b")
 		b.time += i * 1000
 		s.ask("write", 12, produce("places", id, 0, -1, b.encode()))
+		if i%2 == 0 {
+			s.moved("places")
+		}
 	}
 	for _, c := range []struct {
 		what string
@@ -274,6 +290,7 @@ func positionsScript(s *Side) {
 		return r
 	}
 	s.each("delete records", 0, func(v int16) kmsg.Request { return remove("places", 0, 2+int64(v)) })
+	s.moved("places")
 	s.each("delete records behind the end", 0, func(int16) kmsg.Request { return remove("places", 0, 99) })
 	s.each("delete records before the start", 0, func(int16) kmsg.Request { return remove("places", 0, 1) })
 	s.each("delete records of an unknown partition", 0, func(int16) kmsg.Request { return remove("places", 9, 1) })

@@ -78,6 +78,8 @@ func classicScript(s *Side) {
 		s.ask("sync", min(v, syncHighest), syncGroup(group, j, nil))
 		s.each("heartbeat", 0, func(int16) kmsg.Request { return heartbeat(group, j.Generation, j.MemberID, nil) })
 		if v == highest {
+			s.moved(topic)
+			s.each("heartbeat after a move", 0, func(int16) kmsg.Request { return heartbeat(group, j.Generation, j.MemberID, nil) })
 			s.wrongMembers(group, j)
 			s.describeGroups("a stable group", group)
 			s.each("list", 0, func(int16) kmsg.Request {
@@ -181,6 +183,7 @@ func offsetsScript(s *Side) {
 		r.Groups[0].Topics = []kmsg.OffsetFetchRequestGroupTopic{{Topic: name, TopicID: id, Partitions: partitions}}
 		return r
 	}
+	s.moved(topic)
 	s.each("offsets", 0, func(int16) kmsg.Request { return one(topic, id, 0, 1, 44) })
 	s.each("offsets of an unknown topic", 0, func(int16) kmsg.Request { return one(never, [16]byte{6}, 0) })
 	s.each("all offsets", 2, func(int16) kmsg.Request { return fetchOffsets(group) })
@@ -216,6 +219,7 @@ func consumerScript(s *Side) {
 	full := beat(group, member, joined.MemberEpoch)
 	full.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{{TopicID: id, Partitions: []int32{0, 1}}}
 	s.ask("what it has", 1, full)
+	s.moved(topic)
 	s.ask("nothing new", 1, beat(group, member, joined.MemberEpoch))
 	s.each("describe", 0, func(int16) kmsg.Request {
 		return &kmsg.ConsumerGroupDescribeRequest{Groups: []string{group, "no-group", "classic-9"}, IncludeAuthorizedOperations: true}
