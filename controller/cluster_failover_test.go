@@ -245,7 +245,7 @@ var failoverSteps = []struct {
 		return &g.gate, func() { g.drop.Store(true) }
 	}, false},
 	{"the plan is saved", stopSaveOf("failover-topic", []string{`"planned":true`}, []string{`"primed":true`}), false},
-	{"the physical topics are made", anywhere(kmsg.CreateTopics, func(r kmsg.Request) bool { return !r.(*kmsg.CreateTopicsRequest).ValidateOnly }), false},
+	{"the physical topics are made", anywhere(kmsg.CreateTopics, createsTopic), false},
 	{"the primers are appended", anywhere(kmsg.Produce, appendsMark(mark.KindPrimer)), false},
 	{"the primers are saved", stopSaveOf("failover-topic", []string{`"primed":true`}, nil), false},
 	{"the heads are marked as sealing", stopMap(func(e []*controlv1.ExtentEntry) bool {

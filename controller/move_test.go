@@ -137,7 +137,7 @@ var moveSteps = []struct {
 	began bool // no way back
 }{
 	{"the plan is saved", stopSave([]string{`"planned":true`}, []string{`"primed":true`}), false},
-	{"the physical topic is made", stopKafka("b", kmsg.CreateTopics, func(r kmsg.Request) bool { return !r.(*kmsg.CreateTopicsRequest).ValidateOnly }), false},
+	{"the physical topic is made", stopKafka("b", kmsg.CreateTopics, createsTopic), false},
 	{"the primers are appended", stopKafka("b", kmsg.Produce, appendsMark(mark.KindPrimer)), false},
 	{"the primers are saved", stopSave([]string{`"primed":true`}, []string{`"ending"`}), false},
 	{"the heads are marked as sealing", stopMap(func(e []*controlv1.ExtentEntry) bool {
