@@ -338,7 +338,8 @@ var binary struct {
 func Binary(t TB) string {
 	t.Helper()
 	binary.once.Do(func() {
-		binary.path = filepath.Join(realparts.CacheDir(), "bin", "braid")
+		// Not among the downloads, which checkouts may share.
+		binary.path = filepath.Join(realparts.Root(), ".cache", "bin", "braid")
 		if err := os.MkdirAll(filepath.Dir(binary.path), 0o755); err != nil {
 			binary.err = err
 			return
