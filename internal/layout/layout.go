@@ -90,9 +90,11 @@ var (
 )
 
 // Walk checks a message's body against its layout, and returns what is behind it. It
-// allocates nothing, and passes over strings and bytes without a look at them.
+// allocates nothing, and passes over strings and bytes without a look at them. Elements
+// that are one fixed field cost the codec no more than they are long, and are not counted:
+// the metadata of a large cluster has more of them.
 func Walk(fields Fields, body []byte, version int16, flexible bool) (rest []byte, err error) {
-	w := walk{b: body, version: version, flexible: flexible, elements: ElementsMax}
+	w := walk{b: body, version: version, flexible: flexible, elements: ElementsMax, passes: true}
 	w.walk(fields)
 	if err := w.err(); err != nil {
 		return nil, err
@@ -123,6 +125,7 @@ type walk struct {
 	bad      bool
 	over     bool
 	long     bool
+	passes   bool // over arrays of one fixed field
 	looks    bool // into strings
 	noText   bool // one is not UTF-8
 }
@@ -174,6 +177,10 @@ func (w *walk) array(element Fields) {
 	n := w.length(4)
 	if n > len(w.b) { // an element takes a byte at the least
 		w.fail()
+		return
+	}
+	if w.passes && n > 0 && len(element) == 1 && element[0].kind == kindFixed && element[0].max == anyVersion && element[0].min == 0 {
+		w.span(n * element[0].width)
 		return
 	}
 	for w.count(n); n > 0 && !w.bad; n-- {

@@ -84,17 +84,25 @@ func TestWalkText(t *testing.T) {
 	}
 }
 
-// Elements are bounded together, wherever they are.
+// Elements are bounded together, wherever they are; those of one fixed field are not.
 func TestElementsMax(t *testing.T) {
-	fields := layout.Fields{layout.Array(layout.Array(layout.Int8))}
-	part := append([]byte{0, 1, 0, 0}, make([]byte, 1<<16)...)
-	body := []byte{0, 0, 0, 15}
-	for range 15 {
-		body = append(body, part...)
+	many := func(element layout.Field, width int) error {
+		fields := layout.Fields{layout.Array(layout.Array(element))}
+		part := append([]byte{0, 1, 0, 0}, make([]byte, width<<16)...)
+		body := []byte{0, 0, 0, 15}
+		for range 15 {
+			body = append(body, part...)
+		}
+		_, err := layout.Walk(fields, body, 0, false)
+		require.NoError(t, err)
+		body[3]++
+		_, err = layout.Walk(fields, append(body, part...), 0, false)
+		_, _, text := layout.WalkText(fields, append(body, part...), 0, false)
+		require.ErrorIs(t, text, layout.ErrElementsMax)
+		return err
 	}
-	_, err := layout.Walk(fields, body, 0, false)
-	require.NoError(t, err)
-	body[3]++
-	_, err = layout.Walk(fields, append(body, part...), 0, false)
-	require.ErrorIs(t, err, layout.ErrElementsMax)
+	require.ErrorIs(t, many(layout.String, 2), layout.ErrElementsMax)
+	require.NoError(t, many(layout.Int8, 1))
+	_, err := layout.Walk(layout.Fields{layout.Array(layout.Int32)}, []byte{0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0}, 0, false)
+	require.ErrorIs(t, err, layout.ErrCutOff)
 }

@@ -62,7 +62,11 @@ func request[R kmsg.Response](ctx context.Context, c *Cluster, req kmsg.Request)
 }
 
 func (c *Cluster) unavailable(err error) error {
-	switch refused := c.whyRefused(c.contact.cause(err, c.cfg.AdminTimeout)); {
+	cause := c.contact.cause(err, c.cfg.AdminTimeout)
+	if answer, ok := errors.AsType[*AnswerError](cause); ok {
+		return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q gives answers that cannot be read: %s", c.Name, forOperators(answer.Error())).WithCause(err)
+	}
+	switch refused := c.whyRefused(cause); {
 	case refused == nil:
 	case refused.Certain:
 		c.refused(refused.Why, err)
@@ -73,7 +77,7 @@ func (c *Cluster) unavailable(err error) error {
 	return federation.Errorf(federation.ClusterUnavailable, "physical cluster %q does not answer; it is tried again when it is back", c.Name).WithCause(err)
 }
 
-// forOperators is not said to tenants: it names hosts, certificates and users.
+// forOperators is not said to tenants: it names hosts, certificates, users and requests.
 func forOperators(why string) federation.Text {
 	return federation.Text{Whole: why, Public: "the operators of the deployment see why"}
 }

@@ -28,6 +28,15 @@ func (c *Cluster) profile() (*security.Profile, error) {
 	return c.cfg.Profiles.Profile(c.profileName)
 }
 
+// dialChecked is dialBroker for the general client.
+func (c *Cluster) dialChecked(ctx context.Context, network, addr string) (net.Conn, error) {
+	nc, err := c.dialBroker(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return newCheckedConn(nc, c.cfg.ResponseBytesMax, func(err error) { c.garbled(addr, err) }), nil
+}
+
 // dialBroker connects to a broker, with TLS if the cluster's profile has it. There is no
 // way back to plain text: a profile that cannot be read is an error.
 func (c *Cluster) dialBroker(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -204,6 +204,7 @@ type Cluster struct {
 	meta    metadata
 	contact contact
 	refusal refusal
+	garbage garbage
 	buffers *idleBuffers
 
 	ctx    context.Context //nolint:containedctx // ends with the cluster; connections and refreshes hang on it
@@ -235,7 +236,8 @@ func (c *Cluster) newGeneral(withSASL bool) (*kgo.Client, error) {
 		kgo.WithHooks(contactHooks{&c.contact}),
 		kgo.SeedBrokers(c.seeds...),
 		kgo.ClientID(c.cfg.ClientID),
-		kgo.Dialer(c.dialBroker),
+		kgo.Dialer(c.dialChecked),
+		kgo.BrokerMaxReadBytes(int32(max(min(c.cfg.ResponseBytesMax, math.MaxInt32), kgoReadBytesLeast))), // of what was checked
 		// Whoever needs a leader waits for one metadata request, which a broker that hangs must not keep.
 		kgo.RequestTimeoutOverhead(max(min(c.cfg.RequestTimeout, c.cfg.AdminTimeout/4), 100*time.Millisecond)),
 		kgo.RetryTimeout(c.cfg.AdminTimeout),
@@ -252,6 +254,10 @@ func (c *Cluster) newGeneral(withSASL bool) (*kgo.Client, error) {
 	}
 	return client, nil
 }
+
+// kgoReadBytesLeast is what the general client takes at the least: less than that it finds
+// in conflict with options that are not used here.
+const kgoReadBytesLeast = 100 << 20
 
 // The general client rests for retryPause after a failure, and twice as long each further
 // time, up to retryPauseMax: whoever needs a leader of a cluster that is back waits for
