@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Every scenario runs, in small, and has figures. What they are is not checked. The
-// profiler runs with the first ones only, since pprof takes its time.
+// Every scenario runs, in small, and has figures. What they are is not checked, but for what
+// clients that misbehave do to others, which no load of the machine excuses. The profiler runs with the first ones only, since pprof takes its time.
 func TestRealScenarios(t *testing.T) {
 	var out bytes.Buffer
 	svg, profiles := filepath.Join(t.TempDir(), "latency.svg"), t.TempDir()
@@ -54,4 +54,21 @@ func TestRealScenarios(t *testing.T) {
 	require.NotContains(t, text, "NaN")
 	require.NotContains(t, text, "Inf")
 	require.FileExists(t, svg)
+	requireHarmless(t, b.harm)
+}
+
+// beyondLimit is what RSS may have above --memory-limit, in MB: the program itself, of which
+// its mapped code is the most, and what the runtime gives back late.
+const beyondLimit = 35
+
+// requireHarmless requires that all kinds of clients have misbehaved, and that neither the one
+// that behaves nor the gateway's memory has suffered.
+func requireHarmless(t *testing.T, h *harm) {
+	t.Helper()
+	require.Empty(t, h.idle, "clients that should have misbehaved, and did nothing")
+	require.Greater(t, h.sent, int64(50*len(abuses)), "records of the client that behaves")
+	require.Zero(t, h.errors, "errors at the client that behaves")
+	require.Zero(t, h.wrong, "its records that were lost, doubled or out of order")
+	require.Greater(t, h.peak, 30.0, "the gateway's RSS was not measured")
+	require.Less(t, h.peak, smallLimit/1e6+beyondLimit, "largest RSS of a gateway with --memory-limit 128MiB, in MB")
 }

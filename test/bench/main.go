@@ -90,6 +90,7 @@ type bench struct {
 	bin   string  // of braid
 	floor float64 // CPU ms for each MB of the copy loop
 	world *world  // real parts; nil until somebody needs them
+	harm  *harm   // that the last abuse has done; nil before it
 }
 
 func newBench(ctx context.Context, tb realparts.TB, out io.Writer, o options) *bench {
