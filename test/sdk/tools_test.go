@@ -44,6 +44,7 @@ func testKafkaTools(t *testing.T) {
 		{"admin", testAdminTools},
 		{"topics", testTopicTool},
 		{"group configs", testGroupConfigs},
+		{"access", testAccessTools},
 		{"verifiable", testVerifiable},
 		{"performance", testPerformance},
 		{"compatibility", testCompatibility},
