@@ -18,7 +18,7 @@ func (s *serving) access(cmd *cobra.Command) {
 	f, a := cmd.Flags(), &s.config.Access
 	tlsFlags(f, "", "the Connect API", &a.Connect)
 	f.StringVar(&a.CA, "tls-ca", "", "PEM file of who signs the certificates of the other processes; whom the system trusts by default")
-	f.StringVar(&a.FleetTokenFile, "fleet-token-file", "", "file with the secret by which processes of the fleet know each other, of 32 characters or more; further lines are taken, too, so that it can be replaced")
+	f.StringVar(&a.FleetTokenFile, "fleet-token-file", "", "file with the secret by which processes of the fleet know each other, of 32 characters or more; further lines are taken, too, so that it can be replaced; gateways that ask clients who they are, ask ACLs or serve tenants do not start without it")
 }
 
 const (

@@ -59,7 +59,7 @@ func openProfiles(dir string, log *slog.Logger) (*security.Profiles, error) {
 	return profiles, nil
 }
 
-func (a Access) validate(role Role) error {
+func (a Access) validate() error {
 	for prefix, f := range map[string]security.TLSFiles{"": a.Connect, "kafka-": a.Kafka, "ops-": a.Ops} {
 		if err := f.Validate(prefix); err != nil {
 			return ConfigError{err.Error()}
@@ -84,9 +84,33 @@ func (a Access) validate(role Role) error {
 			return configErrorf("--kafka-sasl-mechanisms %s needs --oauth-issuer, --oauth-audience and --oauth-jwks", m)
 		}
 	}
-	asks := a.ConnectRequired || len(a.SaslMechanisms) > 0 || a.Connect.AsksClients() || a.Kafka.AsksClients()
-	if role == Gateway && asks && a.FleetTokenFile == "" && a.FleetToken == "" {
-		return configErrorf("a gateway that asks clients who they are (--connect-auth, --kafka-sasl-mechanisms, --tls-client-auth, --kafka-tls-client-auth) needs --fleet-token-file: other gateways and the controllers could not be told from clients")
+	return nil
+}
+
+// validateFleet refuses a gateway that has something to guard and could not tell processes
+// of its fleet from clients: the relay, by which gateways act for each other's members, would
+// lead past ACLs, tenants and authentication. No address is exempt, as clients may come from
+// this host, too.
+func (c *Config) validateFleet() error {
+	a := &c.Access
+	if c.Role != Gateway || a.FleetTokenFile != "" || a.FleetToken != "" {
+		return nil
+	}
+	for _, guarded := range []struct {
+		yes         bool
+		what, flags string
+	}{
+		{
+			a.ConnectRequired || len(a.SaslMechanisms) > 0 || a.Connect.AsksClients() || a.Kafka.AsksClients(),
+			"asks clients who they are", "--connect-auth, --kafka-sasl-mechanisms, --tls-client-auth, --kafka-tls-client-auth",
+		},
+		{c.Authorization.Authorizer == AuthorizerACL, "asks ACLs", "--authorizer"},
+		{c.Tenants, "serves tenants", "--tenants"},
+	} {
+		if guarded.yes {
+			return configErrorf("a gateway that %s (%s) needs --fleet-token-file: without it, whoever reaches its Connect port could act as another gateway, past all that. "+
+				"Make a token with `head -c 40 /dev/urandom | base64 | tr -d '/+=\n' > fleet.token`, and give the file to all gateways, controllers and name services", guarded.what, guarded.flags)
+		}
 	}
 	return nil
 }

@@ -58,13 +58,6 @@ func (w *wiring) authorizer() (*acl.Authorizer, error) {
 	return acl.New(cfg, w.log, w.telemetry.meter())
 }
 
-// relayIsOpen reports whether clients could get around ACLs or tenants by the calls that
-// gateways make to each other.
-func (w *wiring) relayIsOpen() bool {
-	guarded := w.cfg.Authorization.Authorizer == AuthorizerACL || w.cfg.Tenants || len(w.cfg.TenantKafkaListen) > 0
-	return guarded && w.access.token == nil
-}
-
 // seesTopic tells the group engine which topics a member may describe; nil if all members
 // may describe all.
 func seesTopic(a *acl.Authorizer, maps interface{ Current() *federation.Map }) func(principal, host string, topic federation.TopicName) bool {

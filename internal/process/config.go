@@ -225,10 +225,13 @@ func (c Config) validate() error {
 			return configErrorf("controller %q: want a URL such as http://HOST:PORT (--controller)", u)
 		}
 	}
-	if err := c.Access.validate(c.Role); err != nil {
+	if err := c.Access.validate(); err != nil {
 		return err
 	}
 	if err := c.validateTenants(); err != nil {
+		return err
+	}
+	if err := c.validateFleet(); err != nil {
 		return err
 	}
 	for _, a := range []struct{ flag, address string }{

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -132,7 +135,9 @@ func runTenants(b *bench) report {
 func (w *tenantsRun) begin() {
 	api, facade := realparts.FreeAddress(w.scope), realparts.FreeAddress(w.scope)
 	w.listen = realparts.FreeAddress(w.scope)
-	w.start(gateway, "gateway", "--controller", w.lead, "--listen", api, "--kafka-listen", facade, "--tenants", "--tenant-kafka-listen", tenantID(0)+"="+w.listen)
+	token := filepath.Join(w.dir, "fleet.token")
+	check(os.WriteFile(token, []byte(rand.Text()+rand.Text()), 0o600))
+	w.start(gateway, "gateway", "--controller", w.lead, "--listen", api, "--kafka-listen", facade, "--fleet-token-file", token, "--tenants", "--tenant-kafka-listen", tenantID(0)+"="+w.listen)
 	w.api, w.facade = "http://"+api, facade
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -86,10 +87,22 @@ func undecided(err error) bool {
 	}
 }
 
-// register makes the physical clusters known.
+// asFleet shows the fleet's token with each call.
+type asFleet struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (a asFleet) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+fleetToken)
+	return a.next.RoundTrip(r)
+}
+
+// register makes the physical clusters known to a controller.
 func (o *operator) register(ctx context.Context) error {
+	ordinary := *o.client
+	defer func() { o.client.http, o.client.urls = ordinary.http, ordinary.urls }()
+	o.client.http = &http.Client{Transport: asFleet{ordinary.http.Transport}}
 	o.client.urls = []string{o.controllers[0].url(), o.controllers[1].url()}
-	defer func() { o.client.urls = o.connectClient("", 0).urls }()
 	for _, name := range clusterNames {
 		err := o.call(ctx, func(ctx context.Context) error {
 			_, err := o.clusters().CreateCluster(ctx, &adminv1.CreateClusterRequest{Cluster: &adminv1.Cluster{Name: "physicalClusters/" + name, Bootstrap: o.kafka[name].Seeds()}})

@@ -166,6 +166,9 @@ const (
 	kafkaPort   = "9092"
 )
 
+// fleetToken is what the processes know each other by where there are tenants.
+const fleetToken = "the-token-of-the-fleet-in-the-bubble"
+
 // url is the base URL of a node's Connect API.
 func (n *node) url() string { return "http://" + n.host + ":" + connectPort }
 
@@ -176,6 +179,9 @@ func (n *node) config() process.Config {
 		Listen: n.host + ":" + connectPort, Listener: h.Listen, Dialer: h.Dial,
 		Telemetry: w.telemetry, Logger: w.Logger,
 		Controller: controller.Config{GatewayLease: gatewayLease},
+	}
+	if w.tenants() > 0 {
+		c.Access.FleetToken = fleetToken
 	}
 	if n.role == process.Gateway {
 		c.KafkaListen = w.logicals[0].kafka(n)

@@ -32,8 +32,8 @@ func Embedded(t TB, o Options) *World {
 
 	options := embedded.Options{
 		Controllers: o.Controllers, Gateways: o.Gateways, NameServers: 1, Configure: e.configure, Build: "test",
-		Brokers: o.Brokers,
-		Logger:  logger(t),
+		Brokers: o.Brokers, FleetToken: o.fleetToken(),
+		Logger: logger(t),
 	}
 	for _, name := range o.Clusters {
 		options.Clusters = append(options.Clusters, embedded.Cluster{Name: name})

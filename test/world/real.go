@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,6 +83,13 @@ func (r *realParts) start(n *Node) (nodeProcess, error) {
 	command := []string{
 		Binary(r.t), n.role, "--id", n.ID, "--redis", r.redis.URL(),
 		"--listen", n.Connect, "--ops-listen", n.Ops, "--log-level", "info",
+	}
+	if token := r.options.fleetToken(); token != "" {
+		file := filepath.Join(r.dir, "fleet.token")
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			return nil, fmt.Errorf("token of the fleet: %w", err)
+		}
+		command = append(command, "--fleet-token-file", file)
 	}
 	if r.options.AskACLs && n.role != "controller" {
 		command = append(command, "--authorizer", "acl", "--allow-everyone-if-no-acl")

@@ -76,6 +76,15 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// fleetToken is what the processes know each other by, where gateways have something to
+// guard; empty = they do not.
+func (o Options) fleetToken() string {
+	if o.AskACLs || len(o.Tenants) > 0 {
+		return "the-token-of-the-fleet-of-this-world"
+	}
+	return ""
+}
+
 // zone is that of the node with an index.
 func (o Options) zone(role string, index int) string {
 	if role != "gateway" || index >= len(o.Zones) {
