@@ -21,6 +21,9 @@ type Config struct {
 	ID string
 	// URL is the base URL at which gateways and the other controllers reach it.
 	URL string
+	// Unguarded says that callers of this controller prove nothing. While the map has ACLs or
+	// tenants, that raises an alarm.
+	Unguarded bool
 
 	// LeaseTTL is how long the lead lasts after its last renewal; 2 s by default. A
 	// standby takes over at the latest LeaseTTL + RenewInterval after the leader died.

@@ -207,6 +207,36 @@ func TestClusterAlarms(t *testing.T) {
 	require.False(t, healthy())
 }
 
+// A controller that everybody can change says so as soon as there is something to get
+// around.
+func TestUnguardedPortIsAnAlarm(t *testing.T) {
+	w := newWorld(t)
+	for id, unguarded := range map[string]bool{"open": true, "guarded": false} {
+		n := w.controller(t, id, func(c *controller.Config) { c.Unguarded, c.LogicalCluster = unguarded, id })
+		a := adminOf(t, n.url)
+		_, _, acls := tenantClients(t, n.url)
+		alarms := func() []string {
+			s, err := a.fleet.GetStatus(t.Context(), &adminv1.GetStatusRequest{})
+			require.NoError(t, err)
+			return s.GetAlarms()
+		}
+		require.Empty(t, alarms(), "there is nothing to get around")
+		_, err := acls.CreateAcls(t.Context(), &adminv1.CreateAclsRequest{Acls: []*adminv1.Acl{{
+			ResourceType: adminv1.Acl_RESOURCE_TYPE_TOPIC, ResourceName: "orders", Principal: "User:alice", Operation: adminv1.Acl_OPERATION_READ,
+		}}})
+		require.NoError(t, err)
+		if !unguarded {
+			require.Empty(t, alarms())
+			continue
+		}
+		require.Len(t, alarms(), 1)
+		require.Contains(t, alarms()[0], "--fleet-token-file")
+		_, err = acls.DeleteAcls(t.Context(), &adminv1.DeleteAclsRequest{Filters: []*adminv1.AclFilter{{}}})
+		require.NoError(t, err)
+		require.Empty(t, alarms())
+	}
+}
+
 // kafkaAt starts a cluster at the addresses of one that was closed.
 func kafkaAt(t *testing.T, addresses []string, id string) {
 	t.Helper()

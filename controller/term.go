@@ -380,6 +380,7 @@ func (t *term) publish(m *federation.Map, d *wire.Delta) {
 		t.parts.Clusters.Update(slices.Collect(maps.Values(m.Clusters)))
 		t.hint()
 	}
+	t.watchPort(m)
 	t.remember(m)
 	t.published.Store(p)
 	if old != nil {
@@ -387,6 +388,19 @@ func (t *term) publish(m *federation.Map, d *wire.Delta) {
 	}
 	t.log.Debug("map published", "version", m.Version)
 }
+
+// watchPort raises an alarm while there are ACLs or tenants, and clients that reach this
+// controller could get around them.
+func (t *term) watchPort(m *federation.Map) {
+	if !t.cfg.Unguarded || len(m.ACLs) == 0 && len(m.Tenants) == 0 {
+		t.health.clear(alarmPort)
+		return
+	}
+	t.health.alarm(alarmPort, "whoever reaches the port of controller %q can change everything, past ACLs and tenants: start it with the --fleet-token-file of the gateways", t.cfg.ID)
+}
+
+// alarmPort is the alarm of watchPort.
+const alarmPort = "port"
 
 func (t *term) newFrame(d wire.Delta) *frame {
 	plain := &controlv1.AttachResponse{ControllerEpoch: t.fencing, Frame: &controlv1.AttachResponse_Delta{Delta: d.Proto()}}

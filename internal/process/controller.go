@@ -42,6 +42,7 @@ func (w *wiring) controller(context.Context) error {
 	if err != nil {
 		return err
 	}
+	cfg.Unguarded = w.access.token == nil
 	cfg.URL, cfg.GatewayScheme = w.access.scheme()+"://"+address, w.access.scheme()
 	metrics, err := controller.NewMetrics(w.telemetry.meter(), w.id)
 	if err != nil {
