@@ -159,7 +159,7 @@ func (l *logical) clients(producing, reading context.Context, producers, readers
 	readers.Go(func() { l.kafkaMember(reading, 1, l.Duration/4) })
 	if l.modern() {
 		for i := range modernCount {
-			readers.Go(func() { l.modernMember(reading, i, l.Duration/6*time.Duration(i)) })
+			readers.Go(func() { l.modernMember(producing, reading, i, l.Duration/6*time.Duration(i)) })
 		}
 		readers.Go(func() { l.connectMember(reading, modernGroup, count, l.Duration/4) })
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -45,8 +46,10 @@ type modernMember struct {
 	late    *kmsg.OffsetCommitRequest // of what it has given up
 }
 
-// modernMember is a member that stays, or comes and goes: it leaves, or dies.
-func (l *logical) modernMember(ctx context.Context, i int, stay time.Duration) {
+// modernMember is a member that stays, or comes and goes: it leaves or, before the faults
+// are over, dies. Partitions of the dead wait for their sessions, and may then be given to
+// who dies next.
+func (l *logical) modernMember(faulty, ctx context.Context, i int, stay time.Duration) {
 	name, rng := l.client("modern", i), l.source(uint64(20+i))
 	clients := make([]*rawClient, len(l.gateways))
 	for j, g := range l.gateways {
@@ -61,7 +64,7 @@ func (l *logical) modernMember(ctx context.Context, i int, stay time.Duration) {
 		}
 		m.live(lives)
 		end()
-		if ctx.Err() != nil || rng.IntN(3) > 0 { // or it dies
+		if dies := rng.IntN(3) == 0 && faulty.Err() == nil; !dies {
 			m.leave(context.WithoutCancel(ctx))
 		}
 		wait(ctx, stay/4+time.Millisecond)
@@ -378,4 +381,48 @@ func (m *modernMember) commitLate(ctx context.Context) {
 		}
 		m.late = nil
 	}
+}
+
+// described says who has what in a group of the newer protocol, as its members know it and
+// as its coordinator does.
+func (l *logical) described(ctx context.Context, group string) string {
+	if group != modernGroup {
+		return ""
+	}
+	var out strings.Builder
+	l.history.mu.Lock()
+	for _, p := range sortedKeys(l.history.tenures.of) {
+		m := l.history.tenures.of[p]
+		fmt.Fprintf(&out, "\n\tpartition %d is read by %s, answered at %s", p, m.name, m.answered.Sub(l.history.begin))
+	}
+	l.history.mu.Unlock()
+	for i, g := range l.gateways {
+		c := l.rawClient(l.client("describe", i), g)
+		defer c.client.Close()
+		req := kmsg.NewPtrConsumerGroupDescribeRequest()
+		req.Groups = []string{group}
+		resp, err := c.request(ctx, req)
+		if err != nil {
+			fmt.Fprintf(&out, "\n\t%s: %v", g.host, err)
+			continue
+		}
+		for _, d := range resp.(*kmsg.ConsumerGroupDescribeResponse).Groups {
+			if err := kerr.ErrorForCode(d.ErrorCode); err != nil {
+				fmt.Fprintf(&out, "\n\t%s: %v", g.host, err)
+				continue
+			}
+			fmt.Fprintf(&out, "\n\t%s: %s, epoch %d, assigned in %d", g.host, d.State, d.Epoch, d.AssignmentEpoch)
+			for _, m := range d.Members {
+				fmt.Fprintf(&out, "\n\t\t%s of %s at epoch %d has %v, is to have %v", m.MemberID, m.ClientID, m.MemberEpoch, partitionsOf(m.Assignment), partitionsOf(m.TargetAssignment))
+			}
+		}
+	}
+	return out.String()
+}
+
+func partitionsOf(a kmsg.Assignment) (all []int32) {
+	for _, t := range a.TopicPartitions {
+		all = append(all, t.Partitions...)
+	}
+	return all
 }

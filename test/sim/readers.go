@@ -38,6 +38,7 @@ type rawClient struct {
 func rawVersions() *kversion.Versions {
 	v := kversion.V2_8_0()
 	v.SetMaxKeyVersion(kmsg.ConsumerGroupHeartbeat.Int16(), 1)
+	v.SetMaxKeyVersion(kmsg.ConsumerGroupDescribe.Int16(), 1)
 	v.SetMaxKeyVersion(kmsg.OffsetCommit.Int16(), 9)
 	v.SetMaxKeyVersion(kmsg.OffsetFetch.Int16(), 9)
 	return v

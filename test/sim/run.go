@@ -258,7 +258,7 @@ func (c *rawClient) listOffset(ctx context.Context, partition int32, at int64) (
 // awaitGroup waits until a group has read as many different offsets.
 func (l *logical) awaitGroup(ctx context.Context, group string, count int) {
 	if !poll(ctx, auditLimit, func() bool { return l.history.readByGroup(group) >= count }) {
-		l.history.problem("the group %s has read only %d of %d records %s after the faults", group, l.history.readByGroup(group), count, auditLimit)
+		l.history.problem("the group %s has read only %d of %d records %s after the faults%s", group, l.history.readByGroup(group), count, auditLimit, l.described(ctx, group))
 	}
 }
 
