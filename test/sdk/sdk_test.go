@@ -159,12 +159,14 @@ func requireCommitted(t *testing.T, group, topic string, count int64) {
 		"the offsets that group %q committed add up to %d", group, count)
 }
 
-func requireRefused(t *testing.T, c *sdk.Client) {
+// requireRefused requires that a transactional id is refused by the error that braid gives on
+// purpose, as the client names it.
+func requireRefused(t *testing.T, c *sdk.Client, by string) {
 	t.Helper()
 	begin := time.Now()
 	c.Finish()
 	require.Empty(t, c.Has("accepted"))
-	require.Len(t, c.Has("refused"), 1)
+	require.Equal(t, []string{by}, c.Has("refused"))
 	require.Less(t, time.Since(begin), 30*time.Second, "a refusal for good comes at once")
 }
 
@@ -187,7 +189,7 @@ func testJava(t *testing.T) {
 	for _, c := range shared.Clusters {
 		require.NotEqual(t, c.ClusterID, cluster[0])
 	}
-	requireRefused(t, start("transaction", topic))
+	requireRefused(t, start("transaction", topic), "TransactionalIdAuthorizationException")
 }
 
 func testConfluent(t *testing.T) {
@@ -208,7 +210,7 @@ func testConfluent(t *testing.T) {
 	require.Equal(t, []string{"3600000"}, admin.Has("config"))
 	require.Equal(t, []string{"False"}, admin.Has("listed"))
 	require.Len(t, admin.Has("unknown"), 1)
-	requireRefused(t, start("transaction", topic))
+	requireRefused(t, start("transaction", topic), "TRANSACTIONAL_ID_AUTHORIZATION_FAILED False")
 }
 
 func testKafkaJS(t *testing.T) {

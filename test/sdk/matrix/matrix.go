@@ -35,6 +35,7 @@ var Features = []Feature{
 	{"static", "static members", "one of two static members stops and comes back: it has its partitions again, and the other noticed nothing", []string{classic, newer}},
 	{"regex", "regex", "a subscription by a pattern reads the topics that fit, and no other", []string{classic, newer}},
 	{"seek", "pause, seek", "a paused partition gives nothing, gives all when it goes on, and is read again from an offset that is sought", []string{"pause", "resume", "seek"}},
+	{"rack", "client.rack", "a member in a zone reads from a gateway of that zone: from the start, and when one of two drains, dies, and is back", []string{classic, newer}},
 	{"admin", "admin", "a topic is created, described, its configuration read, the offsets of another listed, and it is deleted", []string{"create", "describe", "configs", "offsets", "delete"}},
 	{"transactions", "transactions", "a transactional producer begins", []string{"refused"}},
 	{"sasl-plain", "PLAIN", "over TLS: produce, consume in a group, and no entry with a wrong password", []string{"in", "out"}},
@@ -51,6 +52,9 @@ type Client struct {
 	Without map[string]string
 	// Cases replace those of the feature.
 	Cases map[string][]string
+	// Refusal is how the client names the error by which braid refuses a transactional id:
+	// TRANSACTIONAL_ID_AUTHORIZATION_FAILED, and that it is final where a client tells.
+	Refusal string
 	// Notes are footnotes of cells; "*" is of the client. A cell with a note that starts
 	// with Differs shows a known difference.
 	Notes map[string]string
@@ -72,6 +76,7 @@ const Differs = "differs: "
 const (
 	noTransactions = Differs + "braid has no transactions yet: they are refused at once and for good, which is what is tried"
 	toolsOnly      = "tools"
+	javaRefusal    = "TransactionalIdAuthorizationException"
 )
 
 // CasesOf returns what is tried of a feature with a client, or why nothing is.
@@ -102,6 +107,14 @@ func without(more map[string]string, features ...string) map[string]string {
 // defaultIdempotent is for clients that are idempotent unless told otherwise.
 var defaultIdempotent = map[string]string{"idempotence": "default"}
 
+// What is said of racks of clients that are not tried with one, and of those that are by one
+// protocol.
+var (
+	rackNotRun    = map[string]string{"rack": NotRun}
+	rackAsPython  = map[string]string{"rack": "it is made of librdkafka, as confluent-kafka for Python is"}
+	rackByClassic = map[string][]string{"rack": {classic}}
+)
+
 // refuses is for clients that have transactions.
 func refuses(more map[string]string) map[string]string {
 	all := map[string]string{"transactions": noTransactions}
@@ -111,55 +124,56 @@ func refuses(more map[string]string) map[string]string {
 
 // Clients are the rows, in their order.
 var Clients = []Client{
-	{ID: "java-4", Title: "Java kafka-clients", Without: without(defaultIdempotent), Notes: refuses(nil)},
-	{ID: "java-3", Title: "Java kafka-clients", Without: without(defaultIdempotent), Notes: refuses(nil)},
-	{ID: "java-2", Title: "Java kafka-clients", Without: without(nil, "kip848"), Notes: refuses(nil)},
+	{ID: "java-4", Title: "Java kafka-clients", Refusal: javaRefusal, Without: without(defaultIdempotent), Notes: refuses(nil)},
+	{ID: "java-3", Title: "Java kafka-clients", Refusal: javaRefusal, Without: without(defaultIdempotent), Cases: rackByClassic, Notes: refuses(nil)},
+	{ID: "java-2", Title: "Java kafka-clients", Refusal: javaRefusal, Without: without(nil, "kip848"), Notes: refuses(nil)},
 	{
-		ID: "java-1", Title: "Java kafka-clients", Without: without(nil, "kip848", "static", "zstd", "sasl-oauth"), Notes: refuses(map[string]string{
+		ID: "java-1", Title: "Java kafka-clients", Refusal: javaRefusal, Without: without(nil, "kip848", "static", "zstd", "rack", "sasl-oauth"), Notes: refuses(map[string]string{
 			"*":     "Apache Kafka 4 itself supports Java clients from 2.1 on (KIP-896)",
 			"admin": "no listing of offsets",
 		}),
 		Cases: map[string][]string{"admin": {"create", "describe", "configs", "delete"}},
 	},
 	{
-		ID: "streams", Title: "Kafka Streams", Without: streamsHasNo(), Cases: map[string][]string{"produce": {"counts"}}, Notes: map[string]string{
+		ID: "streams", Title: "Kafka Streams", Refusal: javaRefusal, Without: streamsHasNo(), Cases: map[string][]string{"produce": {"counts"}}, Notes: map[string]string{
 			"produce":      "an application that counts the records of each key, by a repartition and a changelog topic",
 			"classic":      "two instances of the application, one of which leaves",
 			"transactions": Differs + "exactly_once_v2 needs transactions, and ends with an error that says so",
 			"kip848":       "its own group protocol (KIP-1071, group.protocol=streams) is not served; it uses the classic one by default",
 		},
 	},
-	{ID: "confluent-python", Title: "confluent-kafka for Python", Without: without(nil), Notes: refuses(nil)},
-	{ID: "confluent-go", Title: "confluent-kafka-go", Without: without(nil), Notes: refuses(nil)},
+	{ID: "confluent-python", Title: "confluent-kafka for Python", Refusal: "TRANSACTIONAL_ID_AUTHORIZATION_FAILED False", Without: without(nil), Notes: refuses(nil)},
+	{ID: "confluent-go", Title: "confluent-kafka-go", Refusal: "53 false", Without: without(rackNotRun), Notes: refuses(rackAsPython)},
 	{
-		ID: "confluent-js", Title: "confluent-kafka-javascript", Without: without(nil), Notes: refuses(map[string]string{
+		ID: "confluent-js", Title: "confluent-kafka-javascript", Refusal: "53", Without: without(rackNotRun), Notes: refuses(map[string]string{
+			"rack":  rackAsPython["rack"],
 			"*":     "the successor of node-rdkafka, built from source with the machine's libraries",
 			"admin": "no reading of configurations",
 		}),
 		Cases: map[string][]string{"admin": {"create", "describe", "offsets", "delete"}},
 	},
-	{ID: "rdkafka-rust", Title: "rdkafka for Rust", Without: without(nil), Notes: refuses(nil)},
+	{ID: "rdkafka-rust", Title: "rdkafka for Rust", Refusal: "Some(TransactionalIdAuthorizationFailed)", Without: without(rackNotRun), Notes: refuses(rackAsPython)},
 	{
-		ID: "kcat", Title: "kcat", Without: without(nil, "kip848", "admin", "transactions", "sasl-oauth"),
+		ID: "kcat", Title: "kcat", Without: without(rackNotRun, "kip848", "admin", "transactions", "sasl-oauth"),
 		Cases: map[string][]string{"seek": {"seek"}},
-		Notes: map[string]string{"seek": "no pause", "sasl-oauth": "only with a server that gives it tokens"},
+		Notes: map[string]string{"seek": "no pause", "rack": rackAsPython["rack"], "sasl-oauth": "only with a server that gives it tokens"},
 	},
-	{ID: "franz", Title: "franz-go", Without: without(defaultIdempotent), Notes: refuses(nil)},
-	{ID: "sarama", Title: "sarama", Without: without(nil, "kip848", "regex"), Notes: refuses(nil)},
+	{ID: "franz", Title: "franz-go", Refusal: "TRANSACTIONAL_ID_AUTHORIZATION_FAILED false", Without: without(defaultIdempotent), Cases: rackByClassic, Notes: refuses(nil)},
+	{ID: "sarama", Title: "sarama", Refusal: "53", Without: without(nil, "kip848", "regex"), Notes: refuses(nil)},
 	{
-		ID: "kafka-go", Title: "segmentio/kafka-go", Without: without(nil, "idempotence", "kip848", "static", "regex", "transactions", "sasl-oauth"),
+		ID: "kafka-go", Title: "segmentio/kafka-go", Without: without(nil, "idempotence", "kip848", "static", "regex", "rack", "transactions", "sasl-oauth"),
 		Cases: map[string][]string{"seek": {"seek"}},
 		Notes: map[string]string{"seek": "no pause"},
 	},
 	{
-		ID: "kafkajs", Title: "kafkajs", Without: without(map[string]string{"lz4": NotRun}, "kip848", "static"),
-		Notes: refuses(map[string]string{"snappy": codecPlugin, "lz4": codecPlugin + "; those of LZ4 need to be compiled for each Node", "zstd": codecPlugin}),
+		ID: "kafkajs", Title: "kafkajs", Refusal: "KafkaJSGroupCoordinatorNotFound TRANSACTIONAL_ID_AUTHORIZATION_FAILED false", Without: without(map[string]string{"lz4": NotRun}, "kip848", "static"),
+		Notes: refuses(map[string]string{"transactions": noTransactions + ". It tells the application that it has not found the coordinator, and braid's reason in its log for debugging alone", "rack": Differs + "it does not say what it is (KIP-511), and is left with the leaders. When the gateway drains that coordinates its group it can read some records again, and when one dies it can give up and begin anew, so that only drains are tried", "snappy": codecPlugin, "lz4": codecPlugin + "; those of LZ4 need to be compiled for each Node", "zstd": codecPlugin}),
 	},
-	{ID: "aiokafka", Title: "aiokafka", Without: without(nil, "kip848"), Notes: refuses(map[string]string{"admin": "offsets by the consumer"})},
-	{ID: "kafka-python", Title: "kafka-python", Without: without(defaultIdempotent, "kip848"), Notes: refuses(nil)},
+	{ID: "aiokafka", Title: "aiokafka", Refusal: "TransactionalIdAuthorizationFailed", Without: without(nil, "kip848", "rack"), Notes: refuses(map[string]string{"admin": "offsets by the consumer"})},
+	{ID: "kafka-python", Title: "kafka-python", Refusal: "TransactionalIdAuthorizationFailedError", Without: without(defaultIdempotent, "kip848"), Notes: refuses(map[string]string{"rack": Differs + "it asks the leaders again after each answer, and reads a part from them. When the gateway dies that coordinates its group it can end, so that only drains are tried"})},
 	{
 		ID: "tools", Title: "Apache Kafka's command-line tools", Without: map[string]string{
-			"idempotence": "default", "transactions": Unfit, "sasl-oauth": NotRun,
+			"idempotence": "default", "rack": NotRun, "transactions": Unfit, "sasl-oauth": NotRun,
 		},
 		Cases: map[string][]string{"seek": {"seek"}},
 		Notes: map[string]string{"seek": "no pause", "*": "console producer and consumer, kafka-topics, kafka-configs, kafka-get-offsets"},

@@ -1,9 +1,11 @@
 package matrix
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -67,16 +69,26 @@ func (r *Results) Crowd(protocol string, members int, joined, one, left time.Dur
 // PagePath is where the page is.
 func PagePath() string { return filepath.Join(realparts.Root(), "docs", "clients.md") }
 
-// WritePage writes the page: rows of clients that were not tried stay as they are.
+// WritePage writes the page: of clients that were not tried what it says stays.
 func WritePage(r *Results) error {
 	old, err := os.ReadFile(PagePath())
 	if err != nil {
 		return err
 	}
-	before, rest, found := strings.Cut(string(old), tableMark)
+	page, err := Page(string(old), r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(PagePath(), []byte(page), 0o644)
+}
+
+// Page is a page with what a run saw. What it did not try stays, and is "not run" in columns
+// that the page had not.
+func Page(old string, r *Results) (string, error) {
+	before, rest, found := strings.Cut(old, tableMark)
 	was, after, ended := strings.Cut(rest, endMark)
 	if !found || !ended {
-		return fmt.Errorf("%s has not the marks %q and %q", PagePath(), tableMark, endMark)
+		return "", fmt.Errorf("the page has not the marks %q and %q", tableMark, endMark)
 	}
 	var out strings.Builder
 	out.WriteString(before + tableMark + "\n\n")
@@ -85,10 +97,10 @@ func WritePage(r *Results) error {
 	for _, c := range Clients {
 		if _, tried := r.versions[c.ID]; tried {
 			out.WriteString(r.row(c, numbers) + "\n")
-		} else if row := rowOf(was, c); row != "" {
+		} else if row := kept(was, c, numbers); row != "" {
 			out.WriteString(row + "\n")
 		} else {
-			return fmt.Errorf("client %q was never tried", c.ID)
+			return "", fmt.Errorf("client %q was never tried", c.ID)
 		}
 	}
 	out.WriteString("\n" + notesMark + "\n\n" + notes(numbers) + "\n" + crowdMark + "\n\n## Large groups\n\n" + crowdText + "\n\n")
@@ -99,7 +111,7 @@ func WritePage(r *Results) error {
 		crowds = "| protocol | members | until each has its partitions | one more comes | one leaves | run |\n|---|---|---|---|---|---|\n" + crowds
 	}
 	out.WriteString(strings.TrimSpace(crowds) + "\n\n" + endMark + after)
-	return os.WriteFile(PagePath(), []byte(out.String()), 0o644)
+	return out.String(), nil
 }
 
 // Header is the first row of the table.
@@ -122,6 +134,40 @@ func rowOf(table string, c Client) string {
 	}
 	return ""
 }
+
+var noteMark = regexp.MustCompile(` \[\d+\]\(#notes\)$`)
+
+// kept is the row of a client that was not tried, from the table that the page had.
+func kept(table string, c Client, numbers map[string]int) string {
+	row := rowOf(table, c)
+	if row == "" {
+		return ""
+	}
+	var titles []string
+	for line := range strings.Lines(table) {
+		if strings.HasPrefix(line, "| client |") {
+			titles = cellsOf(strings.TrimSpace(line))
+		}
+	}
+	had := make(map[string]string)
+	for i, text := range cellsOf(row) {
+		if i < len(titles) {
+			had[titles[i]] = noteMark.ReplaceAllString(text, "")
+		}
+	}
+	cells := []string{first(c) + noteRef(c, "*", numbers), had["version"]}
+	for _, f := range Features {
+		text := Cell(c, f)
+		if text == tried {
+			text = cmp.Or(had[f.Title], NotRun)
+		}
+		cells = append(cells, text+noteRef(c, f.ID, numbers))
+	}
+	return "| " + strings.Join(append(cells, had["run"]), " | ") + " |"
+}
+
+// cellsOf splits a row.
+func cellsOf(row string) []string { return strings.Split(strings.Trim(row, "| "), " | ") }
 
 func (r *Results) row(c Client, numbers map[string]int) string {
 	cells := []string{first(c) + noteRef(c, "*", numbers), r.versions[c.ID]}
@@ -212,8 +258,7 @@ func Check(page string) (found []string) {
 	}
 	numbers := numberNotes()
 	for _, c := range Clients {
-		row := rowOf(table, c)
-		cells := strings.Split(strings.Trim(row, "| "), " | ")
+		cells := cellsOf(rowOf(table, c))
 		if len(cells) != len(Features)+3 {
 			found = append(found, fmt.Sprintf("client %q has no row of %d cells", c.ID, len(Features)+3))
 			continue
@@ -238,6 +283,9 @@ func checkCell(c Client, f Feature, text string) string {
 		if text != want {
 			return fmt.Sprintf("the page says %q, the tree %q", text, want)
 		}
+		return ""
+	}
+	if text == NotRun { // since there is the column
 		return ""
 	}
 	cases, _ := c.CasesOf(f)

@@ -5,6 +5,7 @@ package matrix_test
 import (
 	"context"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,4 +87,7 @@ func (r *trial) exactlyOnce(t *testing.T, _ string) {
 	app := r.application(t, from, to, "processing.guarantee=exactly_once_v2")
 	app.FinishWithin(time.Minute)
 	require.NotEmpty(t, app.Has("refused"))
+	for _, refused := range app.Has("refused") { // of each thread
+		require.Equal(t, r.client.Refusal, strings.Fields(refused)[0], "the error that braid gives on purpose: %s", refused)
+	}
 }

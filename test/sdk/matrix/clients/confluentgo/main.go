@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -266,8 +267,12 @@ func transaction(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := producer.InitTransactions(ctx); err != nil {
-		say("refused", err)
-		return nil
+		var e kafka.Error
+		if errors.As(err, &e) {
+			say("refused", int(e.Code()), e.IsRetriable())
+			return nil
+		}
+		return err
 	}
 	say("accepted")
 	return nil

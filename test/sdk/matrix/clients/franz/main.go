@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -289,15 +291,23 @@ func transaction(args []string) error {
 	}
 	defer producer.Close()
 	if err := producer.BeginTransaction(); err != nil {
-		say("refused", err)
-		return nil
+		return refused(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := producer.ProduceSync(ctx, &kgo.Record{Topic: args[1], Value: []byte("in a transaction")}).FirstErr(); err != nil {
-		say("refused", err)
-		return nil
+		return refused(err)
 	}
 	say("accepted")
+	return nil
+}
+
+// refused says by which of Kafka's errors.
+func refused(err error) error {
+	var e *kerr.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	say("refused", e.Message, e.Retriable)
 	return nil
 }

@@ -55,7 +55,7 @@ public final class Streams {
             while (cause.getCause() != null) {
                 cause = cause.getCause();
             }
-            print("refused", String.valueOf(cause.getMessage()).replace('\n', ' '));
+            print("refused", cause.getClass().getSimpleName(), String.valueOf(cause.getMessage()).replace('\n', ' '));
             end.countDown();
             return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
         });

@@ -18,9 +18,9 @@ const codecs = { gzip: CompressionTypes.GZIP, snappy: CompressionTypes.Snappy, z
 
 const given = (more) => Object.fromEntries(more.map((s) => [s.slice(0, s.indexOf("=")), s.slice(s.indexOf("=") + 1)]));
 
-function client(bootstrap, more) {
+function client(bootstrap, more, own = {}) {
   const { mechanism, user: username, password, ca } = given(more);
-  const config = { clientId: "kafkajs", brokers: bootstrap.split(","), logLevel: logLevel.ERROR };
+  const config = { clientId: "kafkajs", brokers: bootstrap.split(","), logLevel: logLevel.ERROR, ...own };
   if (mechanism) {
     config.ssl = { ca: [fs.readFileSync(ca, "utf-8")] };
     config.sasl = { mechanism: mechanism.toLowerCase(), username, password };
@@ -115,13 +115,16 @@ async function admin(bootstrap, topic, existing, ...more) {
 }
 
 async function transaction(bootstrap, topic, ...more) {
-  const producer = client(bootstrap, more).producer({ transactionalId: "matrix", maxInFlightRequests: 1, idempotent: true });
+  // It tells the application that it has not found the coordinator, and why in its log alone.
+  let why;
+  const kafka = client(bootstrap, more, { logLevel: logLevel.DEBUG, logCreator: () => ({ log }) => { why = log.error?.type ?? why; } });
+  const producer = kafka.producer({ transactionalId: "matrix", maxInFlightRequests: 1, idempotent: true });
   try {
     await producer.connect();
     await producer.transaction();
     print("accepted");
   } catch (e) {
-    print("refused", e.name);
+    print("refused", (e.cause ?? e).name, why, e.retriable);
   }
 }
 

@@ -342,13 +342,15 @@ func transaction(args []string) error {
 	}
 	config.Producer.Transaction.ID, config.Producer.Return.Successes = "matrix", true
 	producer, err := sarama.NewSyncProducer([]string{args[0]}, config)
-	if err != nil {
-		say("refused", err)
+	if err == nil {
+		err = producer.BeginTxn()
+	}
+	if code := sarama.ErrNoError; errors.As(err, &code) {
+		say("refused", int16(code))
 		return nil
 	}
-	if err := producer.BeginTxn(); err != nil {
-		say("refused", err)
-		return nil
+	if err != nil {
+		return err
 	}
 	say("accepted")
 	return nil

@@ -183,7 +183,7 @@ fn transaction(args: &[String]) -> Done {
         settings(&args[0], &args[2..]).set("transactional.id", "matrix").create_with_context(Context::default())?;
     match producer.init_transactions(Duration::from_secs(20)) {
         Ok(()) => say!("accepted"),
-        Err(e) => say!("refused", e),
+        Err(e) => say!("refused", format!("{:?}", e.rdkafka_error_code())),
     }
     Ok(())
 }
