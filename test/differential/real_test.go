@@ -68,6 +68,7 @@ func TestRealBrokerAndBraidAnswerAlike(t *testing.T) {
 		}
 	})
 	require.False(t, t.Failed(), "a script has not come to its end")
+	requireScattered(t, two)
 	used := make([]int, len(differential.Intended()))
 	for _, s := range []*setup{one, two} {
 		c := compare(t, s, broker)
@@ -108,6 +109,22 @@ func mover(t *testing.T, s *setup) func(topic string) {
 		_, err = topics.MovePartitions(t.Context(), &adminv1.MovePartitionsRequest{Name: name, Partitions: all, PhysicalCluster: to, RequestId: uuid.NewString()})
 		require.NoError(t, err, "topic %s to %s", topic, to)
 	}
+}
+
+// requireScattered requires that a partition has records on both clusters, in several extents.
+func requireScattered(t *testing.T, s *setup) {
+	t.Helper()
+	topics := adminv1connect.NewTopicServiceClient(s.world.Client, s.world.API())
+	all, err := topics.ListExtents(t.Context(), &adminv1.ListExtentsRequest{Parent: "logicalClusters/default/topics/read"})
+	require.NoError(t, err)
+	clusters, held := make(map[string]bool), 0
+	for _, e := range all.GetPartitions()[0].GetExtents() {
+		if e.GetState() == adminv1.Extent_STATE_SEALED && e.GetSealedEnd() > e.GetLogicalBase() {
+			clusters[e.GetPhysicalCluster()], held = true, held+1
+		}
+	}
+	require.Len(t, clusters, len(s.behind), "clusters with records of one partition")
+	require.GreaterOrEqual(t, held, 3, "extents with records")
 }
 
 // compare compares the answers of braid and of a broker.
