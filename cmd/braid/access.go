@@ -17,7 +17,7 @@ import (
 func (s *serving) access(cmd *cobra.Command) {
 	f, a := cmd.Flags(), &s.config.Access
 	tlsFlags(f, "", "the Connect API", &a.Connect)
-	f.StringVar(&a.CA, "tls-ca", "", "PEM file of who signs the certificates of the other processes; whom the system trusts by default")
+	f.StringVar(&a.CA, "tls-ca", "", "PEM file of who signs the certificates of the other processes; read again when it changes; whom the system trusts by default")
 	f.StringVar(&a.FleetTokenFile, "fleet-token-file", "", "file with the secret by which processes of the fleet know each other, of 32 characters or more; further lines are taken, too, so that it can be replaced; gateways that ask clients who they are, ask ACLs or serve tenants do not start without it")
 }
 
@@ -84,7 +84,7 @@ func (s *serving) clients(cmd *cobra.Command) {
 func tlsFlags(f *pflag.FlagSet, prefix, of string, files *security.TLSFiles) {
 	f.StringVar(&files.Cert, prefix+"tls-cert", "", "PEM file of the certificate of "+of+", with its chain; read again when it changes; no TLS by default")
 	f.StringVar(&files.Key, prefix+"tls-key", "", "PEM file of its private key")
-	f.StringVar(&files.ClientCA, prefix+"tls-client-ca", "", "PEM file of who signs certificates of clients of "+of)
+	f.StringVar(&files.ClientCA, prefix+"tls-client-ca", "", "PEM file of who signs certificates of clients of "+of+"; read again when it changes")
 	f.StringVar(&files.ClientAuth, prefix+"tls-client-auth", security.ClientAuthNone, "whether clients of "+of+" show certificates: none, requested or required")
 }
 

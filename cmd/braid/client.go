@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,13 +116,16 @@ func httpClient(cmd *cobra.Command) (*http.Client, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &http.Client{Transport: &withToken{token: strings.TrimSpace(token), logical: servedAs(cmd), next: &http.Transport{
-		TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second,
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		Protocols:   protocols,
-		HTTP2:       &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-	}}}, nil
+	next := security.NewTransport(secure, func(secure *tls.Config) *http.Transport {
+		return &http.Transport{
+			TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: 5 * time.Minute,
+			Proxy:       http.ProxyFromEnvironment,
+			DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+			Protocols:   protocols,
+			HTTP2:       &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+		}
+	})
+	return &http.Client{Transport: &withToken{token: strings.TrimSpace(token), logical: servedAs(cmd), next: next}}, nil
 }
 
 // A withToken shows a token with each call.

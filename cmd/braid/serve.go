@@ -144,7 +144,7 @@ func redisFlags(cmd *cobra.Command, url, prefix *string, files *process.RedisFil
 	f.StringVar(url, "redis", "", "Redis, as redis://[USER[:PASSWORD]@]HOST:PORT/DB, or rediss:// for TLS")
 	f.StringVar(prefix, "redis-prefix", "braid", "begins every key in Redis")
 	f.StringVar(&files.Password, "redis-password-file", "", "file with the password of Redis, in place of the URL's; read again when it changes")
-	f.StringVar(&files.CA, "redis-tls-ca", "", "PEM file of who signs the certificate of Redis; whom the system trusts by default")
+	f.StringVar(&files.CA, "redis-tls-ca", "", "PEM file of who signs the certificate of Redis; read again when it changes; whom the system trusts by default")
 	f.StringVar(&files.Cert, "redis-tls-cert", "", "PEM file of the certificate to show to Redis; read again when it changes")
 	f.StringVar(&files.Key, "redis-tls-key", "", "PEM file of its private key")
 }

@@ -156,7 +156,7 @@ func Start(ctx context.Context, o Options) (*Federation, error) {
 	o = o.withDefaults()
 	f := &Federation{opts: o, redisURL: o.RedisURL, embedded: make(map[string]*Kafka), telemetry: o.Telemetry, failed: make(chan error, 1)}
 	var err error
-	if f.Client, err = httpClient(o.Dial, o.FleetToken, o.FleetCA); err != nil {
+	if f.Client, err = httpClient(o.Dial, o.FleetToken, o.FleetCA, o.Logger); err != nil {
 		return nil, err
 	}
 	if err := f.start(ctx); err != nil {

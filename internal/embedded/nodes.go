@@ -2,8 +2,10 @@ package embedded
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -196,18 +198,20 @@ func stopAll(nodes []*Node) []error {
 }
 
 // httpClient speaks HTTP/2, without TLS by prior knowledge.
-func httpClient(dial func(ctx context.Context, network, address string) (net.Conn, error), token, ca string) (*http.Client, error) {
+func httpClient(dial func(ctx context.Context, network, address string) (net.Conn, error), token, ca string, log *slog.Logger) (*http.Client, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	secure, err := security.TLSFiles{}.Client(nil, ca)
+	secure, err := security.TLSFiles{}.Client(log, ca)
 	if err != nil {
 		return nil, err
 	}
-	var transport http.RoundTripper = &http.Transport{
-		DialContext: dial, Protocols: protocols, TLSClientConfig: secure,
-		HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-	}
+	var transport http.RoundTripper = security.NewTransport(secure, func(secure *tls.Config) *http.Transport {
+		return &http.Transport{
+			DialContext: dial, Protocols: protocols, TLSClientConfig: secure, IdleConnTimeout: 5 * time.Minute,
+			HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+		}
+	})
 	if token != "" {
 		transport = &tokenTransport{transport, token}
 	}

@@ -125,7 +125,7 @@ type access struct {
 	connect *security.Authenticator // of users of the Connect API; set by users
 	known   func() bool             // whether users are known: there is a map; set by users
 	log     *slog.Logger            // of who is not known; set by users
-	clients *tls.Config             // of connections to other processes
+	clients *security.ClientTLS     // of connections to other processes
 }
 
 // openAccess reads the files that the settings name.
@@ -150,7 +150,9 @@ func (p *Process) openAccess() (*access, error) {
 		return nil, configErrorf("--tls-ca, --tls-cert or --tls-key: %v", err)
 	}
 	if a.cfg.Tokens.Issuer != "" {
-		client := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: p.cfg.Dialer, TLSClientConfig: a.clients.Clone()}}
+		client := &http.Client{Transport: security.NewTransport(a.clients, func(secure *tls.Config) *http.Transport {
+			return &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: p.cfg.Dialer, TLSClientConfig: secure, IdleConnTimeout: 90 * time.Second}
+		})}
 		if a.tokens, err = security.NewTokenVerifier(a.cfg.Tokens, client, p.log); err != nil {
 			return nil, ConfigError{err.Error()}
 		}
@@ -250,7 +252,7 @@ func (t *fleetTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // peerTransport reaches other processes of the fleet.
 func (w *wiring) peerTransport() http.RoundTripper {
-	transport := newTransport(w.cfg.Dialer, w.access.clients)
+	transport := security.NewTransport(w.access.clients, func(secure *tls.Config) *http.Transport { return newTransport(w.cfg.Dialer, secure) })
 	w.onEnd(transport.CloseIdleConnections)
 	if w.access.token == nil {
 		return transport

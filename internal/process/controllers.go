@@ -229,7 +229,7 @@ func newTransport(dial func(ctx context.Context, network, address string) (net.C
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{
-		DialContext: dial, Protocols: protocols, TLSClientConfig: secure.Clone(), TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: 5 * time.Minute,
+		DialContext: dial, Protocols: protocols, TLSClientConfig: secure, TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: 5 * time.Minute,
 		HTTP2: &http.HTTP2Config{MaxReadFrameSize: 1 << 20, SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, WriteByteTimeout: 30 * time.Second},
 	}
 }

@@ -30,7 +30,7 @@ func openRedis(cfg redisstore.Config, files RedisFiles, log *slog.Logger) (*redi
 		if err != nil {
 			return nil, configErrorf("--redis-tls-ca, --redis-tls-cert or --redis-tls-key: %v", err)
 		}
-		cfg.TLS = secure
+		cfg.TLS = secure.Config
 	}
 	if files.Password != "" {
 		password, err := security.ReadPassword(files.Password, log)

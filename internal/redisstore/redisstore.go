@@ -38,8 +38,9 @@ type Config struct {
 	// answered well within OperationTimeout; 128 and 256 KiB by default, but a larger
 	// write goes alone.
 	GroupPipelines, GroupPipelineWrites, GroupPipelineBytes int
-	// TLS is how a rediss:// URL is reached; nil = the system's authorities.
-	TLS *tls.Config
+	// TLS returns how a rediss:// URL is reached by a new connection; nil = with the
+	// system's authorities.
+	TLS func() *tls.Config
 	// Password returns the password for a new connection, in place of the URL's; nil = that.
 	Password func() string
 	// Dialer replaces the network, for tests; nil = TCP.
@@ -72,7 +73,7 @@ func Open(cfg Config) (*Store, error) {
 	opt.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	// It tells the server the driver's name, which takes a right and is of use to nobody.
 	opt.DisableIdentity = true
-	opt.Dialer = dialer(cfg.Dialer, opt.TLSConfig, opt.DialTimeout)
+	opt.Dialer = dialer(cfg.Dialer, secured(cfg.TLS, opt.TLSConfig), opt.DialTimeout)
 	s := &Store{rdb: redis.NewClient(opt), prefix: or(cfg.Prefix, "braid")}
 	s.groups.s, s.groups.timeout = s, opt.DialTimeout+opt.ReadTimeout
 	s.groups.limits = groupWriteLimits{
@@ -90,13 +91,8 @@ func options(cfg Config) (*redis.Options, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis url: %w (want redis://HOST:PORT/DB)", err)
 	}
-	switch {
-	case cfg.TLS != nil && opt.TLSConfig == nil:
+	if cfg.TLS != nil && opt.TLSConfig == nil {
 		return nil, errors.New("redis url: settings of TLS need rediss://")
-	case cfg.TLS != nil:
-		name, skip := opt.TLSConfig.ServerName, opt.TLSConfig.InsecureSkipVerify
-		opt.TLSConfig = cfg.TLS.Clone()
-		opt.TLSConfig.ServerName, opt.TLSConfig.InsecureSkipVerify = name, skip
 	}
 	if cfg.Password != nil {
 		user := opt.Username
@@ -106,9 +102,26 @@ func options(cfg Config) (*redis.Options, error) {
 	return opt, nil
 }
 
+// secured returns the TLS of each new connection: what is configured, with what the URL
+// says; nil without TLS.
+func secured(configured func() *tls.Config, url *tls.Config) func() *tls.Config {
+	switch {
+	case url == nil:
+		return nil
+	case configured == nil:
+		return func() *tls.Config { return url }
+	default:
+		return func() *tls.Config {
+			out := configured().Clone()
+			out.ServerName, out.InsecureSkipVerify = url.ServerName, url.InsecureSkipVerify
+			return out
+		}
+	}
+}
+
 // dialer connects, with TLS if there is a configuration for it: the driver leaves that to
 // a dialer that it did not make itself.
-func dialer(dial func(ctx context.Context, network, addr string) (net.Conn, error), secure *tls.Config, timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func dialer(dial func(ctx context.Context, network, addr string) (net.Conn, error), secure func() *tls.Config, timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	if dial == nil {
 		d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
 		dial = d.DialContext
@@ -123,7 +136,7 @@ func dialer(dial func(ctx context.Context, network, addr string) (net.Conn, erro
 		if err != nil {
 			return nil, err
 		}
-		c := tls.Client(nc, secure)
+		c := tls.Client(nc, secure())
 		if err := c.HandshakeContext(ctx); err != nil {
 			_ = nc.Close()
 			return nil, fmt.Errorf("TLS: %w", err)

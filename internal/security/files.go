@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -146,30 +147,80 @@ func (f TLSFiles) Server(log *slog.Logger, protocols ...string) (*tls.Config, er
 	}, nil
 }
 
+// A ClientTLS is the TLS of connections to others. It is safe for concurrent use.
+type ClientTLS struct{ current func() *tls.Config }
+
+// Config returns the settings of a connection to come. They do not change, as a connection
+// takes them as they are: after a change of the authority's file there are others.
+func (c *ClientTLS) Config() *tls.Config { return c.current() }
+
 // Client makes the TLS of connections to others: ca is who signs their certificates,
 // empty = whom the system trusts. The own certificate is shown if they ask for one.
-func (f TLSFiles) Client(log *slog.Logger, ca string) (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
+func (f TLSFiles) Client(log *slog.Logger, ca string) (*ClientTLS, error) {
+	plain := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.Enabled() {
+		own, err := newReloaded(log, func() (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
+			return &cert, err
+		}, f.Cert, f.Key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %s and key %s: %w", f.Cert, f.Key, err)
+		}
+		plain.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.get(), nil }
+	}
+	if ca == "" {
+		return &ClientTLS{func() *tls.Config { return plain }}, nil
+	}
+	current, err := newReloaded(log, func() (*tls.Config, error) {
 		pool, err := LoadPool(ca)
 		if err != nil {
 			return nil, err
 		}
+		out := plain.Clone()
 		out.RootCAs = pool
-	}
-	if !f.Enabled() {
 		return out, nil
-	}
-	own, err := newReloaded(log, func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(f.Cert, f.Key)
-		return &cert, err
-	}, f.Cert, f.Key)
+	}, ca)
 	if err != nil {
-		return nil, fmt.Errorf("certificate %s and key %s: %w", f.Cert, f.Key, err)
+		return nil, err
 	}
-	out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own.get(), nil }
-	return out, nil
+	return &ClientTLS{current.get}, nil
 }
+
+// A Transport makes HTTP calls by connections that trust who is to be trusted now: once
+// that has changed, calls take new connections, and what is open goes on to its end. It is
+// safe for concurrent use.
+type Transport struct {
+	secure *ClientTLS
+	with   func(*tls.Config) *http.Transport
+
+	mu      sync.Mutex // guards the following
+	config  *tls.Config
+	current *http.Transport
+}
+
+// NewTransport makes a Transport of what with makes; that has to give up idle connections
+// after a time.
+func NewTransport(secure *ClientTLS, with func(*tls.Config) *http.Transport) *Transport {
+	return &Transport{secure: secure, with: with}
+}
+
+func (t *Transport) now() *http.Transport {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c := t.secure.Config(); c != t.config {
+		if t.current != nil {
+			t.current.CloseIdleConnections()
+		}
+		t.config, t.current = c, t.with(c.Clone()) // a transport writes into its own
+	}
+	return t.current
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) { return t.now().RoundTrip(r) }
+
+// CloseIdleConnections is what http.Client looks for.
+func (t *Transport) CloseIdleConnections() { t.now().CloseIdleConnections() }
 
 // LoadPool reads certificates in PEM.
 func LoadPool(file string) (*x509.CertPool, error) {

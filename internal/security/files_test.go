@@ -114,10 +114,10 @@ func TestCertificatesAreReloaded(t *testing.T) {
 	files = writeCertificate(t, t.TempDir(), pkix.Name{CommonName: "client"})
 	client, err := files.Client(slog.New(slog.DiscardHandler), files.Cert)
 	require.NoError(t, err)
-	own, err := client.GetClientCertificate(&tls.CertificateRequestInfo{})
+	own, err := client.Config().GetClientCertificate(&tls.CertificateRequestInfo{})
 	require.NoError(t, err)
 	require.NotEmpty(t, own.Certificate)
-	require.NotNil(t, client.RootCAs)
+	require.NotNil(t, client.Config().RootCAs)
 	_, err = files.Client(slog.New(slog.DiscardHandler), files.Key)
 	require.ErrorContains(t, err, "no certificate")
 }
