@@ -156,8 +156,12 @@ func (c *checkedConn) next() error {
 	if _, err := io.CopyN(&c.frame, c.in, int64(size-4)); err != nil {
 		return cutShort(err, true)
 	}
-	if err := a.check(c.frame.Bytes()[len(head):]); err != nil {
+	throttle, err := a.check(c.frame.Bytes()[len(head):])
+	if err != nil {
 		return bad("%w", err)
+	}
+	if len(throttle) == 4 && int32(binary.BigEndian.Uint32(throttle)) > throttleMillisMax {
+		binary.BigEndian.PutUint32(throttle, throttleMillisMax)
 	}
 	c.answer = c.frame.Bytes()
 	return nil
@@ -171,9 +175,14 @@ func cutShort(err error, within bool) error {
 	return err
 }
 
+// throttleMillisMax is for how long the general client is told not to ask a broker again: it
+// heeds weeks. Brokers enforce their quotas by themselves, and read nothing meanwhile (KIP-219).
+const throttleMillisMax = 1000
+
 // check walks what is behind the correlation id of an answer as the general client will
-// decode it.
-func (a asked) check(b []byte) error {
+// decode it, and returns the bytes that say for how long the broker throttles; none if it
+// does not say.
+func (a asked) check(b []byte) (throttle []byte, err error) {
 	kind := kmsg.ResponseForKey(a.key)
 	kind.SetVersion(a.version)
 	if kmsg.Key(a.key) == kmsg.ApiVersions { // the header has no tags in any version (KIP-511)
@@ -181,13 +190,33 @@ func (a asked) check(b []byte) error {
 			kind.SetVersion(0)
 		}
 	} else if kind.IsFlexible() {
-		var err error
 		if b, err = layout.SkipTags(b); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	_, err := layout.Walk(layouts[a.key], b, kind.GetVersion(), kind.IsFlexible())
-	return err
+	fields, before := layouts[a.key], 0
+	switch kmsg.Key(a.key) {
+	case kmsg.SASLHandshake, kmsg.SASLAuthenticate:
+		before = len(fields) // they do not say it
+	case kmsg.Produce:
+		before = 1
+	case kmsg.ApiVersions:
+		before = 2
+	default: // it is the first field
+	}
+	walk := func(fields layout.Fields, b []byte) []byte {
+		if err == nil {
+			b, err = layout.Walk(fields, b, kind.GetVersion(), kind.IsFlexible())
+		}
+		return b
+	}
+	behind := walk(fields[:before], b)
+	rest := walk(fields[before:min(before+1, len(fields))], behind)
+	walk(fields[min(before+1, len(fields)):], rest)
+	if err != nil {
+		return nil, err
+	}
+	return behind[:len(behind)-len(rest)], nil
 }
 
 // garbage remembers that answers of a cluster could not be read.

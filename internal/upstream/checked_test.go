@@ -92,3 +92,58 @@ func switched(well *atomic.Bool, bad upstream.Dialer) upstream.Dialer {
 		return bad(ctx, network, addr)
 	}
 }
+
+// A broker that says to ask nothing for 24 days is asked again in a second.
+func TestThrottleIsBounded(t *testing.T) {
+	k := embedded(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	var asked atomic.Int32
+	k.ControlKey(kmsg.Metadata.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if asked.Add(1) != 1 {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		resp.ThrottleMillis = 1<<31 - 1
+		return resp, nil, true
+	})
+	c := open(t, upstream.Config{}, k.ListenAddrs()...)
+	began := time.Now()
+	require.Eventually(t, func() bool {
+		topics, err := c.Topics(t.Context(), "t")
+		return err == nil && len(topics) == 1
+	}, 5*time.Second, time.Millisecond)
+	require.GreaterOrEqual(t, time.Since(began), 900*time.Millisecond, "it is heeded")
+}
+
+// Brokers that go on telling of an older epoch than they did are believed.
+func TestOlderEpochIsBelieved(t *testing.T) {
+	k := embedded(t, kfake.SeedTopics(1, "t"))
+	var lied atomic.Bool
+	k.ControlKey(kmsg.Metadata.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if len(req.(*kmsg.MetadataRequest).Topics) == 0 || !lied.CompareAndSwap(false, true) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		topic := kmsg.NewMetadataResponseTopic()
+		topic.Topic = new("t")
+		p := kmsg.NewMetadataResponseTopicPartition()
+		p.Leader, p.LeaderEpoch = 77, 1<<31-1
+		topic.Partitions = append(topic.Partitions, p)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	c := open(t, upstream.Config{}, k.ListenAddrs()...)
+	leader := func() upstream.Leader {
+		l, wait := c.Leader("t", 0)
+		for l.Broker < 0 {
+			<-wait
+			l, wait = c.Leader("t", 0)
+		}
+		return l
+	}
+	require.EqualValues(t, 77, leader().Broker)
+	c.Stale("t")
+	require.EqualValues(t, 77, leader().Broker, "an older epoch is not believed at once")
+	require.Eventually(t, func() bool { c.Stale("t"); return leader().Broker != 77 }, 10*time.Second, 50*time.Millisecond)
+}

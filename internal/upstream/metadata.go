@@ -37,6 +37,9 @@ type topicMeta struct {
 	at      time.Time
 	leaders []Leader // Broker -1 = none
 	stale   bool
+	// against is since when brokers have told of an older epoch, by partition, and of no
+	// other; zero = they do not.
+	against map[federation.PhysicalPartition]time.Time
 
 	isr       [][]int32  // of each partition; only with a zone
 	followers []follower // of each partition; none until a leader names one
@@ -178,8 +181,12 @@ func (m *metadata) setBrokersLocked(brokers []kmsg.MetadataResponseBroker) {
 	}
 }
 
+// olderEpochAfter is how long brokers must tell of an older epoch until it is believed: the
+// newer one was no truth, or of a topic that was deleted and is there again.
+const olderEpochAfter = 3 * time.Second
+
 // apply takes what a Metadata response says. An older leader epoch than the one
-// known is not taken over: brokers learn of elections at different times.
+// known is not taken over at once: brokers learn of elections at different times.
 func (m *metadata) apply(resp *kmsg.MetadataResponse) {
 	now := time.Now()
 	m.mu.Lock()
@@ -206,13 +213,29 @@ func (m *metadata) apply(resp *kmsg.MetadataResponse) {
 				l.Broker = -1
 			}
 			if old != nil && int(p.Partition) < len(old.leaders) && p.LeaderEpoch >= 0 && old.leaders[p.Partition].Epoch > l.Epoch {
-				l = old.leaders[p.Partition]
+				if since := fresh.contradict(old, federation.PhysicalPartition(p.Partition), now); now.Sub(since) < olderEpochAfter {
+					l = old.leaders[p.Partition]
+				}
 			}
 			fresh.leaders[p.Partition] = l
 		}
 		m.keepFollowersLocked(*t.Topic, old, fresh, t.Partitions)
 		m.topics[*t.Topic] = fresh
 	}
+}
+
+// contradict notes that a broker tells of an older epoch of a partition, and returns since
+// when they do.
+func (t *topicMeta) contradict(old *topicMeta, p federation.PhysicalPartition, now time.Time) time.Time {
+	since := old.against[p]
+	if since.IsZero() {
+		since = now
+	}
+	if t.against == nil {
+		t.against = make(map[federation.PhysicalPartition]time.Time)
+	}
+	t.against[p] = since
+	return since
 }
 
 func (m *metadata) forget(topic string) {
