@@ -109,7 +109,7 @@ func (c *Config) validateFleet() error {
 	} {
 		if guarded.yes {
 			return configErrorf("a gateway that %s (%s) needs --fleet-token-file: without it, whoever reaches its Connect port could act as another gateway, past all that. "+
-				"Make a token with `head -c 40 /dev/urandom | base64 | tr -d '/+=\n' > fleet.token`, and give the file to all gateways, controllers and name services", guarded.what, guarded.flags)
+				"Make a token with `head -c 40 /dev/urandom | base64 | tr -d '/+=\\n' > fleet.token`, and give the file to all gateways, controllers and name services", guarded.what, guarded.flags)
 		}
 	}
 	return nil
