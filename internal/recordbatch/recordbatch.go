@@ -124,6 +124,13 @@ func Next(b []byte) (batch, rest []byte) {
 // Magic returns the magic of a batch that Next returned.
 func Magic(batch []byte) int8 { return int8(batch[offMagic]) }
 
+// Intact reports whether a batch of magic 2 has the CRC of its bytes; those of other
+// formats are believed.
+func Intact(batch []byte) bool {
+	h, ok := ParseHeader(batch)
+	return !ok || crc32.Checksum(batch[offAttributes:], castagnoli) == h.CRC
+}
+
 // PatchOffsetAndEpoch sets base offset and partition leader epoch of a batch in
 // place. Batches of magic 0 and 1 have no epoch: only their offset is set.
 func PatchOffsetAndEpoch(batch []byte, base federation.LogicalOffset, epoch federation.LogicalEpoch) {

@@ -208,8 +208,8 @@ func NewReader(decompressedBytesMax int) *Reader {
 	return &Reader{decompressor: decompressor{bytesMax: decompressedBytesMax}}
 }
 
-// Reset begins with a batch: whole, magic 2, without trailing bytes. Its CRC is
-// not checked. The records of a control batch are not iterated. Errors are of
+// Reset begins with a batch: whole, magic 2, without trailing bytes, and with the CRC of
+// its bytes. The records of a control batch are not iterated. Errors are of
 // kind CorruptBatch, UnsupportedCompression or, if the records are more than the
 // reader allows, RecordTooLarge.
 func (r *Reader) Reset(batch []byte) error {
@@ -223,6 +223,9 @@ func (r *Reader) Reset(batch []byte) error {
 		return malformed("length field %d, want %d", h.Length, len(batch)-LengthOverhead)
 	case h.Count < 0 || h.LastOffsetDelta < 0 || h.Count > 0 && h.Count-1 > h.LastOffsetDelta:
 		return malformed("%d records with a last offset delta of %d", h.Count, h.LastOffsetDelta)
+	}
+	if !Intact(batch) {
+		return malformed("the CRC is not that of its bytes")
 	}
 	r.header = h
 	records, err := r.decompressor.decompress(batch[HeaderSize:], int(h.Attributes&attrCompression))

@@ -2,6 +2,7 @@ package recordbatch
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -204,9 +205,17 @@ func TestReaderReadsCompactedBatch(t *testing.T) {
 	rec.Length = int32(len(rec.AppendTo(nil)) - 1)
 	batch := franzHeader(rec.AppendTo(nil), 1, 0, 0, 0)
 	batch[offLastOffsetDelta+3] = 9
+	renewCRC(batch)
 	PatchOffsetAndEpoch(batch, 100, 1)
 	got := readAll(t, NewReader(1<<10), batch)
 	require.Equal(t, []Record{{Offset: 107, Value: []byte("v")}}, got)
+}
+
+// renewCRC gives a batch the CRC of its bytes.
+func renewCRC(batch []byte) {
+	if len(batch) > HeaderSize {
+		binary.BigEndian.PutUint32(batch[offCRC:], crc32.Checksum(batch[offAttributes:], castagnoli))
+	}
 }
 
 func TestReaderRefusesBadBatches(t *testing.T) {
@@ -216,10 +225,13 @@ func TestReaderRefusesBadBatches(t *testing.T) {
 	_, err := w.Write(good[HeaderSize:])
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	edit := func(f func(b []byte)) []byte { b := bytes.Clone(good); f(b); return b }
+	edit := func(f func(b []byte)) []byte { b := bytes.Clone(good); f(b); renewCRC(b); return b }
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1] ^= 1
 	for name, batch := range map[string][]byte{
 		"empty":                   nil,
 		"short":                   good[:60],
+		"a bit of a value":        flipped,
 		"cut off":                 good[:len(good)-1],
 		"magic 1":                 edit(func(b []byte) { b[offMagic] = 1 }),
 		"more records than bytes": edit(func(b []byte) { b[offCount+3], b[offLastOffsetDelta+3] = 2, 1 }),
@@ -255,6 +267,8 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, batch []byte) {
 		const limit = 1 << 16
 		r := NewReader(limit)
+		batch = bytes.Clone(batch)
+		renewCRC(batch)
 		if r.Reset(batch) != nil {
 			return
 		}

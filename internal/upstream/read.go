@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -155,10 +156,31 @@ func (a *attempt) fetch(ctx context.Context, size int, isolation int8, from func
 			if code == 0 {
 				code = resp.ErrorCode
 			}
-			if it := a.answered(t.Topic, p.Partition, code); it != nil {
+			switch it := a.answered(t.Topic, p.Partition, code); {
+			case it == nil:
+			case !intact(p.RecordBatches):
+				it.err = errNotIntact // as if the answer was lost
+			default:
 				got(it, resp, p)
 			}
 		}
+	}
+}
+
+var errNotIntact = errors.New("the broker's answer has a record batch whose CRC is not that of its bytes")
+
+// intact reports whether all whole batches have the CRC of their bytes: whoever appends them
+// elsewhere gives them another one.
+func intact(records []byte) bool {
+	for {
+		batch, rest := recordbatch.Next(records)
+		switch {
+		case batch == nil:
+			return true
+		case !recordbatch.Intact(batch):
+			return false
+		}
+		records = rest
 	}
 }
 
