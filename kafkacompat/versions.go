@@ -83,7 +83,7 @@ var versions = [...]api{
 	},
 	{
 		key: kmsg.ListOffsets, name: "ListOffsets", min: 1, max: 11, flexible: 6, seen: 11, handle: on(handleListOffsets),
-		note: "Times are searched through all extents of a partition, oldest first. In a partition that has moved they are exact for records that are stamped about when they are written ([differences](kafka-differences.md#where-a-partition-has-moved)). The timestamps of tiered storage are answered as by a broker without it: -4 is the first offset, wherever it lies; for -5 and -6 there is none. A partition that is asked for twice in a request is refused with INVALID_REQUEST.",
+		note: "Times are searched through all extents of a partition, oldest first. In a partition that has moved they are exact for records that are stamped about when they are written, and for others within `--limit router.time-search-bytes-max` of a part. The timestamps of tiered storage are answered as by a broker without it: -4 is the first offset, wherever it lies; for -5 and -6 there is none. A partition that is asked for twice in a request is refused with INVALID_REQUEST.",
 	},
 	{
 		key: kmsg.Metadata, name: "Metadata", min: 0, max: 13, flexible: 9, seen: 13, handle: on(handleMetadata), local: true,

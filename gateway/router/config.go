@@ -64,7 +64,12 @@ type Config struct {
 	EpochWait time.Duration
 	// QueryTimeout bounds ListOffsets and the like; 10 s by default.
 	QueryTimeout time.Duration
-	Logger       *slog.Logger
+	// TimeSearchBytesMax bounds what a look-up by a time before a move reads of a part of
+	// the partition, where its cluster finds a mark of the controller's in place of a
+	// record, and what a batch of it may be decompressed; 4 MiB by default. What lies
+	// behind that stands in for the record.
+	TimeSearchBytesMax int32
+	Logger             *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -88,6 +93,7 @@ func (c Config) withDefaults() Config {
 	def(&c.TailBytesMax, 32<<20)
 	def(&c.EpochWait, time.Second)
 	def(&c.QueryTimeout, 10*time.Second)
+	def(&c.TimeSearchBytesMax, 4<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

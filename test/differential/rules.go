@@ -135,14 +135,6 @@ func Intended() []Difference {
 			What: "An answer ends where the partition goes on on another cluster.", Why: "One read is of one log; the next request goes on in the next one, without a wait.",
 		},
 		{
-			APIs: []kmsg.Key{kmsg.ListOffsets}, Label: "the offset of (a time between|a time to come|the first time|the time 0)", Path: `.*\.(Offset|Timestamp|LeaderEpoch)`, Moved: true,
-			What: "A look-up by a time that is older than the move can find the first record of a later part, with the time of the move.", Why: "Each part begins with a record of braid's own that is stamped when the partition moved, and the clusters find that one. Records that are stamped about when they are written are found exactly.",
-		},
-		{
-			APIs: []kmsg.Key{kmsg.ListOffsets}, Label: "the offset of the largest time", Path: `.*\.Offset`, Broker: "6", Braid: "7", Moved: true,
-			What: "The record of the largest time is the last one of its part.", Why: "What closes a part is newer than all records before it, so that the cluster cannot say which of these is the newest; the last stands in.",
-		},
-		{
 			APIs: []kmsg.Key{kmsg.Produce}, Label: "idempotent: (the same again, elsewhere|the one before, once more)", Path: `.*\.LogAppendTime`, Broker: `\d+`, Braid: "-1", Moved: true,
 			What: "What was written before a move and is sent again is answered with its offset, without its time.", Why: "A move carries the offsets of a producer's last batches along, and not their times.",
 		},

@@ -132,10 +132,13 @@ func (s *suite) testRack(t *testing.T) {
 		require.Greater(t, own-before[c][0], records*size, c.zone)
 		require.Equal(t, before[c][1], others, "bytes that the consumer of %s had from other zones", c.zone)
 	}
+	zones := 0
 	for _, zone := range ZoneOptions().Zones {
-		own, _ := consumers[0].from(zone)
-		require.Greater(t, own, records*size/zonePartitions, "who has no rack reads from all")
+		if own, _ := consumers[0].from(zone); own > records*size/zonePartitions/2 {
+			zones++ // chance decides how many partitions a zone leads
+		}
 	}
+	require.GreaterOrEqual(t, zones, 2, "who has no rack reads from the leaders")
 	for _, c := range consumers {
 		_, got := c.see()
 		require.Len(t, got, written)
