@@ -193,6 +193,12 @@ type profileSASL struct {
 	AccessKeyFile    string `yaml:"access-key-file"`
 	SecretKeyFile    string `yaml:"secret-key-file"`
 	SessionTokenFile string `yaml:"session-token-file"`
+
+	Principal   string `yaml:"principal"`
+	KeytabFile  string `yaml:"keytab-file"`
+	Krb5Conf    string `yaml:"krb5-conf"`
+	ServiceName string `yaml:"service-name"`
+	DisableFAST bool   `yaml:"disable-fast"`
 }
 
 // A profileReader reads a profile's files, and notes which they are.

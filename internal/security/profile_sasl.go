@@ -27,14 +27,19 @@ import (
 const AWSMSKIAM = "AWS_MSK_IAM"
 
 // profileMechanisms are what braid can prove itself to physical clusters with.
-func profileMechanisms() []string { return append(Mechanisms(), AWSMSKIAM) }
+func profileMechanisms() []string { return append(Mechanisms(), AWSMSKIAM, GSSAPI) }
+
+// showsSecret reports whether a mechanism sends what others could prove themselves with.
+func showsSecret(mechanism string) bool {
+	return mechanism == Plain || mechanism == OAuthBearer || mechanism == AWSMSKIAM
+}
 
 func (r *profileReader) sasl(p *Profile, s *profileSASL) (err error) {
 	mechanism := strings.ToUpper(s.Mechanism)
 	switch {
 	case !slices.Contains(profileMechanisms(), mechanism):
 		return r.errorf("sasl: mechanism %q: want one of %s", s.Mechanism, strings.Join(profileMechanisms(), ", "))
-	case p.TLS == nil && !s.AllowWithoutTLS && mechanism != string(federation.ScramSHA256) && mechanism != string(federation.ScramSHA512):
+	case p.TLS == nil && !s.AllowWithoutTLS && showsSecret(mechanism):
 		return r.errorf("sasl: %s sends a secret that whoever listens can use: add tls, or allow-without-tls: true", mechanism)
 	}
 	if s.Username != "" && s.UsernameFile != "" {
@@ -52,6 +57,9 @@ func (r *profileReader) sasl(p *Profile, s *profileSASL) (err error) {
 		return err
 	case AWSMSKIAM:
 		p.Mechanism, err = r.aws(s)
+		return err
+	case GSSAPI:
+		p.Mechanism, err = r.kerberos(p, s)
 		return err
 	}
 	if p.User == "" {

@@ -30,6 +30,7 @@ type secureKafka struct {
 	SessionLifetime  time.Duration
 	Issuer           *Issuer // nil = tokens need no signature
 	saslAddress, tls string
+	kerberos         *kerberosKafka // nil = TLS, SASL and ACLs as above, else it alone
 }
 
 // An Issuer is whose tokens a broker takes.
@@ -42,7 +43,12 @@ type Issuer struct {
 // javaArgs are what the broker's virtual machine has to be told: Kafka reads keys only from
 // where it may.
 func (s *secureKafka) javaArgs() []string {
-	if s == nil || s.Issuer == nil {
+	switch {
+	case s == nil:
+		return nil
+	case s.kerberos != nil:
+		return s.kerberos.javaArgs()
+	case s.Issuer == nil:
 		return nil
 	}
 	const allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed."
@@ -50,11 +56,17 @@ func (s *secureKafka) javaArgs() []string {
 }
 
 func (s *secureKafka) listeners() string {
+	if s.kerberos != nil {
+		return ",SASL_PLAINTEXT://" + s.saslAddress
+	}
 	return fmt.Sprintf(",SASL_SSL://%s,SSL://%s", s.saslAddress, s.tls)
 }
 
 // users are SCRAM credentials that are there from the beginning.
 func (s *secureKafka) users() []string {
+	if s.kerberos != nil {
+		return nil
+	}
 	var args []string
 	for _, m := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
 		args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", m, s.User, s.Password))
@@ -89,6 +101,9 @@ super.users=User:ANONYMOUS
 `
 
 func (s *secureKafka) settings() string {
+	if s.kerberos != nil {
+		return s.kerberos.settings(s.SessionLifetime)
+	}
 	var out strings.Builder
 	if err := template.Must(template.New("").Parse(secureSettings)).Execute(&out, s); err != nil {
 		return err.Error() // the broker will not take it
@@ -111,8 +126,14 @@ func StartIssuedKafka(t TB, heapMB int, a *Authority, issuer *Issuer, lifetime t
 
 func startSecureKafka(t TB, heapMB int, a *Authority, like secureKafka, names ...string) []*SecureKafka {
 	t.Helper()
-	Jars(t)
 	a.Issue(t, "broker")
+	like.Keystore, like.CA = a.all("broker"), a.CA
+	return startGuardedKafka(t, heapMB, like, names...)
+}
+
+func startGuardedKafka(t TB, heapMB int, like secureKafka, names ...string) []*SecureKafka {
+	t.Helper()
+	Jars(t)
 	all := make([]*SecureKafka, len(names))
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
@@ -121,7 +142,7 @@ func startSecureKafka(t TB, heapMB int, a *Authority, like secureKafka, names ..
 		_, _ = rand.Read(id)
 		id[0] &= 0x3f
 		s := like
-		s.Keystore, s.CA, s.saslAddress, s.tls = a.all("broker"), a.CA, FreeAddress(t), FreeAddress(t)
+		s.saslAddress, s.tls = FreeAddress(t), FreeAddress(t)
 		k := &Kafka{
 			Name: name, ClusterID: base64.RawURLEncoding.EncodeToString(id), NodeID: 1, controllerID: 1, dir: t.TempDir(), heap: heapMB, controllerPort: FreePort(t), secure: &s,
 		}
