@@ -295,7 +295,7 @@ func (l *lane) place(p *partQueue) *connLane {
 // be appended to now; what is final fails the appends.
 func (l *lane) resolve(p *partQueue) bool {
 	m := l.r.deps.Maps.Current()
-	if p.extent == nil || p.version != m.Version {
+	if p.extent == nil || p.version != m.Version || p.cluster.Closed() { // a cluster is replaced after the map has changed
 		part, err := m.Partition(p.tp)
 		if err != nil {
 			l.failAll(p, err)

@@ -272,6 +272,9 @@ func retryBackoff(failures int) time.Duration {
 	return pause - rand.N(pause/4) // so that gateways do not ask all at the same time
 }
 
+// Closed reports whether the cluster has left its pool, or was replaced there.
+func (c *Cluster) Closed() bool { return c.ctx.Err() != nil }
+
 func (c *Cluster) close() {
 	c.cancel()
 	c.connMu.Lock()
