@@ -139,7 +139,9 @@ func TestRealKerberos(t *testing.T) {
 
 	close(producer.stop)
 	sent := <-producer.sent
-	require.NoError(t, producer.client.Flush(ctx))
+	flushing, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	require.NoError(t, producer.client.Flush(flushing))
 	require.Empty(t, producer.failures())
 	read := &seen{count: make(map[string]int)}
 	read.join(t, f, "billing", "orders", func() {})

@@ -128,8 +128,8 @@ func (r *profileReader) keytab(file, user, realm string) (*keytab.Keytab, error)
 			newest = max(newest, kt.Entries[i].KVNO)
 		}
 	}
-	for i := len(kt.Entries) - 1; i >= 0; i-- {
-		if !ours(i) || kt.Entries[i].KVNO != newest {
+	for i, e := range slices.Backward(kt.Entries) {
+		if !ours(i) || e.KVNO != newest {
 			kt.Entries = slices.Delete(kt.Entries, i, i+1)
 		}
 	}
