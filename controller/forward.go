@@ -22,6 +22,9 @@ import (
 // that disagree about the leader do not pass it back and forth.
 const headerForwarded = "Braid-Forwarded-By"
 
+// HeaderForwardedFor says where a call came from that a standby passed on.
+const HeaderForwardedFor = "Braid-Forwarded-For"
+
 // forwardBytesMax bounds the request of an admin call.
 const forwardBytesMax = 4 << 20
 
@@ -129,6 +132,7 @@ func (c *Controller) forwarding(h http.Handler) http.Handler {
 				r.SetURL(p.target)
 			}
 			r.Out.Header.Set(headerForwarded, c.cfg.ID)
+			r.Out.Header.Set(HeaderForwardedFor, r.In.RemoteAddr)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			var op *net.OpError

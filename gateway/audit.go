@@ -16,6 +16,23 @@ import (
 // auditBytesMax bounds what the audit log has of a request.
 const auditBytesMax = 1 << 10
 
+// A Change is what a call of the admin services changes, as the audit log names it.
+type Change struct {
+	Operation acl.Operation
+	Resource  acl.Resource
+	Name      string
+}
+
+// ChangeOf returns what a call of the admin services would change; false if it only looks.
+func ChangeOf(procedure string, msg any) (Change, bool) {
+	rights, changes := adminRights(procedure, msg)
+	if !changes {
+		return Change{}, false
+	}
+	about := rights[len(rights)-1]
+	return Change{about.op, about.res, audited(about, msg)}, true
+}
+
 // audited is the name that the audit log has for what a call changes: that of the topic or
 // group, and of a change of the cluster the request itself, as the cluster's name says
 // nothing of whose ACLs, which user or which physical cluster it is about.

@@ -89,6 +89,7 @@ func controllerCommand() *cobra.Command {
 	s.redis(cmd)
 	s.controller(cmd)
 	s.access(cmd)
+	s.auditDenials(cmd)
 	s.clusterSecurity(cmd)
 	s.opsAccess(cmd)
 	s.limits(cmd)
@@ -183,8 +184,12 @@ func (s *serving) authorization(cmd *cobra.Command) {
 	f.StringVar(&c.Authorizer, "authorizer", process.AuthorizerNone, "who decides what clients may do: none allows everything, acl asks ACLs")
 	f.StringSliceVar(&c.SuperUsers, "super-users", nil, "principals that may do everything, such as User:admin")
 	f.BoolVar(&c.AllowIfNoACL, "allow-everyone-if-no-acl", false, "allow everybody what no ACL speaks of")
-	f.IntVar(&c.AuditDenials, "audit-denials", 10, "how many denials are logged in a second at most")
+	s.auditDenials(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("authorizer", cobra.FixedCompletions([]string{process.AuthorizerNone, process.AuthorizerACL}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (s *serving) auditDenials(cmd *cobra.Command) {
+	cmd.Flags().IntVar(&s.config.Authorization.AuditDenials, "audit-denials", 10, "how many denials are logged in a second at most")
 }
 
 // quotas adds the flags that say how a gateway holds clients to their quotas.

@@ -168,6 +168,13 @@ func (x *Access) Sees(op Operation, res Resource, name string) bool {
 	return x.s == nil || x.s.Allowed(&x.who, op, res, name)
 }
 
+// Refuse records a denial that was decided elsewhere.
+func (x *Access) Refuse(ctx context.Context, op Operation, res Resource, name string) {
+	if x.a != nil {
+		x.a.denied(ctx, x, op, res, name)
+	}
+}
+
 // MayCluster is May for the cluster itself.
 func (x *Access) MayCluster(ctx context.Context, op Operation) bool {
 	return x.s == nil || x.May(ctx, op, Cluster, federation.ACLClusterName)

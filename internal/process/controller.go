@@ -58,10 +58,16 @@ func (w *wiring) controller(context.Context) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	c.Mount(mux, connect.WithInterceptors(observe), connect.WithReadMaxBytes(readBytesMax))
+	audit, err := w.recorder()
+	if err != nil {
+		return err
+	}
+	c.Mount(mux, connect.WithInterceptors(observe, recording(audit)), connect.WithReadMaxBytes(readBytesMax))
 	mountHealth(mux, controllerServices)
 	// The port goes first: a leader that cannot be reached must not lead.
-	server, err := w.httpErrors(gateway.NewServer(w.access.guard(mux, false, true), 0))
+	guard := w.access.guard(mux, false, true)
+	guard.audit = audit
+	server, err := w.httpErrors(gateway.NewServer(guard, 0))
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type controllers struct {
 	configured     []string
 	store          *redisstore.Store // may be nil
 	logicalCluster string
+	id             string // of this process, which has what its clients change in its audit log
 	next           http.RoundTripper
 
 	mu   sync.Mutex // guards the following
@@ -79,6 +80,7 @@ func (c *controllers) try(req *http.Request, base string, body *heldBody) (*http
 	to := req.Clone(req.Context())
 	to.URL.Scheme, to.URL.Host, to.Host = u.Scheme, u.Host, u.Host
 	to.URL.Path = strings.TrimRight(u.Path, "/") + req.URL.Path
+	to.Header.Set(headerAudited, c.id)
 	if req.Body != nil {
 		to.Body = body
 	}

@@ -105,7 +105,7 @@ func (w *wiring) reach(g *gatewayParts) error {
 
 // newControllers makes the way to the controllers.
 func (w *wiring) newControllers(store *redisstore.Store) *controllers {
-	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, next: w.peerTransport()}
+	return &controllers{configured: w.cfg.Controllers, store: store, logicalCluster: w.cfg.LogicalCluster, id: w.id, next: w.peerTransport()}
 }
 
 // watch follows the map.
@@ -237,7 +237,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	if err != nil {
 		return err
 	}
-	guard.tenant = g.tenants.handler
+	guard.tenant, guard.audit = g.tenants.handler, authorizer
 	w.task(lifecycle.Task{Name: "guard", Run: func(ctx context.Context) error { return guard.watch(ctx, g.watch.Changed) }})
 	g.requests = &requestCount{next: g.door.Wrap(guard)}
 	if g.http, err = w.httpErrors(gateway.NewServer(g.requests, w.cfg.MemoryLimit)); err != nil {

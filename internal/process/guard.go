@@ -30,6 +30,7 @@ type guard struct {
 	next     http.Handler
 	refusal  *connect.ErrorWriter
 	auths    metric.Int64Counter // by method and outcome; nil = not counted
+	audit    *acl.Authorizer     // records who is no process of the fleet; nil = nobody does
 	// tenant says who serves a call, and who calls there; nil = all are served by next.
 	tenant func(r *http.Request, p security.Principal, external bool) (http.Handler, security.Principal, error)
 
@@ -83,6 +84,8 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if g.token != nil && (g.internal || fleetOnly(r.URL.Path)) {
+		may := g.audit.Access(nil, acl.Subject{Principal: security.Anonymous, Host: acl.Host(r.RemoteAddr)}, r.URL.Path)
+		may.Refuse(r.Context(), acl.ClusterAction, acl.Cluster, federation.ACLClusterName) // as Kafka, of requests between brokers
 		g.refuse(w, r, errUnauthenticated("this is for processes of the fleet: call a gateway, or show the token of --fleet-token-file"))
 		return
 	}
