@@ -102,6 +102,28 @@ func TestNewestBeforeTheMove(t *testing.T) {
 	}
 }
 
+// What a restore has hidden is found by no time.
+func TestTimesPassOverWhatIsHidden(t *testing.T) {
+	w := newWorld(t, 2)
+	w.orders()
+	s := session(t, w.r)
+	added(t, s, stamped(1000))
+	w.move(t, "b", 0)
+	for _, at := range []int64{2000, 3000, 2500} {
+		added(t, s, stamped(at))
+	}
+	require.EqualValues(t, 2, timed(t, s, 2600).Offset)
+	w.move(t, "a", 1)
+	w.changePart(func(p *federation.Partition, _ *federation.Extent) {
+		e := p.Extents[1]
+		at := e.Physical(2)
+		e.Hidden = []federation.PhysicalRange{{From: at, To: at + 1}}
+	})
+	for at, want := range map[int64]federation.LogicalOffset{1500: 1, 2100: 3, 2600: -1, router.TimestampMax: 3} {
+		require.Equal(t, want, timed(t, s, at).Offset, "time %d", at)
+	}
+}
+
 // What is looked through has a bound: a position before which all is older stands in.
 func TestTimeSearchIsBounded(t *testing.T) {
 	w := newWorldWith(t, 2, router.Config{TimeSearchBytesMax: 1000}, nil)
