@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -146,4 +148,37 @@ func TestOlderEpochIsBelieved(t *testing.T) {
 	c.Stale("t")
 	require.EqualValues(t, 77, leader().Broker, "an older epoch is not believed at once")
 	require.Eventually(t, func() bool { c.Stale("t"); return leader().Broker != 77 }, 10*time.Second, 50*time.Millisecond)
+}
+
+// A batch with a flipped bit is asked for again: whoever copied it would give it a CRC of
+// its own.
+func TestReadBatchesAsksAgainForABrokenBatch(t *testing.T) {
+	k := embedded(t, kfake.SeedTopics(1, "t"))
+	c := open(t, upstream.Config{}, k.ListenAddrs()...)
+	whole := batch(pid, 0, 0, 1)
+	add(t, c, part("t", 0), whole)
+	var broken atomic.Bool
+	k.ControlKey(kmsg.Fetch.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		k.KeepControl()
+		if !broken.CompareAndSwap(false, true) {
+			return nil, nil, false
+		}
+		asked := req.(*kmsg.FetchRequest).Topics[0]
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		rt, rp := kmsg.NewFetchResponseTopic(), kmsg.NewFetchResponseTopicPartition()
+		rt.Topic, rt.TopicID = asked.Topic, asked.TopicID
+		rp.HighWatermark, rp.LastStableOffset, rp.RecordBatches = 1, 1, bytes.Clone(whole)
+		rp.RecordBatches[len(whole)-1] ^= 1
+		rt.Partitions = append(rt.Partitions, rp)
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
+	})
+	n := 0
+	require.NoError(t, c.ReadBatches(t.Context(), part("t", 0), 0, 1, func(_ recordbatch.Header, b []byte) bool {
+		n++
+		require.True(t, recordbatch.Intact(b))
+		return true
+	}))
+	require.True(t, broken.Load())
+	require.Equal(t, 1, n)
 }
