@@ -111,6 +111,10 @@ type link struct {
 	began   time.Duration // when Register was sent, after start
 	beat    time.Duration // the interval
 	partial wire.Assembler
+	// base is what this stream has brought, which deltas change: the controller cannot
+	// know of a newer map that was read from the store meanwhile. After a refusal it is
+	// nil until the snapshot comes that the controller answers with.
+	base    *federation.Map
 	held    chan *controlv1.HeadsHeld
 	loads   chan *controlv1.PartitionLoads
 	unacked bool // the current map was not acknowledged on this stream
@@ -144,7 +148,8 @@ func (w *Watch) attach(ctx context.Context, url string) error {
 	// A controller that takes the connection but no data must not hold us.
 	watchdog := time.AfterFunc(w.cfg.AttachTimeout, cancel)
 	defer watchdog.Stop()
-	if err := stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Register{Register: w.register()}}); err != nil {
+	l.base = w.Current()
+	if err := stream.Send(&controlv1.AttachRequest{Frame: &controlv1.AttachRequest_Register{Register: w.register(l.base.Version)}}); err != nil {
 		return streamError(stream, err)
 	}
 	in := make(chan received)
@@ -181,7 +186,8 @@ func streamError(stream *attachClient, err error) error {
 	return err
 }
 
-func (w *Watch) register() *controlv1.Register {
+// register tells who this gateway is, and the version of the map that deltas may begin at.
+func (w *Watch) register(have federation.MapVersion) *controlv1.Register {
 	w.mu.Lock()
 	clear(w.told) // another controller may not have heard of it
 	w.mu.Unlock()
@@ -192,7 +198,7 @@ func (w *Watch) register() *controlv1.Register {
 		KafkaAddress:   w.cfg.KafkaAddress,
 		Zone:           w.cfg.Zone,
 		Build:          w.cfg.Build,
-		MapVersion:     int64(w.Current().Version),
+		MapVersion:     int64(have),
 		Role:           w.cfg.Role.String(),
 		WatchOnly:      w.cfg.WatchOnly,
 
@@ -376,11 +382,10 @@ func (l *link) handle(frame *controlv1.AttachResponse) error {
 			l.installed(m)
 		}
 	case *controlv1.AttachResponse_Delta:
-		have := l.Current()
-		if f.Delta.GetToVersion() <= int64(have.Version) {
-			return nil // the store had it before
+		if l.base == nil || f.Delta.GetToVersion() <= int64(l.base.Version) {
+			return nil // sent before the controller knew of the refusal, or known
 		}
-		m, err := wire.Apply(have, wire.DeltaFromProto(f.Delta))
+		m, err := wire.Apply(l.base, wire.DeltaFromProto(f.Delta))
 		if err != nil {
 			return l.refuse(err)
 		}
@@ -447,15 +452,21 @@ func (l *link) onLease(lease *controlv1.Lease) error {
 	return nil
 }
 
+// installed takes what the stream has brought; an older map than the current one, which
+// the store had before, only as what the next delta changes.
 func (l *link) installed(m *federation.Map) {
 	if l.install(m) {
 		l.log.Debug("map installed", "version", m.Version)
 	}
-	l.unacked = true
+	if have := l.Current(); have.Version == m.Version {
+		m = have // one copy is enough
+	}
+	l.base, l.unacked = m, true
 }
 
 // refuse tells the controller what could not be applied; it sends a snapshot then.
 func (l *link) refuse(cause error) error {
 	l.log.Error("a map could not be applied", "have", l.Current().Version, "err", cause)
+	l.base = nil
 	return l.ack(cause)
 }

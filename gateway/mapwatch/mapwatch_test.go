@@ -199,6 +199,15 @@ func (r *rig) await(t *testing.T, v federation.MapVersion) {
 	require.GreaterOrEqual(t, m.Version, v)
 }
 
+// write puts the first map into the store.
+func (r *rig) write(t *testing.T, m *federation.Map) {
+	t.Helper()
+	l, ok, err := r.store.AcquireLeadership(t.Context(), "default", redisstore.Candidate{ID: "c", URL: "http://127.0.0.1:1", Incarnation: "x"}, time.Minute)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.NoError(t, r.store.WriteMap(t.Context(), "default", l.Fencing, wire.Diff(redisstore.EmptyMap("default"), m)))
+}
+
 func applied(f *controlv1.AttachRequest) *controlv1.MapApplied { return f.GetMapApplied() }
 func beat(f *controlv1.AttachRequest) *controlv1.Beat          { return f.GetBeat() }
 
@@ -238,6 +247,57 @@ func TestSnapshotThenDeltasThenNeverBack(t *testing.T) {
 	_, reg = s.attached(t)
 	require.EqualValues(t, 9, reg.GetMapVersion())
 	require.Equal(t, incarnation, reg.GetIncarnation())
+}
+
+// A gateway that starts registers without a map while it reads one from the store. The
+// controller brings it up from a snapshot that may be older than that one.
+func TestDeltasFitTheStreamBesideANewerMapOfTheStore(t *testing.T) {
+	s := newScript(t)
+	w := start(t, []string{s.url})
+	c, reg := s.attached(t)
+	require.Zero(t, reg.GetMapVersion())
+	w.write(t, mapOf(5))
+	w.await(t, 5)
+	accepted := func(v int64) {
+		t.Helper()
+		until(t, c, func(f *controlv1.AttachRequest) *controlv1.MapApplied {
+			require.Empty(t, f.GetMapApplied().GetRejected())
+			if f.GetMapApplied().GetVersion() == v {
+				return f.GetMapApplied()
+			}
+			return nil
+		})
+	}
+
+	c.send(t, 1, registered(0))
+	c.send(t, 1, snapshot(mapOf(3)))
+	accepted(5)
+	c.send(t, 1, delta(mapOf(3), mapOf(4)))
+	c.send(t, 1, delta(mapOf(4), mapOf(6)))
+	accepted(6)
+	require.EqualValues(t, 6, w.Current().FleetGeneration)
+	c.send(t, 1, delta(mapOf(6), mapOf(7)))
+	accepted(7)
+}
+
+func TestDeltasOnTheirWayAfterARefusalWaitForTheSnapshot(t *testing.T) {
+	s := newScript(t)
+	w := start(t, []string{s.url})
+	c, _ := s.attached(t)
+	c.send(t, 1, registered(0))
+	c.send(t, 1, snapshot(mapOf(1)))
+	require.EqualValues(t, 1, until(t, c, applied).GetVersion())
+	c.send(t, 1, delta(mapOf(2), mapOf(3)))
+	require.Len(t, until(t, c, applied).GetRejected(), 1)
+	c.send(t, 1, delta(mapOf(3), mapOf(4)))
+	c.send(t, 1, delta(mapOf(1), mapOf(4)))
+	require.EqualValues(t, 1, w.Current().Version)
+	c.send(t, 1, snapshot(mapOf(4)))
+	next := until(t, c, applied)
+	require.Empty(t, next.GetRejected(), "one refusal is answered by one snapshot")
+	require.EqualValues(t, 4, next.GetVersion())
+	c.send(t, 1, delta(mapOf(4), mapOf(5)))
+	require.EqualValues(t, 5, until(t, c, applied).GetVersion())
 }
 
 func TestFramesOfAnOlderControllerEndTheStream(t *testing.T) {
@@ -408,20 +468,16 @@ func TestSilentControllerIsLeft(t *testing.T) {
 
 func TestColdStart(t *testing.T) {
 	w := start(t, []string{"http://127.0.0.1:1"})
-	l, ok, err := w.store.AcquireLeadership(t.Context(), "default", redisstore.Candidate{ID: "c", URL: "http://127.0.0.1:1", Incarnation: "x"}, time.Minute)
-	require.NoError(t, err)
-	require.True(t, ok)
 	m := mapOf(4)
 	m.Gateways = []*federation.Gateway{{ID: "g1", NodeID: 9, ConnectAddress: "h:1", State: federation.GatewayReady}}
 	m.Seal()
-	d := wire.Diff(redisstore.EmptyMap("default"), m)
-	require.NoError(t, w.store.WriteMap(t.Context(), "default", l.Fencing, d))
+	w.write(t, m)
 	w.await(t, 4)
 	require.EqualValues(t, 9, w.NodeID())
 	require.False(t, w.Valid())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	_, err = w.Await(ctx, 5)
+	_, err := w.Await(ctx, 5)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
