@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ type Buffer struct {
 	full []byte
 	slab *[]byte // that full is; nil if it is a large one
 	refs atomic.Int32
-	idle *idleBuffers // of large ones
+	idle *idleBuffers // of large ones that are kept
 	// charged is the budget that the buffer's bytes are taken from while it has users.
 	charged *memory.Budget
 }
@@ -30,9 +31,52 @@ const slabBytesMax = 4 << 20
 
 var buffers = sync.Pool{New: func() any { return new(Buffer) }} // without memory
 
+// firstReadBytes is how much memory an answer above slabBytesMax gets before any of it is
+// there, if no idle buffer will do.
+const firstReadBytes = 1 << 20
+
+// readBuffer reads n bytes into a buffer with one user. A large buffer that nobody uses is
+// taken at once; a new one grows as the bytes come, so that what a broker announces and does
+// not send costs no more than twice what it has sent. Errors are those of io.ReadFull.
+func readBuffer(r io.Reader, n int, idle *idleBuffers) (*Buffer, error) {
+	b := firstBuffer(n, idle)
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, b.B[have:]); err != nil {
+			b.Release()
+			return nil, err
+		}
+		if have = len(b.B); have == n {
+			return b, nil
+		}
+		small := b
+		if next := 2 * have; next >= n || next <= slabBytesMax {
+			b = newBuffer(min(next, n), idle)
+		} else { // of no use to others when it has grown
+			b = (&Buffer{full: make([]byte, next)}).begin(next, idle)
+		}
+		copy(b.B, small.B)
+		small.Release()
+	}
+}
+
+// firstBuffer returns a buffer of n bytes that costs nothing or little, else a smaller one.
+func firstBuffer(n int, idle *idleBuffers) *Buffer {
+	if n <= slabBytesMax {
+		return newBuffer(n, idle)
+	}
+	if b := idle.get(n); b != nil {
+		return b.begin(n, idle)
+	}
+	return newBuffer(firstReadBytes, idle)
+}
+
 // newBuffer returns a buffer of n bytes with one user. Its content is arbitrary.
 func newBuffer(n int, idle *idleBuffers) *Buffer {
-	b := pooledBuffer(n, idle)
+	return pooledBuffer(n, idle).begin(n, idle)
+}
+
+// begin gives the buffer its first user, who has n bytes of it.
+func (b *Buffer) begin(n int, idle *idleBuffers) *Buffer {
 	b.B = b.full[:n]
 	b.refs.Store(1)
 	if len(b.full) >= chargedMin && idle.budget != nil {
@@ -73,7 +117,9 @@ func (b *Buffer) Release() {
 		buffers.Put(b)
 		return
 	}
-	b.idle.put(b, time.Now())
+	if b.idle != nil {
+		b.idle.put(b, time.Now())
+	}
 }
 
 // uncharge has the buffer count no more.

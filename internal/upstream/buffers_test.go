@@ -1,12 +1,19 @@
 package upstream
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/braidmq/braid/internal/memory"
 )
 
 const mib = 1 << 20
@@ -32,6 +39,48 @@ func TestLargeBuffersAreUsedAgain(t *testing.T) {
 	require.Same(t, b, newBuffer(5*mib, idle), "the smallest that is large enough")
 	require.NotSame(t, large, newBuffer(9*mib, idle), "would waste more than half")
 	require.Same(t, large, newBuffer(10*mib, idle))
+}
+
+func TestAnswersAreReadWhole(t *testing.T) {
+	for _, size := range []int{0, 1, 100_000, 4 * mib, 4*mib + 1, 5 * mib, 16 * mib, 16*mib + 1, 33 * mib} {
+		budget := memory.NewBudget(1 << 30)
+		idle := &idleBuffers{bytesMax: 64 * mib, budget: budget}
+		answer := make([]byte, size)
+		_, _ = rand.NewChaCha8([32]byte{}).Read(answer)
+		for range 2 { // into a new buffer, and into one that is used again
+			b, err := readBuffer(iotest.HalfReader(io.MultiReader(bytes.NewReader(answer), bytes.NewReader([]byte{1, 2, 3}))), size, idle)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(answer, b.B), "%d bytes", size)
+			if size >= chargedMin {
+				require.EqualValues(t, len(b.full), budget.Used(), "what it grew out of does not count")
+			}
+			b.Release()
+			require.Zero(t, budget.Used())
+		}
+		if size > slabBytesMax {
+			require.Len(t, idle.held, 1, "only the whole one is kept")
+			_, err := readBuffer(bytes.NewReader(answer[1:]), size, idle)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			require.Zero(t, budget.Used())
+			require.Len(t, idle.held, 1)
+		}
+		idle.close()
+	}
+}
+
+func TestWhatIsAnnouncedCostsNothing(t *testing.T) {
+	idle := &idleBuffers{bytesMax: 64 * mib, budget: memory.NewBudget(1 << 30)}
+	defer idle.close()
+	for _, c := range []struct{ sent, most int }{{1 << 10, 2 * mib}, {3 * mib, 16 * mib}, {50 * mib, 128 * mib}} {
+		var before, after runtime.MemStats
+		sent := make([]byte, c.sent)
+		runtime.ReadMemStats(&before)
+		_, err := readBuffer(bytes.NewReader(sent), 100*mib, idle)
+		runtime.ReadMemStats(&after)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(c.most), "%d bytes were sent", c.sent)
+		require.Zero(t, idle.budget.Used())
+	}
 }
 
 func TestIdleBuffersAreBounded(t *testing.T) {

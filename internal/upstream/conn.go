@@ -560,9 +560,8 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 	}
 	cl := c.inflight[0]
 	c.mu.Unlock()
-	buf := newBuffer(size, c.buffers)
-	if _, err := io.ReadFull(r, buf.B); err != nil {
-		buf.Release()
+	buf, err := readBuffer(r, size, c.buffers)
+	if err != nil {
 		return err
 	}
 	if cl.flexible {

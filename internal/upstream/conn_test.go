@@ -2,7 +2,9 @@ package upstream_test
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -92,4 +95,39 @@ func TestRequestsFailInTheirOrder(t *testing.T) {
 			t.Fatal("a request has no answer")
 		}
 	}
+}
+
+// A broker that announces an answer of 100 MB and sends 1 KB of it costs no memory, and no
+// room of what answers are taken from.
+func TestAnnouncedAnswersCostNothing(t *testing.T) {
+	const announced, sent, most = 100_000_000, 1000, 2 << 20
+	k := embedded(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	answer := func(corr []byte) []byte {
+		return append(append(binary.BigEndian.AppendUint32(nil, announced), corr...), make([]byte, sent)...)
+	}
+	answers := memory.NewBudget(1 << 30)
+	c := open(t, upstream.Config{Dialer: hostile(t, kmsg.ListOffsets.Int16(), answer), RequestTimeout: 300 * time.Millisecond, Answers: answers}, k.ListenAddrs()...)
+	_, err := c.Info(t.Context())
+	require.NoError(t, err)
+	conn, err := c.Conn(t.Context(), 0, upstream.UseQuery, 0)
+	require.NoError(t, err)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	asked := make(chan error, 1)
+	go func() {
+		_, err := conn.Request(t.Context(), kmsg.NewPtrListOffsetsRequest())
+		asked <- err
+	}()
+	for waiting := true; waiting; {
+		require.Less(t, answers.Used(), int64(most))
+		select {
+		case err = <-asked:
+			waiting = false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, upstream.ErrConnClosed)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(most))
+	require.Zero(t, answers.Used())
 }
