@@ -20,6 +20,7 @@ RULES = {
     "carry-head": "only what the returned extent knew is carried to the new head",
     "returned-seal": "the returned extent takes appends after the look at it",
     "late-behind-seal": "what comes behind the seal of the old head counts as sent again",
+    "before": "what was sent again is not looked for in the extents of the cluster before the returned one",
     "part": "of what was sent again only in part, the first copies are hidden, not the second",
 }
 
@@ -32,15 +33,19 @@ NONE = -1
 # 4 to be sent again. WIRE: for each gateway what it has sent to each log, in order. LATE: what broken connections still bring.
 # VIEW: the map version that a gateway has: 0 open, 1 the cluster failed and its head is held, 2 failed over, 3 that head is held, 4 rolled.
 # FENCED: gateway 1 has no lease. AT: the version that is published. TOLD: what the head after the roll was told.
-# SEEN: how much of the failed extent readers have seen, for readers that do not wait. BACK: None, or what is hidden in the returned extent,
-# what is hidden in the head after it, and what is appended again.
-LOGS, ENDS, SENT, WIRE, LATE, VIEW, FENCED, AT, TOLD, SEEN, BACK, ATTEMPTS, FAULTS, WAITS = range(14)
+# SEEN: how much of the failed extent readers have seen, for readers that do not wait. BACK: None, or what is hidden in the returned extent
+# and in the one before, what is hidden in the head after it, and what is appended again. BEFORE: the log of an extent of the same cluster
+# that a roll had ended, so that the failed extent was told of it; nobody else was.
+LOGS, ENDS, SENT, WIRE, LATE, VIEW, FENCED, AT, TOLD, SEEN, BACK, ATTEMPTS, FAULTS, WAITS, BEFORE = range(15)
 HEAD = {0: 0, 2: 1, 4: 2}  # the log that a gateway with a view appends to; the other views hold
 
 
-def start(waits, attempts, faults, batches):
+def starts(attempts, faults, batches):
+    """All first states: readers wait or not, and of what lies in the extent before, any answer may be lost."""
     nothing = ("", "", "")
-    return (nothing, (None, None), "0" * batches, (nothing, nothing), nothing, (0, 0), False, 0, NONE, 0, None, attempts, faults, waits)
+    for waits in (False, True):
+        for sent in ("", "3", "4", "33", "34", "43", "44"):
+            yield (nothing, (None, None), sent.ljust(batches, "0"), (nothing, nothing), nothing, (0, 0), False, 0, NONE, 0, None, attempts, faults, waits, BATCHES[: len(sent)])
 
 
 def but(st, *changes):
@@ -72,12 +77,12 @@ def extent(st, i):
 
 def wrong(st):
     """What is wrong with a state, or None."""
-    failed, head, rolled = extent(st, 0), extent(st, 1), extent(st, 2)
+    before, failed, head, rolled = st[BEFORE], extent(st, 0), extent(st, 1), extent(st, 2)
     if st[BACK] is None:
-        log, safe = head + rolled, failed + head + rolled
+        log, safe = head + rolled, before + failed + head + rolled
     else:
         hidden, hidden_there, again = st[BACK]
-        in_place = failed if st[WAITS] else failed[: st[SEEN]]
+        in_place = before + (failed if st[WAITS] else failed[: st[SEEN]])
         log = safe = "".join(b for b in in_place if b not in hidden) + "".join(b for b in head if b not in hidden_there) + rolled + again
     for b in BATCHES[: len(st[SENT])]:
         if log.count(b) > 1:
@@ -120,7 +125,7 @@ def send(st, add, g, b, what):
     if st[VIEW][g] not in HEAD or g == 1 and st[FENCED]:
         return  # held: as if it were sent later, see "copy"
     i = HEAD[st[VIEW][g]]
-    told = st[TOLD] if i == 2 else NONE
+    told = (last(st[BEFORE]), NONE, st[TOLD])[i]
     if int(b) <= told:
         if what == "sends":
             add(lambda: f"g{g} answers {b} from what was carried", SENT, put_digit(st[SENT], b, "3"), ATTEMPTS, st[ATTEMPTS] - 1)
@@ -205,13 +210,19 @@ def broker_steps(st, off, add, i):
             add(lambda: f"late: log {i} has {b}", LOGS, put(st[LOGS], i, log + b), LATE, put(st[LATE], i, st[LATE][i][:k] + st[LATE][i][k + 1:]))
 
 
+def knows(st, i):
+    """The producer's last sequence as an extent knows it, by its log or by what it was told."""
+    return max(last(extent(st, i)), last(st[BEFORE]) if i == 0 else NONE)
+
+
 def look(st, off):
-    """What is hidden in the returned extent, what in the head after it, and what is appended again."""
-    failed, head = extent(st, 0), extent(st, 1)
+    """What is hidden in the returned extent and before it, what in the head after it, and what is appended again."""
+    before, failed, head = st[BEFORE], extent(st, 0), extent(st, 1)
+    had = failed if "before" in off else before + failed
     if "late-behind-seal" in off:
         head = st[LOGS][1]
-    again = "" if "sent-again" in off else "".join(b for b in failed if b in head)
-    behind = "".join(b for b in failed if again and b > again[-1])
+    again = "" if "sent-again" in off else "".join(b for b in had if b in head)
+    behind = "".join(b for b in had if again and b > again[-1])
     if not st[WAITS]:
         return again, "", "".join(b for b in failed[st[SEEN]:] if b not in again)
     if behind and "part" not in off:
@@ -233,13 +244,13 @@ def controller_steps(st, off, add):
             *((BACK, look(st, off)) if "returned-seal" in off and st[BACK] is None else ()))
     elif at == 2:
         # Nothing that the returned extent knows can be appended to a head that knows it, too.
-        if st[BACK] is None and ("roll" in off or "hold" in off or last(st[LOGS][1]) >= last(extent(st, 0))):
+        if st[BACK] is None and ("roll" in off or "hold" in off or last(st[LOGS][1]) >= knows(st, 0)):
             back = look(st, off)
             add(lambda: f"controller: restored, {back} hidden, hidden in the head, and appended again", BACK, back)
         if st[BACK] is None and "hold" not in off and "roll" not in off or st[BACK] is not None and "hold" in off:
             add(lambda: "controller: holds the head", AT, 3)
     elif at == 3 and held:
-        end, returned, head = len(st[LOGS][1]), last(extent(st, 0)), last(st[LOGS][1])
+        end, returned, head = len(st[LOGS][1]), knows(st, 0), last(st[LOGS][1])
         told = head if "carry" in off else returned if "carry-head" in off else max(head, returned)
         add(lambda: f"controller: rolled, the head ends at {end}, carried {told}", AT, 4, ENDS, (ends[0], end), TOLD, told)
     elif at == 4 and st[BACK] is None:
@@ -249,7 +260,7 @@ def controller_steps(st, off, add):
 
 def explore(off, attempts, faults, batches, out):
     began = time.process_time()
-    first = [start(waits, attempts, faults, batches) for waits in (False, True)]
+    first = list(starts(attempts, faults, batches))
     seen = dict.fromkeys(first)
     todo = deque(first)
     finished = 0
