@@ -73,9 +73,10 @@ type restoringExtent struct {
 	Ready  bool                       `json:"ready,omitempty"`
 	End    federation.PhysicalOffset  `json:"end,omitempty"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below Seal
-	Later  []planner.HiddenLater      `json:"later,omitempty"`
-	Found  int64                      `json:"found,omitempty"` // batches that are hidden
-	Kept   bool                       `json:"kept,omitempty"`  // it counts in the state's Kept
+	// Elsewhere is what is hidden in other extents, of what was sent again.
+	Elsewhere []planner.HiddenElsewhere `json:"later,omitempty"`
+	Found     int64                     `json:"found,omitempty"` // batches that are hidden
+	Kept      bool                      `json:"kept,omitempty"`  // it counts in the state's Kept
 	// Copier is the producer that appends again what lies from Next to Seal, with Sequence
 	// next; 0 = it has not begun.
 	Copier   int64                     `json:"copier,omitempty"`
@@ -471,7 +472,7 @@ func (r *restorer) publish(ctx context.Context, which func(*restoringExtent) boo
 		}
 		sealed = append(sealed, planner.RestoredExtent{
 			TopicPartition: federation.TopicPartition{Topic: r.topic.Name, Partition: x.Partition}, Extent: x.Extent, At: x.At,
-			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Later: x.Later,
+			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Elsewhere: x.Elsewhere,
 		})
 	}
 	if len(sealed) == 0 {

@@ -101,7 +101,7 @@ func (r *restorer) lookAgain(x *restoringExtent) {
 	if x.Kept {
 		r.state.Kept--
 	}
-	x.Ready, x.Later = false, nil
+	x.Ready, x.Elsewhere = false, nil
 }
 
 // A look is what is found in a suspended extent.
@@ -154,16 +154,29 @@ func (r *restorer) look(ctx context.Context, x *restoringExtent) (found look, er
 	}
 	x.Hidden = nil
 	if r.state.InPlace != "" {
-		x.Later = again.inPart(part, batches)
+		x.Elsewhere = again.inPart(part, batches)
 	}
+	hidden, err := r.sentAgainFromBefore(ctx, part, e)
+	if err != nil {
+		return found, err
+	}
+	for _, l := range hidden {
+		x.Elsewhere = hideIn(x.Elsewhere, l.extent, l.at)
+	}
+	found.hidden += int64(len(hidden))
 	for _, h := range batches {
 		if again.has(&h) || had[batchOf(&h)] {
 			found.hidden++
-			x.Hidden = addRange(x.Hidden, federation.PhysicalRange{From: federation.PhysicalOffset(h.BaseOffset), To: federation.PhysicalOffset(h.LastOffset()) + 1})
+			x.Hidden = addRange(x.Hidden, rangeOf(&h))
 		}
 	}
 	x.Ready, x.End, x.Next = true, end, end
 	return found, nil
+}
+
+// rangeOf returns where a batch lies.
+func rangeOf(h *recordbatch.Header) federation.PhysicalRange {
+	return federation.PhysicalRange{From: federation.PhysicalOffset(h.BaseOffset), To: federation.PhysicalOffset(h.LastOffset()) + 1}
 }
 
 // addRange adds a range behind the others.
@@ -173,6 +186,16 @@ func addRange(ranges []federation.PhysicalRange, r federation.PhysicalRange) []f
 		return ranges
 	}
 	return append(ranges, r)
+}
+
+// hideIn adds a range that is hidden in an extent.
+func hideIn(all []planner.HiddenElsewhere, extent int32, r federation.PhysicalRange) []planner.HiddenElsewhere {
+	i := slices.IndexFunc(all, func(l planner.HiddenElsewhere) bool { return l.Extent == extent })
+	if i < 0 {
+		i, all = len(all), append(all, planner.HiddenElsewhere{Extent: extent})
+	}
+	all[i].Ranges = append(all[i].Ranges, r)
+	return all
 }
 
 // A producerEpoch is one life of an idempotent producer, in which its sequences follow
@@ -210,7 +233,7 @@ func (s resent) has(h *recordbatch.Header) bool {
 // rest not yet. In the order of the log, the rest would come first; so what was sent again
 // is hidden where it came again, and not where it was first. The rest is a repeat when it
 // comes: the extents behind are told.
-func (s resent) inPart(part *federation.Partition, batches []recordbatch.Header) (out []planner.HiddenLater) {
+func (s resent) inPart(part *federation.Partition, batches []recordbatch.Header) (out []planner.HiddenElsewhere) {
 	for i := range batches {
 		h := &batches[i]
 		p := s[producerEpoch{h.ProducerID, h.ProducerEpoch}]
@@ -225,11 +248,7 @@ func (s resent) inPart(part *federation.Partition, batches []recordbatch.Header)
 		}
 		p.stays = true
 		for _, b := range p.places {
-			i := slices.IndexFunc(out, func(l planner.HiddenLater) bool { return l.Extent == b.extent })
-			if i < 0 {
-				i, out = len(out), append(out, planner.HiddenLater{Extent: b.extent})
-			}
-			out[i].Ranges = append(out[i].Ranges, b.at)
+			out = hideIn(out, b.extent, b.at)
 		}
 	}
 	return out
@@ -238,7 +257,7 @@ func (s resent) inPart(part *federation.Partition, batches []recordbatch.Header)
 // note takes in a batch of a later extent; it reports whether more is to be looked at.
 func (s resent) note(h *recordbatch.Header, extent int32) bool {
 	p := s[producerEpoch{h.ProducerID, h.ProducerEpoch}]
-	place := batchPlace{extent, federation.PhysicalRange{From: federation.PhysicalOffset(h.BaseOffset), To: federation.PhysicalOffset(h.LastOffset()) + 1}}
+	place := batchPlace{extent, rangeOf(h)}
 	switch {
 	case p == nil || !h.Idempotent() || h.Control():
 	case !p.found:
@@ -259,9 +278,7 @@ func (s resent) note(h *recordbatch.Header, extent int32) bool {
 }
 
 // sentAgain finds in the extents behind one what the producers of its batches wrote
-// there first. Suspended extents are passed over: a batch that lies in two is hidden in the
-// one that is restored last. Nobody looks at a sealed one again, so it must be read, though
-// its cluster failed; until that is back or abandoned, the restore waits.
+// there first.
 func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, extent int32, batches []recordbatch.Header) (resent, error) {
 	out := make(resent)
 	for i := range batches {
@@ -273,17 +290,13 @@ func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, ex
 		out[k].wanted = max(out[k].wanted, h.LastSequence())
 	}
 	more := len(out) > 0
-	for _, e := range part.Extents {
-		if !more || e.Number <= extent || !e.Sealed() && e.Cluster != r.spec.Cluster && r.t.failed(e.Cluster) {
-			continue
+	for _, e := range r.laterExtents(part, extent) {
+		if !more {
+			break
 		}
-		c, err := r.t.parts.Clusters.Cluster(e.Cluster)
+		c, ends, err := r.endsOfOne(ctx, e)
 		if err != nil {
 			return nil, err
-		}
-		ends := c.Ends(ctx, []upstream.Partition{physical(e.PhysicalAddress)})[0]
-		if ends.Err != nil {
-			return nil, ends.Err
 		}
 		from := max(e.Start, ends.LogStart)
 		to := min(ends.HighWatermark, from+resentScan)
@@ -293,56 +306,6 @@ func (r *restorer) sentAgain(ctx context.Context, part *federation.Partition, ex
 		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), from, to, func(h recordbatch.Header, _ []byte) bool {
 			more = out.note(&h, e.Number)
 			return more
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// A batchKey names a batch of an idempotent producer.
-type batchKey struct {
-	producerEpoch
-
-	base int32
-}
-
-func batchOf(h *recordbatch.Header) batchKey {
-	return batchKey{producerEpoch{h.ProducerID, h.ProducerEpoch}, h.BaseSequence}
-}
-
-// hadBefore finds those of an extent's batches that were sent to it again: an extent before
-// it has them, whose cluster failed, too, and came back first. That cluster may count as
-// failed still, because of other topics.
-func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, extent int32, batches []recordbatch.Header) (map[batchKey]bool, error) {
-	out := make(map[batchKey]bool)
-	if len(batches) == 0 {
-		return out, nil
-	}
-	wanted := make(map[batchKey]bool, len(batches))
-	for i := range batches {
-		wanted[batchOf(&batches[i])] = true
-	}
-	for _, e := range part.Extents {
-		if e.Number >= extent || !e.FailedOnce() || !e.Sealed() {
-			continue
-		}
-		c, err := r.t.parts.Clusters.Cluster(e.Cluster)
-		if err != nil {
-			return nil, err
-		}
-		ends := c.Ends(ctx, []upstream.Partition{physical(e.PhysicalAddress)})[0]
-		if ends.Err != nil {
-			return nil, ends.Err
-		}
-		// What lies from End to the seal was appended again, or was not since it had been sent
-		// again, and then this one may be all there is of it.
-		err = c.ReadBatches(ctx, physical(e.PhysicalAddress), max(e.Start, ends.LogStart, e.End-resentTail), min(e.End, ends.HighWatermark), func(h recordbatch.Header, _ []byte) bool {
-			if k := batchOf(&h); wanted[k] && !e.Hides(federation.PhysicalOffset(h.BaseOffset)) {
-				out[k] = true
-			}
-			return true
 		})
 		if err != nil {
 			return nil, err

@@ -136,6 +136,15 @@ func (r *restorer) untold(ctx context.Context) (map[federation.LogicalPartition]
 	if err != nil {
 		return nil, err
 	}
+	for j, i := range at {
+		if p, e := r.extent(&r.state.Extents[i]); e != nil {
+			before, err := r.knownBack(ctx, p, e.Number)
+			if err != nil {
+				return nil, err
+			}
+			returned[j] = furthest(returned[j], before)
+		}
+	}
 	known, err := s.knownSafely(ctx, heads)
 	if err != nil {
 		return nil, err

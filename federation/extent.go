@@ -60,14 +60,17 @@ type Extent struct {
 	// last of them has the logical offset Base-1. Behind them, up to Start, lie openings.
 	Copies PhysicalRange
 
-	// Of an extent whose cluster failed: the physical offset after the last record that a
+	// Failed tells that the cluster of the extent failed while the extent was the head.
+	Failed bool
+	// Of such an extent: the physical offset after the last record that a
 	// reader may have been given, and after the last one that was acknowledged.
 	Seen, Acknowledged PhysicalOffset
 	// Seal is the physical offset of the seal if that lies behind End: the cluster failed
 	// and came back, and what lies between was appended again to a later extent.
 	Seal PhysicalOffset
 	// Hidden are ranges below End that are not part of the extent, ascending: their
-	// producers sent them again to a later extent, since the cluster failed before it answered.
+	// producers sent them again, since a cluster failed before it answered, and the other copy
+	// is part of the log.
 	Hidden []PhysicalRange
 }
 

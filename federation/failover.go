@@ -13,6 +13,8 @@ const FailoverStep LogicalOffset = 1e12
 func (t *Topic) FailoverWaits() bool { return t.Config[ConfigFailoverRead] == "wait" }
 
 // FailedOnce reports whether the cluster of the extent failed while the extent was the head.
+// Maps of before Failed was written tell it by the rest, but for extents that nobody had
+// read or written.
 func (e *Extent) FailedOnce() bool {
-	return e.State == ExtentSuspended || e.Seen > 0 || e.Acknowledged > 0 || e.Seal > 0
+	return e.Failed || e.State == ExtentSuspended || e.Seen > 0 || e.Acknowledged > 0 || e.Seal > 0
 }

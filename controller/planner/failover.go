@@ -187,7 +187,8 @@ func (v *FailedHead) apply(p *federation.Partition) (*federation.Partition, erro
 	}
 	out := *p
 	out.Epoch++
-	old.State, old.Seen, old.Acknowledged = federation.ExtentSuspended, seen, max(old.Acknowledged, v.Acknowledged)
+	old.State, old.Failed = federation.ExtentSuspended, true
+	old.Seen, old.Acknowledged = seen, max(old.Acknowledged, v.Acknowledged)
 	out.Extents = make([]*federation.Extent, len(p.Extents), len(p.Extents)+1)
 	copy(out.Extents, p.Extents)
 	out.Extents[len(p.Extents)-1] = &old
@@ -234,13 +235,13 @@ type RestoredExtent struct {
 	End    federation.PhysicalOffset  `json:"end"`
 	Seal   federation.PhysicalOffset  `json:"seal"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below End
-	// Later are ranges of extents behind it that are hidden: what lies there was sent again,
-	// and stays where it was first.
-	Later []HiddenLater `json:"later,omitempty"`
+	// Elsewhere are ranges of other extents that are hidden: of a batch that was sent again
+	// and that this extent knew of, the other copy stays.
+	Elsewhere []HiddenElsewhere `json:"later,omitempty"`
 }
 
-// HiddenLater are ranges of a sealed extent that are hidden.
-type HiddenLater struct {
+// HiddenElsewhere are ranges of a sealed extent that are hidden.
+type HiddenElsewhere struct {
 	Extent int32                      `json:"extent"`
 	Ranges []federation.PhysicalRange `json:"ranges"`
 }
@@ -266,8 +267,8 @@ func WithRestored(m *federation.Map, extents []RestoredExtent) (*federation.Map,
 		}
 		out.Extents = slices.Clone(p.Extents)
 		out.Extents[i] = &sealed
-		for _, l := range v.Later {
-			hideLater(out.Extents[i+1:], l)
+		for _, l := range v.Elsewhere {
+			hideMore(out.Extents, l)
 		}
 		e.set(&out)
 	}
@@ -281,14 +282,19 @@ func WithRestored(m *federation.Map, extents []RestoredExtent) (*federation.Map,
 	return next, nil
 }
 
-// hideLater hides more of a sealed extent among some.
-func hideLater(extents []*federation.Extent, l HiddenLater) {
+// hideMore hides more of a sealed extent among some.
+func hideMore(extents []*federation.Extent, l HiddenElsewhere) {
 	i := slices.IndexFunc(extents, func(e *federation.Extent) bool { return e.Number == l.Extent && e.Sealed() })
 	if i < 0 {
 		return
 	}
 	hidden := *extents[i]
-	all := slices.Concat(hidden.Hidden, l.Ranges)
+	all := slices.Clone(hidden.Hidden)
+	for _, r := range l.Ranges {
+		if r.To = min(r.To, hidden.End); r.From < r.To { // what was appended again elsewhere is hidden
+			all = append(all, r)
+		}
+	}
 	slices.SortFunc(all, func(a, b federation.PhysicalRange) int { return cmp.Compare(a.From, b.From) })
 	hidden.Hidden = nil
 	for _, r := range all {

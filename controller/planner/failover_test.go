@@ -293,8 +293,8 @@ func TestRoll(t *testing.T) {
 	require.Equal(t, federation.ClusterUnavailable, federation.KindOf(err))
 }
 
-// What was sent again in part is hidden behind the extent that is restored.
-func TestRestoredHidesLater(t *testing.T) {
+// What was sent again in part is hidden in other extents than the one that is restored.
+func TestRestoredHidesElsewhere(t *testing.T) {
 	tp := federation.TopicPartition{Topic: "t0"}
 	m := bigMap(2, 2, 1, 1)
 	h := m.Topics["t0"].Partitions[0].Head()
@@ -307,10 +307,10 @@ func TestRestoredHidesLater(t *testing.T) {
 	m, err = planner.WithFailedOver(m, []planner.FailedHead{{Move: v, Start: 1, Seen: 5}})
 	require.NoError(t, err)
 	restored := planner.RestoredExtent{TopicPartition: tp, At: h.PhysicalAddress, End: 9, Seal: 9}
-	hide := func(ranges ...federation.PhysicalRange) []planner.HiddenLater {
-		return []planner.HiddenLater{{Extent: 1, Ranges: ranges}, {Extent: 7, Ranges: ranges}}
+	hide := func(ranges ...federation.PhysicalRange) []planner.HiddenElsewhere {
+		return []planner.HiddenElsewhere{{Extent: 1, Ranges: ranges}, {Extent: 7, Ranges: ranges}}
 	}
-	restored.Later = hide(federation.PhysicalRange{From: 2, To: 3})
+	restored.Elsewhere = hide(federation.PhysicalRange{From: 2, To: 3})
 	out, err := planner.WithRestored(m, []planner.RestoredExtent{restored})
 	require.NoError(t, err)
 	require.Empty(t, out.Topics["t0"].Partitions[0].Extents[1].Hidden, "a head hides nothing")
@@ -320,7 +320,7 @@ func TestRestoredHidesLater(t *testing.T) {
 	require.NoError(t, err)
 	m, err = planner.WithMoved(m, []planner.MovedHead{{Move: roll, End: 20, Start: 1}})
 	require.NoError(t, err)
-	restored.Later = hide(federation.PhysicalRange{From: 12, To: 14}, federation.PhysicalRange{From: 2, To: 3}, federation.PhysicalRange{From: 3, To: 6})
+	restored.Elsewhere = hide(federation.PhysicalRange{From: 12, To: 14}, federation.PhysicalRange{From: 2, To: 3}, federation.PhysicalRange{From: 3, To: 6})
 	out, err = planner.WithRestored(m, []planner.RestoredExtent{restored})
 	require.NoError(t, err)
 	require.Equal(t, []federation.PhysicalRange{{From: 2, To: 6}, {From: 12, To: 14}}, out.Topics["t0"].Partitions[0].Extents[1].Hidden)

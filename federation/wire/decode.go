@@ -165,6 +165,7 @@ func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error)
 			Seen:         federation.PhysicalOffset(e.GetSeen()),
 			Acknowledged: federation.PhysicalOffset(e.GetAcknowledged()),
 			Seal:         federation.PhysicalOffset(e.GetSeal()),
+			Failed:       e.GetFailed(),
 		}
 		if c := e.GetCopies(); c != nil {
 			out.Extents[i].Copies = federation.PhysicalRange{From: federation.PhysicalOffset(c.GetFrom()), To: federation.PhysicalOffset(c.GetTo())}

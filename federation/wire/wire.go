@@ -176,6 +176,7 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 			Seen:              int64(e.Seen),
 			Acknowledged:      int64(e.Acknowledged),
 			Seal:              int64(e.Seal),
+			Failed:            e.Failed,
 		}
 		if e.Copies != (federation.PhysicalRange{}) {
 			extents[i].Copies = &controlv1.HiddenEntry{From: int64(e.Copies.From), To: int64(e.Copies.To)}

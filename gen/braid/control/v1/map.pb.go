@@ -1140,6 +1140,8 @@ type ExtentEntry struct {
 	// Below the end, and not part of the extent: its producers have sent it again to a
 	// later one.
 	Hidden []*HiddenEntry `protobuf:"bytes,14,rep,name=hidden,proto3" json:"hidden,omitempty"`
+	// Its cluster failed while it was the head.
+	Failed bool `protobuf:"varint,21,opt,name=failed,proto3" json:"failed,omitempty"`
 	// Below the start, and part of the extent: what a move of a compacted topic has taken
 	// along from the extents before. They end at the base.
 	Copies        *HiddenEntry `protobuf:"bytes,20,opt,name=copies,proto3" json:"copies,omitempty"`
@@ -1273,6 +1275,13 @@ func (x *ExtentEntry) GetHidden() []*HiddenEntry {
 		return x.Hidden
 	}
 	return nil
+}
+
+func (x *ExtentEntry) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
 }
 
 func (x *ExtentEntry) GetCopies() *HiddenEntry {
@@ -1745,7 +1754,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x127\n" +
-	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\x80\x05\n" +
+	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\x98\x05\n" +
 	"\vExtentEntry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12%\n" +
@@ -1761,7 +1770,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x04seen\x18\v \x01(\x03R\x04seen\x12\"\n" +
 	"\facknowledged\x18\f \x01(\x03R\facknowledged\x12\x12\n" +
 	"\x04seal\x18\r \x01(\x03R\x04seal\x125\n" +
-	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\x125\n" +
+	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\x12\x16\n" +
+	"\x06failed\x18\x15 \x01(\bR\x06failed\x125\n" +
 	"\x06copies\x18\x14 \x01(\v2\x1d.braid.control.v1.HiddenEntryR\x06copies\"h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
