@@ -48,6 +48,8 @@ type attempt struct {
 	begun  bool
 	vain   bool  // another controller leads
 	over   *term // the term that was over; nil if there was none any more
+	// refused is told if nobody makes the call again; nil = nobody wants to know.
+	refused func(error)
 }
 
 type attemptKey struct{}
@@ -114,6 +116,18 @@ func (c *Controller) again(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
+// InVain reports whether a call, whose handler has returned, is made again where the lead
+// is by now, which records it then. If it comes to nobody who leads, refused is called
+// with the answer to it in place of that.
+func InVain(ctx context.Context, refused func(error)) bool {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok || !a.vain {
+		return false
+	}
+	a.refused = refused
+	return true
+}
+
 // A hop is one attempt to pass a call on.
 type hop struct {
 	target *url.URL
@@ -159,26 +173,35 @@ func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	until := time.Now().Add(f.cfg.ForwardWait)
+	refused := func(error) {} // of the last attempt that was in vain
 	for {
 		ctx, cancel := context.WithDeadline(r.Context(), until)
-		served, vain := f.try(ctx, w, r, body)
+		answered, vain, err := f.try(ctx, w, r, body)
 		cancel()
-		if served {
+		if vain != nil {
+			until = time.Now().Add(f.cfg.ForwardWait) // that call may have taken long
+			if vain.refused != nil {
+				refused = vain.refused
+			}
+		}
+		if err != nil {
+			refused(err)
+			f.refuse(w, r, err)
 			return
 		}
-		if vain {
-			until = time.Now().Add(f.cfg.ForwardWait) // that call may have taken long
+		if answered {
+			return
 		}
 	}
 }
 
 // try serves a call, or passes it on, once there is a leader. It reports whether the
-// call is answered, and else whether it was served in vain. Only the wait ends with ctx.
-func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) (answered, vain bool) {
+// call is answered, and else whether it was served in vain; an error says that nobody
+// will answer it. Only the wait ends with ctx.
+func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) (answered bool, vain *attempt, err error) {
 	target, err := f.awaitLeader(ctx, r.Header.Get(headerForwarded) != "")
 	if err != nil {
-		f.refuse(w, r, err)
-		return true, false
+		return false, nil, err
 	}
 	again := r.WithContext(r.Context())
 	again.Body = io.NopCloser(bytes.NewReader(body))
@@ -187,22 +210,21 @@ func (f *forwarder) try(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		f.serve.ServeHTTP(a, again.WithContext(context.WithValue(r.Context(), attemptKey{}, a)))
 		if !a.vain {
 			a.begin()
-			return true, false
+			return true, nil, nil
 		}
 		if a.over != nil && !f.overSoon(r.Context(), a.over) {
-			f.refuse(w, r, errNotLeader())
-			return true, false
+			return false, a, errNotLeader()
 		}
-		return false, true
+		return false, a, nil
 	}
 	p := &hop{target: target}
 	f.proxy.ServeHTTP(w, again.WithContext(context.WithValue(r.Context(), hopKey{}, p)))
 	if p.err == nil {
-		return true, false
+		return true, nil, nil
 	}
 	f.log.Info("the leader cannot be reached; waiting for the next one", "leader", target, "err", p.err)
 	sleep(ctx, f.cfg.RenewInterval)
-	return false, false
+	return false, nil, nil
 }
 
 // overSoon waits until a term that is about to be over is; false if that takes too long.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
@@ -14,6 +15,8 @@ import (
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
 	"github.com/braidmq/braid/gen/braid/admin/v1/adminv1connect"
 	"github.com/braidmq/braid/internal/embedded"
+	"github.com/braidmq/braid/internal/process"
+	"github.com/braidmq/braid/internal/redisstore"
 )
 
 // auditLines are the lines of the audit logs of all processes.
@@ -86,4 +89,51 @@ func TestChangesAtAControllersPortAreInItsAuditLog(t *testing.T) {
 	one(append(change, "role=gateway", "audit.principal=User:braid-fleet")...)
 	require.NoError(t, acls(as(t, ""), f.APIURL()))
 	one(append(change, "role=gateway", "audit.principal=User:ANONYMOUS")...)
+}
+
+// A change that a take-over breaks off is in the audit log once: where it is made then, or
+// with the error that the caller gets.
+func TestBrokenOffChangesAreAuditedOnce(t *testing.T) {
+	var lines auditLines
+	f := embedded.New(t, embedded.Options{
+		Brokers: 1, Logger: slog.New(slog.NewTextHandler(&lines, nil)),
+		Configure: func(c *process.Config, _ int) {
+			// It does not find out by itself that another one has led.
+			c.Controller.LeaseTTL, c.Controller.RenewInterval, c.Controller.GatewayLease = 2*time.Minute, time.Minute, 5*time.Minute
+			c.Controller.ForwardWait = 2 * time.Second
+		},
+	})
+	store, err := redisstore.Open(redisstore.Config{URL: f.RedisURL()})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
+	// other has another controller lead, and returns its number.
+	other := func() int64 {
+		l, ok, err := store.Leader(t.Context(), "default")
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.NoError(t, store.ReleaseLeadership(t.Context(), "default", l.Fencing))
+		l, ok, err = store.AcquireLeadership(t.Context(), "default", redisstore.Candidate{ID: "x", URL: "http://127.0.0.1:1"}, time.Minute)
+		require.NoError(t, err)
+		require.True(t, ok)
+		return l.Fencing
+	}
+	allow := func(user string) error {
+		_, err := adminv1connect.NewAclServiceClient(f.Client, f.Controllers()[0].URL()).CreateAcls(t.Context(), &adminv1.CreateAclsRequest{Acls: []*adminv1.Acl{{
+			ResourceType: adminv1.Acl_RESOURCE_TYPE_TOPIC, ResourceName: "orders", Principal: user, Operation: adminv1.Acl_OPERATION_READ,
+		}}})
+		return err
+	}
+	require.NoError(t, store.ReleaseLeadership(t.Context(), "default", other()))
+	lines.take()
+	require.NoError(t, allow("User:alice"))
+	got := lines.take()
+	require.Len(t, got, 1, "it is made again here")
+	require.Contains(t, got[0], "audit.outcome=done")
+
+	other()
+	require.Error(t, allow("User:bob"))
+	got = lines.take()
+	require.Len(t, got, 1, "nobody makes it")
+	require.Contains(t, got[0], `audit.outcome="no controller leads`)
+	require.Contains(t, got[0], "User:bob")
 }

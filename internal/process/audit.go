@@ -24,7 +24,7 @@ func (w *wiring) recorder() (*acl.Authorizer, error) {
 
 // recording records the changes that did not come by a gateway or a name service, which
 // know whom they were made for and have recorded them. One that a take-over broke off is
-// there with that outcome, and again where it was done then.
+// recorded where it was done then.
 func recording(a *acl.Authorizer) connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
@@ -35,7 +35,10 @@ func recording(a *acl.Authorizer) connect.UnaryInterceptorFunc {
 			}
 			from := cmp.Or(r.Header().Get(controller.HeaderForwardedFor), r.Peer().Addr)
 			may := a.Access(nil, acl.Subject{Principal: security.PrincipalOf(ctx), Host: acl.Host(from)}, r.Spec().Procedure)
-			may.Changed(ctx, change.Operation, change.Resource, change.Name, err)
+			record := func(err error) { may.Changed(ctx, change.Operation, change.Resource, change.Name, err) }
+			if !controller.InVain(ctx, record) {
+				record(err)
+			}
 			return res, err
 		}
 	}
