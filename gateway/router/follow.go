@@ -140,6 +140,13 @@ func (t *tail) failed(key physicalKey, why string) {
 	t.key.cluster.Stale(key.topic)
 }
 
+// broken has a partition be read from its leader if what a follower sent of it is broken.
+func (t *tail) broken(key physicalKey) {
+	if t.key.source.Follower {
+		t.failed(key, "it sends record batches whose CRC is not that of their bytes")
+	}
+}
+
 // patience drops what the tail waits for if its broker, a follower, takes too long to
 // answer; stop ends it.
 func (t *tail) patience() (stop func()) {

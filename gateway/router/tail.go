@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/internal/recordbatch"
 	"github.com/braidmq/braid/internal/upstream"
 )
 
@@ -386,6 +387,13 @@ func (t *tail) takePart(m *federation.Map, key physicalKey, rp *kmsg.FetchRespon
 		return
 	}
 	if !believed && !t.r.deps.Lease.Valid() {
+		t.dropLocked(p)
+		return
+	}
+	if !recordbatch.AllIntact(rp.RecordBatches) {
+		// Kept, they would be given to every reader, and to each as often as it asks again.
+		// Its readers ask for themselves: the leader, if this is a follower.
+		t.broken(key)
 		t.dropLocked(p)
 		return
 	}

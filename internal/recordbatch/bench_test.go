@@ -55,3 +55,22 @@ func BenchmarkWalkAndPatch(b *testing.B) {
 		})
 	}
 }
+
+// What each answer goes through before the tail keeps it.
+func BenchmarkAllIntact(b *testing.B) {
+	for name, one := range map[string][]byte{"batches of 100B": benchBatch(1, 100), "batches of 16KB": benchBatch(16, 1024)} {
+		b.Run(name, func(b *testing.B) {
+			var answer []byte
+			for len(answer) < 1<<20 {
+				answer = append(answer, one...)
+			}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(answer)))
+			for b.Loop() {
+				if !AllIntact(answer) {
+					b.Fatal("broken")
+				}
+			}
+		})
+	}
+}

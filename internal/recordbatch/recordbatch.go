@@ -131,6 +131,20 @@ func Intact(batch []byte) bool {
 	return !ok || crc32.Checksum(batch[offAttributes:], castagnoli) == h.CRC
 }
 
+// AllIntact reports whether all whole batches of b are [Intact].
+func AllIntact(b []byte) bool {
+	for {
+		batch, rest := Next(b)
+		switch {
+		case batch == nil:
+			return true
+		case !Intact(batch):
+			return false
+		}
+		b = rest
+	}
+}
+
 // PatchOffsetAndEpoch sets base offset and partition leader epoch of a batch in
 // place. Batches of magic 0 and 1 have no epoch: only their offset is set.
 func PatchOffsetAndEpoch(batch []byte, base federation.LogicalOffset, epoch federation.LogicalEpoch) {

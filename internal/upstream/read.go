@@ -158,7 +158,7 @@ func (a *attempt) fetch(ctx context.Context, size int, isolation int8, from func
 			}
 			switch it := a.answered(t.Topic, p.Partition, code); {
 			case it == nil:
-			case !intact(p.RecordBatches):
+			case !recordbatch.AllIntact(p.RecordBatches): // whoever appends them elsewhere gives them another CRC
 				it.err = errNotIntact // as if the answer was lost
 			default:
 				got(it, resp, p)
@@ -168,21 +168,6 @@ func (a *attempt) fetch(ctx context.Context, size int, isolation int8, from func
 }
 
 var errNotIntact = errors.New("the broker's answer has a record batch whose CRC is not that of its bytes")
-
-// intact reports whether all whole batches have the CRC of their bytes: whoever appends them
-// elsewhere gives them another one.
-func intact(records []byte) bool {
-	for {
-		batch, rest := recordbatch.Next(records)
-		switch {
-		case batch == nil:
-			return true
-		case !recordbatch.Intact(batch):
-			return false
-		}
-		records = rest
-	}
-}
 
 // fetchByName is a Fetch request that stays at the versions with topic names.
 type fetchByName struct{ *kmsg.FetchRequest }
