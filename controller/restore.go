@@ -472,7 +472,7 @@ func (r *restorer) publish(ctx context.Context, which func(*restoringExtent) boo
 		}
 		sealed = append(sealed, planner.RestoredExtent{
 			TopicPartition: federation.TopicPartition{Topic: r.topic.Name, Partition: x.Partition}, Extent: x.Extent, At: x.At,
-			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Elsewhere: x.Elsewhere,
+			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Dropped: from(x.Hidden, x.End), Elsewhere: x.Elsewhere,
 		})
 	}
 	if len(sealed) == 0 {
@@ -511,6 +511,17 @@ func below(ranges []federation.PhysicalRange, end federation.PhysicalOffset) []f
 	var out []federation.PhysicalRange
 	for _, r := range ranges {
 		if r.To = min(r.To, end); r.From < r.To {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// from returns the parts of ranges from an offset on.
+func from(ranges []federation.PhysicalRange, start federation.PhysicalOffset) []federation.PhysicalRange {
+	var out []federation.PhysicalRange
+	for _, r := range ranges {
+		if r.From = max(r.From, start); r.From < r.To {
 			out = append(out, r)
 		}
 	}

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"math"
+	"slices"
 
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/internal/mark"
@@ -91,7 +93,7 @@ func (r *restorer) sentAgainFromBefore(ctx context.Context, part *federation.Par
 		if knowsAll(told, knew) {
 			continue // it cannot have taken any
 		}
-		err = r.search(ctx, l, l.Start, resentScan, func(h *recordbatch.Header) {
+		err = r.search(ctx, l, federation.PhysicalRange{From: l.Start, To: endOf(l)}, resentScan, func(h *recordbatch.Header) {
 			if covers(knew, h) {
 				again[batchOf(h)] = append(again[batchOf(h)], batchPlace{l.Number, rangeOf(h)})
 			}
@@ -127,7 +129,7 @@ func (r *restorer) firstCopies(ctx context.Context, part *federation.Partition, 
 		}
 		from := max(e.Start, e.End-left)
 		left -= e.End - from
-		err := r.search(ctx, e, from, resentTail, func(h *recordbatch.Header) {
+		err := r.search(ctx, e, federation.PhysicalRange{From: from, To: e.End}, resentTail, func(h *recordbatch.Header) {
 			if k := batchOf(h); wanted[k] != nil {
 				out[k] = append(out[k], batchPlace{e.Number, rangeOf(h)})
 			}
@@ -149,18 +151,24 @@ func (r *restorer) endsOfOne(ctx context.Context, e *federation.Extent) (*upstre
 	return c, ends, ends.Err
 }
 
-// search visits the batches of an extent that readers get, from an offset on, so many
-// records at most.
-func (r *restorer) search(ctx context.Context, e *federation.Extent, from, most federation.PhysicalOffset, visit func(h *recordbatch.Header)) error {
+// endOf returns where an extent ends. What comes behind the seal is in no extent, and what
+// lies before that was appended again.
+func endOf(e *federation.Extent) federation.PhysicalOffset {
+	if e.Sealed() {
+		return e.End
+	}
+	return math.MaxInt64
+}
+
+// search visits the batches in a range of an extent that are not hidden, so many records
+// at most.
+func (r *restorer) search(ctx context.Context, e *federation.Extent, within federation.PhysicalRange, most federation.PhysicalOffset, visit func(h *recordbatch.Header)) error {
 	c, ends, err := r.endsOfOne(ctx, e)
 	if err != nil {
 		return err
 	}
-	from = max(from, ends.LogStart)
-	to := min(ends.HighWatermark, from+most)
-	if e.Sealed() { // what comes behind the seal is in no extent, and what lies before it was appended again
-		to = min(to, e.End)
-	}
+	from := max(within.From, ends.LogStart)
+	to := min(within.To, ends.HighWatermark, from+most)
 	return c.ReadBatches(ctx, physical(e.PhysicalAddress), from, to, func(h recordbatch.Header, _ []byte) bool {
 		if at := federation.PhysicalOffset(h.BaseOffset); at >= from && !e.Hides(at) {
 			visit(&h)
@@ -195,8 +203,14 @@ func (r *restorer) hadBefore(ctx context.Context, part *federation.Partition, ex
 	for _, e := range cameBack(part, extent) {
 		// What lies from End to the seal was appended again, or was not since it had been sent
 		// again, and then this one may be all there is of it.
-		err := r.search(ctx, e, max(e.Start, e.End-resentTail), resentTail, func(h *recordbatch.Header) {
-			if k := batchOf(h); wanted[k] {
+		within := federation.PhysicalRange{To: e.End}
+		if e.Failed {
+			within.To = max(e.End, e.Seal)
+		}
+		within.From = max(e.Start, within.To-resentTail)
+		err := r.search(ctx, e, within, resentTail, func(h *recordbatch.Header) {
+			dropped := slices.ContainsFunc(e.Dropped, func(d federation.PhysicalRange) bool { return d.Holds(federation.PhysicalOffset(h.BaseOffset)) })
+			if k := batchOf(h); wanted[k] && !dropped {
 				out[k] = true
 			}
 		})

@@ -72,6 +72,9 @@ type Extent struct {
 	// producers sent them again, since a cluster failed before it answered, and the other copy
 	// is part of the log.
 	Hidden []PhysicalRange
+	// Dropped are ranges from End to Seal that were not appended again, ascending: their
+	// producers had sent them again. Only if Failed.
+	Dropped []PhysicalRange
 }
 
 // A PhysicalRange holds the offsets from From to below To.
@@ -110,12 +113,16 @@ func (r PhysicalRange) Holds(p PhysicalOffset) bool { return p >= r.From && p < 
 
 // hidesWithin checks the hidden ranges.
 func (e *Extent) hidesWithin() bool {
-	at := e.Start
-	for _, r := range e.Hidden {
-		if !e.Sealed() || r.From < at || r.To <= r.From || r.To > e.End {
+	return (len(e.Hidden) == 0 || e.Sealed()) && ascending(e.Hidden, e.Start, e.End) && ascending(e.Dropped, e.End, e.Seal)
+}
+
+// ascending reports whether ranges follow each other from one offset to another.
+func ascending(ranges []PhysicalRange, from, to PhysicalOffset) bool {
+	for _, r := range ranges {
+		if r.From < from || r.To <= r.From || r.To > to {
 			return false
 		}
-		at = r.To
+		from = r.To
 	}
 	return true
 }

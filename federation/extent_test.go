@@ -58,6 +58,15 @@ func TestHiddenRangesLieWithinASealedExtent(t *testing.T) {
 	require.Error(t, p.Validate(), "a seal at the end is not kept apart")
 	e.Seal = 20
 	require.NoError(t, p.Validate())
+	for _, ok := range [][]federation.PhysicalRange{{{15, 16}}, {{15, 20}}, {{16, 17}, {18, 19}}} {
+		e.Dropped = ok
+		require.NoError(t, p.Validate(), "%v", ok)
+	}
+	for _, bad := range [][]federation.PhysicalRange{{{14, 16}}, {{16, 16}}, {{19, 21}}, {{18, 19}, {16, 17}}} {
+		e.Dropped = bad
+		require.Error(t, p.Validate(), "%v", bad)
+	}
+	e.Dropped = nil
 	head.Seal = 20
 	require.Error(t, p.Validate(), "only a sealed extent has a seal")
 }

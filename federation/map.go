@@ -254,7 +254,7 @@ func (p *Partition) Validate() error {
 		case e.Seen < 0 || e.Acknowledged < 0:
 			return fail(e, "negative offset seen %d or acknowledged %d", e.Seen, e.Acknowledged)
 		case !e.hidesWithin():
-			return fail(e, "hidden ranges are not ascending ones below the end of a sealed extent")
+			return fail(e, "hidden ranges are not ascending ones below the end of a sealed extent, or dropped ones from there to its seal")
 		case len(e.Epochs) == 0:
 			return fail(e, "has no epochs")
 		}

@@ -235,6 +235,8 @@ type RestoredExtent struct {
 	End    federation.PhysicalOffset  `json:"end"`
 	Seal   federation.PhysicalOffset  `json:"seal"`
 	Hidden []federation.PhysicalRange `json:"hidden,omitempty"` // below End
+	// Dropped is what was not appended again of what lies from End to Seal.
+	Dropped []federation.PhysicalRange `json:"dropped,omitempty"`
 	// Elsewhere are ranges of other extents that are hidden: of a batch that was sent again
 	// and that this extent knew of, the other copy stays.
 	Elsewhere []HiddenElsewhere `json:"later,omitempty"`
@@ -261,9 +263,9 @@ func WithRestored(m *federation.Map, extents []RestoredExtent) (*federation.Map,
 			continue
 		}
 		out, sealed := *p, *p.Extents[i]
-		sealed.State, sealed.End, sealed.Hidden = federation.ExtentSealed, max(v.End, sealed.Start), v.Hidden
+		sealed.State, sealed.Failed, sealed.End, sealed.Hidden = federation.ExtentSealed, true, max(v.End, sealed.Start), v.Hidden
 		if sealed.Seal = 0; v.Seal > sealed.End {
-			sealed.Seal = v.Seal
+			sealed.Seal, sealed.Dropped = v.Seal, v.Dropped
 		}
 		out.Extents = slices.Clone(p.Extents)
 		out.Extents[i] = &sealed

@@ -127,6 +127,13 @@ func decodeTopic(t *controlv1.TopicEntry) (*federation.Topic, error) {
 	return out, nil
 }
 
+func decodeRanges(entries []*controlv1.HiddenEntry) (out []federation.PhysicalRange) {
+	for _, r := range entries {
+		out = append(out, federation.PhysicalRange{From: federation.PhysicalOffset(r.GetFrom()), To: federation.PhysicalOffset(r.GetTo())})
+	}
+	return out
+}
+
 func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error) {
 	out := &federation.Partition{
 		Topic:   federation.TopicName(p.GetTopic()),
@@ -170,9 +177,7 @@ func decodePartition(p *controlv1.PartitionEntry) (*federation.Partition, error)
 		if c := e.GetCopies(); c != nil {
 			out.Extents[i].Copies = federation.PhysicalRange{From: federation.PhysicalOffset(c.GetFrom()), To: federation.PhysicalOffset(c.GetTo())}
 		}
-		for _, r := range e.GetHidden() {
-			out.Extents[i].Hidden = append(out.Extents[i].Hidden, federation.PhysicalRange{From: federation.PhysicalOffset(r.GetFrom()), To: federation.PhysicalOffset(r.GetTo())})
-		}
+		out.Extents[i].Hidden, out.Extents[i].Dropped = decodeRanges(e.GetHidden()), decodeRanges(e.GetDropped())
 	}
 	if err := out.Validate(); err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func equalPartition(a, b *federation.Partition) bool {
 func equalExtent(a, b *federation.Extent) bool {
 	return a == b || a.Number == b.Number && a.PhysicalAddress == b.PhysicalAddress && a.Base == b.Base && a.Start == b.Start &&
 		a.End == b.End && a.State == b.State && a.Opening == b.Opening && a.Copies == b.Copies && slices.Equal(a.Epochs, b.Epochs) &&
-		a.Seen == b.Seen && a.Acknowledged == b.Acknowledged && a.Seal == b.Seal && a.Failed == b.Failed && slices.Equal(a.Hidden, b.Hidden)
+		a.Seen == b.Seen && a.Acknowledged == b.Acknowledged && a.Seal == b.Seal && a.Failed == b.Failed && slices.Equal(a.Hidden, b.Hidden) && slices.Equal(a.Dropped, b.Dropped)
 }
 
 // Apply returns the next version of m. It shares with m all that did not change:

@@ -181,9 +181,7 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 		if e.Copies != (federation.PhysicalRange{}) {
 			extents[i].Copies = &controlv1.HiddenEntry{From: int64(e.Copies.From), To: int64(e.Copies.To)}
 		}
-		for _, r := range e.Hidden {
-			extents[i].Hidden = append(extents[i].Hidden, &controlv1.HiddenEntry{From: int64(r.From), To: int64(r.To)})
-		}
+		extents[i].Hidden, extents[i].Dropped = rangeEntries(e.Hidden), rangeEntries(e.Dropped)
 	}
 	key := PartitionKey(federation.TopicPartition{Topic: p.Topic, Partition: p.Number})
 	return &controlv1.MapEntry{Key: key, Version: version, Value: &controlv1.MapEntry_Partition{Partition: &controlv1.PartitionEntry{
@@ -192,4 +190,11 @@ func partitionEntry(p *federation.Partition, version int64) *controlv1.MapEntry 
 		Epoch:     int32(p.Epoch),
 		Extents:   extents,
 	}}}
+}
+
+func rangeEntries(ranges []federation.PhysicalRange) (out []*controlv1.HiddenEntry) {
+	for _, r := range ranges {
+		out = append(out, &controlv1.HiddenEntry{From: int64(r.From), To: int64(r.To)})
+	}
+	return out
 }

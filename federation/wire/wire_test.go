@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"strconv"
 	"testing"
 
@@ -57,7 +58,8 @@ func addExtent(r *rand.Rand, t *federation.Topic, p *federation.Partition, numbe
 		h.State, h.End = federation.ExtentSealed, h.Start+federation.PhysicalOffset(r.IntN(100))
 		base, _ = h.EndOffset()
 		if r.IntN(2) == 0 { // its cluster failed, and came back
-			h.Seen, h.Acknowledged, h.Seal = h.End, h.End+2, h.End+3
+			h.Failed, h.Seen, h.Acknowledged, h.Seal = true, h.End, h.End+2, h.End+3
+			h.Dropped = []federation.PhysicalRange{{From: h.End, To: h.End + 1}, {From: h.End + 2, To: h.End + 3}}
 			if h.End > h.Start {
 				h.Hidden = []federation.PhysicalRange{{From: h.Start, To: h.Start + 1}}
 			}
@@ -481,6 +483,51 @@ func TestEnumsAgree(t *testing.T) {
 	require.EqualValues(t, federation.ExtentSealing, controlv1.ExtentEntry_STATE_SEALING)
 	require.EqualValues(t, federation.ExtentSealed, controlv1.ExtentEntry_STATE_SEALED)
 	require.EqualValues(t, federation.ExtentSuspended, controlv1.ExtentEntry_STATE_SUSPENDED)
+}
+
+// Whichever field of an extent changes, the delta has it, and brings it over.
+func TestEachFieldOfAnExtentIsInADelta(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	base := newMap()
+	base.Topics["orders"] = newTopic(r, "orders", 1)
+	p := base.Topics["orders"].Partitions[0]
+	p.Epoch = 100
+	p.Extents = []*federation.Extent{
+		{PhysicalAddress: federation.PhysicalAddress{Cluster: "a", Topic: "x"}, Start: 10, End: 20, Seal: 30, State: federation.ExtentSealed, Epochs: []federation.EpochEntry{{Logical: 1}}},
+		{Number: 9, PhysicalAddress: federation.PhysicalAddress{Cluster: "a", Topic: "x", Partition: 1}, Base: 100, Epochs: []federation.EpochEntry{{Logical: 99}}, State: federation.ExtentOpen},
+	}
+	base.Seal()
+	require.NoError(t, base.Validate())
+	ranges := []federation.PhysicalRange{{From: 12, To: 13}}
+	changes := map[string]any{
+		"Number": int32(1), "PhysicalAddress": federation.PhysicalAddress{Cluster: "a", Topic: "y"}, "Base": federation.LogicalOffset(5),
+		"Start": federation.PhysicalOffset(11), "End": federation.PhysicalOffset(19), "State": federation.ExtentSuspended,
+		"Epochs": []federation.EpochEntry{{Logical: 2}}, "Opening": federation.PhysicalOffset(3), "Copies": federation.PhysicalRange{From: 2, To: 2},
+		"Failed": true, "Seen": federation.PhysicalOffset(12), "Acknowledged": federation.PhysicalOffset(13), "Seal": federation.PhysicalOffset(29),
+		"Hidden": ranges, "Dropped": []federation.PhysicalRange{{From: 21, To: 22}},
+	}
+	of := reflect.TypeFor[federation.Extent]()
+	for i := range of.NumField() {
+		name := of.Field(i).Name
+		t.Run(name, func(t *testing.T) {
+			require.Contains(t, changes, name)
+			e := *p.Extents[0]
+			reflect.ValueOf(&e).Elem().Field(i).Set(reflect.ValueOf(changes[name]))
+			if name == "State" {
+				e.Seal = 0
+			}
+			next, topic, part := *base, *base.Topics["orders"], *p
+			part.Extents = []*federation.Extent{&e, p.Extents[1]}
+			topic.Partitions = []*federation.Partition{&part}
+			next.Topics, next.Version = map[federation.TopicName]*federation.Topic{"orders": &topic}, base.Version+1
+			next.Seal()
+			d := wire.Diff(base, &next)
+			require.False(t, d.Empty())
+			got, err := wire.Apply(base, d)
+			require.NoError(t, err)
+			require.Equal(t, &e, got.Topics["orders"].Partitions[0].Extents[0])
+		})
+	}
 }
 
 // FuzzDecode feeds bytes as a snapshot, as an entry and as a delta: never a

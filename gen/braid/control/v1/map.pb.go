@@ -1142,6 +1142,8 @@ type ExtentEntry struct {
 	Hidden []*HiddenEntry `protobuf:"bytes,14,rep,name=hidden,proto3" json:"hidden,omitempty"`
 	// Its cluster failed while it was the head.
 	Failed bool `protobuf:"varint,21,opt,name=failed,proto3" json:"failed,omitempty"`
+	// Between the end and the seal, and not appended again: its producers have sent it again.
+	Dropped []*HiddenEntry `protobuf:"bytes,22,rep,name=dropped,proto3" json:"dropped,omitempty"`
 	// Below the start, and part of the extent: what a move of a compacted topic has taken
 	// along from the extents before. They end at the base.
 	Copies        *HiddenEntry `protobuf:"bytes,20,opt,name=copies,proto3" json:"copies,omitempty"`
@@ -1282,6 +1284,13 @@ func (x *ExtentEntry) GetFailed() bool {
 		return x.Failed
 	}
 	return false
+}
+
+func (x *ExtentEntry) GetDropped() []*HiddenEntry {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
 }
 
 func (x *ExtentEntry) GetCopies() *HiddenEntry {
@@ -1754,7 +1763,7 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x05R\x05epoch\x127\n" +
-	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\x98\x05\n" +
+	"\aextents\x18\x04 \x03(\v2\x1d.braid.control.v1.ExtentEntryR\aextents\"\xd1\x05\n" +
 	"\vExtentEntry\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12%\n" +
@@ -1771,7 +1780,8 @@ const file_braid_control_v1_map_proto_rawDesc = "" +
 	"\facknowledged\x18\f \x01(\x03R\facknowledged\x12\x12\n" +
 	"\x04seal\x18\r \x01(\x03R\x04seal\x125\n" +
 	"\x06hidden\x18\x0e \x03(\v2\x1d.braid.control.v1.HiddenEntryR\x06hidden\x12\x16\n" +
-	"\x06failed\x18\x15 \x01(\bR\x06failed\x125\n" +
+	"\x06failed\x18\x15 \x01(\bR\x06failed\x127\n" +
+	"\adropped\x18\x16 \x03(\v2\x1d.braid.control.v1.HiddenEntryR\adropped\x125\n" +
 	"\x06copies\x18\x14 \x01(\v2\x1d.braid.control.v1.HiddenEntryR\x06copies\"h\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n" +
@@ -1877,14 +1887,15 @@ var file_braid_control_v1_map_proto_depIdxs = []int32{
 	2,  // 16: braid.control.v1.ExtentEntry.state:type_name -> braid.control.v1.ExtentEntry.State
 	14, // 17: braid.control.v1.ExtentEntry.epochs:type_name -> braid.control.v1.EpochEntry
 	13, // 18: braid.control.v1.ExtentEntry.hidden:type_name -> braid.control.v1.HiddenEntry
-	13, // 19: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
-	20, // 20: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
-	21, // 21: braid.control.v1.GroupConfigEntry.values:type_name -> braid.control.v1.GroupConfigEntry.ValuesEntry
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	13, // 19: braid.control.v1.ExtentEntry.dropped:type_name -> braid.control.v1.HiddenEntry
+	13, // 20: braid.control.v1.ExtentEntry.copies:type_name -> braid.control.v1.HiddenEntry
+	20, // 21: braid.control.v1.QuotaEntry.values:type_name -> braid.control.v1.QuotaEntry.ValuesEntry
+	21, // 22: braid.control.v1.GroupConfigEntry.values:type_name -> braid.control.v1.GroupConfigEntry.ValuesEntry
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_braid_control_v1_map_proto_init() }
