@@ -41,6 +41,10 @@ func (l *lane) decide(p *partQueue, op *appendOp, a *produceAnswer) {
 		p.attempts, p.away = 0, time.Time{}
 		l.opened(p, op)
 		op.resolve(Appended{BaseOffset: -1, LogAppendTimeMs: -1, LogStart: -1, Duplicate: true})
+	case a.hasOffset() && kerr.IsRetriable(err):
+		// Appended by a leader that was replaced before the other replicas had it: the next
+		// one may have it.
+		l.lost(p, op, err)
 	case errors.Is(err, kerr.NotLeaderForPartition), errors.Is(err, kerr.LeaderNotAvailable), errors.Is(err, kerr.UnknownTopicOrPartition),
 		errors.Is(err, kerr.FencedLeaderEpoch), errors.Is(err, kerr.UnknownLeaderEpoch), errors.Is(err, kerr.ReplicaNotAvailable),
 		errors.Is(err, kerr.KafkaStorageError), errors.Is(err, kerr.BrokerNotAvailable):

@@ -167,6 +167,41 @@ func TestUnknownOutcomeIsNotRepeated(t *testing.T) {
 	require.Equal(t, []string{"0:once", "1:next"}, values(t, s, at("orders", 0), 0, 2))
 }
 
+// A leader that is replaced before the other replicas have a batch answers with an error
+// that says "not appended" elsewhere, and with the batch's offset. The next leader may have
+// it: only a producer that can be recognised has it sent again.
+func TestLeaderChangesAfterTheAppend(t *testing.T) {
+	for _, code := range []*kerr.Error{kerr.NotLeaderForPartition, kerr.KafkaStorageError, kerr.UnknownTopicOrPartition} {
+		t.Run(code.Message, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.orders()
+			s := session(t, w.r)
+			leaves := func(offset int64) {
+				w.clusters["a"].ControlKey(0, func(req kmsg.Request) (kmsg.Response, error, bool) {
+					resp := refuse(req.(*kmsg.ProduceRequest), code.Code).(*kmsg.ProduceResponse)
+					sp := &resp.Topics[0].Partitions[0]
+					sp.BaseOffset, sp.LogStartOffset = offset, 0
+					return resp, nil, true
+				})
+			}
+			for offset, value := range []string{"first", "second"} {
+				write(t, w.clusters["a"], 0, value)
+				leaves(int64(offset))
+				a := answerOf(t, begin(t, s, 10*time.Second, batch(recordbatch.NoProducer, value)))
+				require.Equal(t, federation.Timeout, federation.KindOf(a.Err), "%v", a.Err)
+			}
+			require.Zero(t, w.r.Stats().AppendRetries)
+
+			require.EqualValues(t, 2, added(t, s, one(0, "third")))
+			leaves(2)
+			require.EqualValues(t, 2, added(t, s, one(0, "third")))
+			require.EqualValues(t, 1, w.r.Stats().AppendRetries)
+			require.EqualValues(t, 3, added(t, s, one(1, "fourth")))
+			require.Equal(t, []string{"0:first", "1:second", "2:third", "3:fourth"}, values(t, s, tp0, 0, 4))
+		})
+	}
+}
+
 // What is wrong with a batch is told, and does not stop what follows.
 func TestRefusalsReachTheSender(t *testing.T) {
 	for code, kind := range map[*kerr.Error]federation.Kind{

@@ -115,6 +115,13 @@ type produceAnswer struct {
 	present       bool
 }
 
+// hasOffset reports whether a broker says where it has appended a batch. It does so, too,
+// when it could not wait for the other replicas (Kafka's DelayedProduce): such an error
+// keeps the offset. One of a batch that was not appended has -1, or the 0 of an empty answer.
+func (a *produceAnswer) hasOffset() bool {
+	return a.baseOffset > 0 || a.baseOffset == 0 && a.logStart >= 0
+}
+
 // decode reads the response into one answer for each op, in their order; they are
 // the request's, until it is used again. It reads by hand: kmsg makes an object of each
 // list and each string of a response.
