@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -21,6 +22,8 @@ import (
 )
 
 func main() {
+	// What it tries again, and why, is in the log of a case that fails.
+	sarama.Logger = log.New(os.Stderr, "", log.Lmicroseconds)
 	commands := map[string]func(args []string) error{
 		"version": func([]string) error { return version("github.com/IBM/sarama") },
 		"produce": produce, "consume": consume, "seek": seek, "admin": admin, "transaction": transaction,
@@ -130,6 +133,28 @@ func settings(more []string) (*sarama.Config, error) {
 	return config, nil
 }
 
+// connected is a client whose connections to all brokers are open.
+//
+// A producer opens that to a broker when it first has something for it. Two partitions that
+// do so at one time are in a race: Broker.Open notes that it is at work before it takes the
+// lock, and who comes between is told ErrNotConnected. The producer then closes the
+// connection and sends again what was in flight on it, also what is in the log already.
+func connected(bootstrap string, config *sarama.Config) (sarama.Client, error) {
+	client, err := sarama.NewClient([]string{bootstrap}, config)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range client.Brokers() {
+		if err := b.Open(config); err != nil && !errors.Is(err, sarama.ErrAlreadyConnected) {
+			return nil, err
+		}
+		if _, err := b.Connected(); err != nil { // it waits for the connection
+			return nil, err
+		}
+	}
+	return client, nil
+}
+
 func produce(args []string) error {
 	count, _ := strconv.Atoi(args[2])
 	keys, _ := strconv.Atoi(args[3])
@@ -138,7 +163,12 @@ func produce(args []string) error {
 		return err
 	}
 	config.Producer.Return.Successes = true // how an application learns of them
-	producer, err := sarama.NewAsyncProducer([]string{args[0]}, config)
+	client, err := connected(args[0], config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	producer, err := sarama.NewAsyncProducerFromClient(client)
 	if err != nil {
 		return err
 	}
@@ -206,9 +236,14 @@ func consume(args []string) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		// It returns at each rebalance, and is to be called again.
+		// It returns at each rebalance, and when its tries to find the group's coordinator are
+		// used up, and is to be called again.
 		if err := member.Consume(ctx, []string{args[1]}, handler{}); err != nil && ctx.Err() == nil {
-			return err
+			fmt.Fprintln(os.Stderr, err)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
 		}
 	}
 	return member.Close()
