@@ -15,10 +15,15 @@ import (
 )
 
 // stallAndRefuse holds back the next Produce request to a cluster until it is released,
-// and then refuses it; told is closed when the request is there.
+// and then refuses it; told is closed when the request is there. Others pass: the control
+// is there until the request has its answer.
 func stallAndRefuse(c *kfake.Cluster, code int16) (told <-chan struct{}, release func()) {
 	gate, there := make(chan struct{}), make(chan struct{})
+	var stalled atomic.Bool
 	c.ControlKey(kmsg.Produce.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if stalled.Swap(true) {
+			return nil, nil, false
+		}
 		close(there)
 		c.SleepControl(func() { <-gate })
 		return refuse(req.(*kmsg.ProduceRequest), code), nil, true
