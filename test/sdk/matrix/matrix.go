@@ -161,7 +161,7 @@ var Clients = []Client{
 	{ID: "franz", Title: "franz-go", Refusal: "TRANSACTIONAL_ID_AUTHORIZATION_FAILED false", Without: without(defaultIdempotent), Cases: rackByClassic, Notes: refuses(nil)},
 	{ID: "sarama", Title: "sarama", Refusal: "53", Without: without(nil, "kip848", "regex"), Notes: refuses(map[string]string{
 		"produce": "without idempotence, which is its default, its first records can be in the log twice, as they can at a plain broker: where two partitions open a connection at one time, one of them can be told that there is none, and sarama closes it and sends again what was in flight. What is tried opens the connections before it writes (Broker.Open and Connected of all Client.Brokers)",
-		"rack":    "Consume returns when its tries to find a coordinator that died are used up, and is called again",
+		"rack":    "when the gateway dies that coordinates its group, Consume can return after some seconds, and is called again: it begins anew, and can read some records again",
 	})},
 	{
 		ID: "kafka-go", Title: "segmentio/kafka-go", Without: without(nil, "idempotence", "kip848", "static", "regex", "rack", "transactions", "sasl-oauth"),

@@ -236,7 +236,7 @@ func consume(args []string) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		// It returns at each rebalance, and when its tries to find the group's coordinator are
+		// It returns at each rebalance, and when its tries to reach the group's coordinator are
 		// used up, and is to be called again.
 		if err := member.Consume(ctx, []string{args[1]}, handler{}); err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, err)
