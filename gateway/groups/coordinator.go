@@ -14,6 +14,9 @@ import (
 
 // Join is JoinGroup; it blocks until the rebalance is over.
 func (e *Engine) Join(ctx context.Context, r JoinRequest) (JoinResponse, error) {
+	if err := e.roomForNew(&r); err != nil {
+		return JoinResponse{}, err
+	}
 	value, err := e.ask(ctx, r.Group, r.MemberID == "", func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evJoin{c, r} })
 	res, _ := value.(JoinResponse)
 	return res, err

@@ -269,15 +269,24 @@ func (e *Engine) entry(group string, create bool) (*entry, bool, error) {
 
 // evict unloads some groups that have no members: what is stored of them is loaded when
 // somebody asks. A few at a time make room for who tries again.
-func (e *Engine) evict() {
-	const looksMax, evictMax = 1000, 100
+func (e *Engine) evict() { e.evictLocked(100) }
+
+// evictOne unloads one of them, or more while there are far too many.
+func (e *Engine) evictOne() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.evictLocked(int(max(1, (e.cfg.Room.unused.Load()-e.cfg.Room.unusedMax())/unusedShareOf)))
+}
+
+func (e *Engine) evictLocked(most int) {
+	const looksMax = 1000
 	looks, evicted := 0, 0
 	for _, en := range e.groups {
 		if o := en.owner; o != nil && o.empty.Load() {
 			signal(o.evict)
 			evicted++
 		}
-		if looks++; looks >= looksMax || evicted >= evictMax {
+		if looks++; looks >= looksMax || evicted >= most {
 			return
 		}
 	}

@@ -433,3 +433,50 @@ func TestGroupsAreLimited(t *testing.T) {
 		require.NoError(w.t, commit("g0"))
 	})
 }
+
+// Groups that nobody is a member of are bounded, and go on from what is stored of them.
+func TestUnusedGroupsAreBounded(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		ctx := w.t.Context()
+		room := NewRoom(1 << 20)
+		a := w.gateway("a", func(c *Config) { c.Room, c.IdleUnload = room, time.Hour })
+		w.serve("a")
+		const groups = 100
+		require.Less(w.t, room.unusedMax(), int64(groups/4))
+		for i := range groups {
+			group := fmt.Sprint("g", i)
+			_, err := a.engine.Commit(ctx, CommitRequest{Group: group, Generation: -1, Offsets: []CommitOffset{commitAt("t", 0, int64(i))}})
+			require.NoError(w.t, err)
+		}
+		w.eventually("unused groups unloaded", func() bool {
+			return int64(a.engine.Stats().Groups) <= room.unusedMax() && room.unused.Load() <= room.unusedMax()
+		})
+		require.Positive(w.t, a.engine.Stats().Groups)
+		for i := range groups {
+			stored, err := a.engine.Committed(ctx, fmt.Sprint("g", i), []federation.TopicPartition{tp("t", 0)})
+			require.NoError(w.t, err)
+			require.EqualValues(w.t, i, stored[0].Offset)
+		}
+	})
+}
+
+// A member that there is no room for is refused before its group is loaded.
+func TestNoGroupIsLoadedWithoutRoom(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		room := NewRoom(1 << 20)
+		a := w.gateway("a", func(c *Config) { c.Room = room })
+		w.serve("a")
+		r := joinOf("full", "mallory", 300<<10)
+		room.take(r.client(), 400<<10)
+		_, err := a.engine.Join(w.t.Context(), r)
+		require.Equal(w.t, federation.CoordinatorLoading, federation.KindOf(err))
+		require.ErrorContains(w.t, err, "--group-memory")
+		require.EqualValues(w.t, 1, room.Refused())
+		a.engine.mu.Lock()
+		defer a.engine.mu.Unlock()
+		require.Empty(w.t, a.engine.groups)
+		n, err := a.store.GroupsCount(w.t.Context(), w.maps.Current().LogicalCluster)
+		require.NoError(w.t, err)
+		require.Zero(w.t, n)
+	})
+}

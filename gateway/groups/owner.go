@@ -81,6 +81,7 @@ func (o *owner) run(ctx context.Context) {
 		cancel()
 	}
 	o.g.release()
+	o.notEmpty(true)
 	o.e.forget(o)
 	o.err = err
 	close(o.done)
@@ -99,7 +100,7 @@ func (o *owner) loop(ctx context.Context) error {
 		}
 		clear(batch)
 		batch = batch[:0]
-		o.empty.Store(o.unused())
+		o.notEmpty(!o.unused())
 		timer.Reset(time.Until(o.next()))
 		select {
 		case <-ctx.Done():
@@ -128,6 +129,22 @@ func (o *owner) loop(ctx context.Context) error {
 			batch = append(batch, evTick{heard: heardOf})
 		}
 		batch = o.drain(batch)
+	}
+}
+
+// notEmpty notes whether somebody uses the group. Those that nobody uses are bounded: for
+// one more, another one goes.
+func (o *owner) notEmpty(used bool) {
+	if o.empty.Swap(!used) != used {
+		return
+	}
+	room := o.e.cfg.Room
+	if used {
+		room.unused.Add(-1)
+		return
+	}
+	if room.unused.Add(1) > room.unusedMax() {
+		o.e.evictOne()
 	}
 }
 

@@ -21,6 +21,7 @@ type Room struct {
 	size    int64
 	used    atomic.Int64
 	refused atomic.Int64
+	unused  atomic.Int64 // groups in memory that have no members
 
 	mu      sync.Mutex
 	clients map[string]int64
@@ -30,10 +31,10 @@ type Room struct {
 // RoomDefault is the room of groups where memory has no limit.
 const RoomDefault = 512 << 20
 
-// What is counted of a group and of a member beside its strings and bytes: goroutine,
-// queue, maps, and the partitions.
+// What is counted of a group and of a member beside its strings and bytes: goroutine with
+// its stack, queue, maps, and the partitions.
 const (
-	groupBytes     = 8 << 10
+	groupBytes     = 14 << 10
 	memberBytes    = 1 << 10
 	partitionBytes = 64
 )
@@ -71,6 +72,13 @@ func (r *Room) fits(client string, n int64, known bool) bool {
 	r.pressed = time.Now()
 	return false
 }
+
+// unusedShareOf is the part of the room that groups without members may have beside it:
+// whoever asks for a group that nobody else has makes the gateway load one.
+const unusedShareOf = 4
+
+// unusedMax is how many groups without members may be in memory.
+func (r *Room) unusedMax() int64 { return max(r.size/unusedShareOf/groupBytes, 1) }
 
 // take counts n bytes for a client; they may be negative.
 func (r *Room) take(client string, n int64) {
@@ -230,6 +238,22 @@ func (g *group) roomToJoin(r *JoinRequest, pending bool) error {
 
 func (r *JoinRequest) client() string { return clientOf(r.ClientHost, r.Principal) }
 
+// roomForNew reports whether there is room for the member that a JoinGroup makes in a group
+// that is not in memory: before it is loaded, and a goroutine started for it.
+func (e *Engine) roomForNew(r *JoinRequest) error {
+	if r.MemberID != "" || r.InstanceID != "" || e.running(r.Group) != nil {
+		return nil
+	}
+	n := memberBytes + groupBytes + 2*len(r.ClientID)
+	for _, p := range r.Protocols {
+		n += len(p.Name) + len(p.Metadata)
+	}
+	if e.cfg.Room.fits(r.client(), int64(n), false) {
+		return nil
+	}
+	return errNoRoom(r.Group, e.cfg.Room)
+}
+
 // roomToAssign reports whether there is room for what a leader assigns. Clients take no
 // other error of a SyncGroup for a reason to try again.
 func (g *group) roomToAssign(leader *member, assignments []MemberAssignment) error {
@@ -263,9 +287,11 @@ func (g *group) roomToSubscribe(m *member, client string, ids int, topics []fede
 
 // errNoRoom has clients try again. GROUP_MAX_SIZE_REACHED would end consumers that came at
 // a bad time.
-func (g *group) errNoRoom() error {
+func (g *group) errNoRoom() error { return errNoRoom(g.id, g.cfg.Room) }
+
+func errNoRoom(group string, r *Room) error {
 	return federation.Errorf(federation.CoordinatorLoading,
-		"group %q: this gateway has no room for what its members bring (--group-memory, %d bytes for all groups); try again", g.id, g.cfg.Room.Size())
+		"group %q: this gateway has no room for what its members bring (--group-memory, %d bytes for all groups); try again", group, r.Size())
 }
 
 // silentMax is how long a member that took no part in its generation may say nothing while
