@@ -106,6 +106,7 @@ type fetching struct {
 	started time.Time
 	looked  time.Time // when this pass over the items began
 	enough  time.Time // since when there is enough
+	held    time.Time // since when there is something, and not enough
 }
 
 // A fetchItem is one partition of a Fetch.
@@ -203,6 +204,15 @@ func (f *fetching) wait(pending bool) (time.Duration, bool) {
 	}
 	if !now.Before(deadline) {
 		return 0, true
+	}
+	if f.bytes > 0 && f.s.r.deps.Answers != nil {
+		gone, look := f.mustGo(now)
+		if gone {
+			return 0, true
+		}
+		if look.Before(deadline) {
+			deadline = look
+		}
 	}
 	for i := range f.items {
 		for _, t := range [...]time.Time{f.items[i].resume, f.items[i].silent} {

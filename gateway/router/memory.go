@@ -17,6 +17,7 @@ import (
 //   - a direct read takes what its answer may have before it is sent, and waits for it if
 //     need be, in line with others. It gets less of what is free the less is left, so that
 //     clients that ask and do not take leave room for those that do;
+//   - a Fetch that waits for more than it has goes with that while others wait for room;
 //   - a tail waits until there is some room before it asks;
 //   - reads ahead are left out where there is not enough;
 //   - while somebody waits, the tail caches and what nobody comes for are dropped.
@@ -87,8 +88,9 @@ func (r *Router) reserve(cluster *upstream.Cluster, reads []wantedRead, limit Fe
 	for _, w := range reads {
 		want += int64(w.maxBytes)
 	}
-	want = min(want, int64(limit.MaxBytes), int64(r.cfg.FetchBytesMax))
-	n.bytes = r.deps.Answers.Grant(max(want, 0), answerLeast)
+	// Who asks for less than a batch is answered with one all the same.
+	want = max(min(want, int64(limit.MaxBytes), int64(r.cfg.FetchBytesMax)), answerLeast)
+	n.bytes = r.deps.Answers.Grant(want, answerLeast)
 	of, _ := r.reserved.LoadOrStore(cluster, new(atomic.Int64))
 	n.of = of.(*atomic.Int64)
 	if all := n.of.Add(n.bytes); all > n.bytes && all > r.deps.Answers.Size()/clusterShare {
@@ -132,6 +134,22 @@ func (t *tail) requestBytes(ctx context.Context) (int32, error) {
 // uncollectedMax is how long an answer of a broker waits for its session to come back
 // for it while others wait for memory.
 const uncollectedMax = time.Second
+
+// heldMax is how long a Fetch keeps what it has, and waits for more, while others wait for
+// memory, and how often it looks whether some do.
+const heldMax = time.Second
+
+// mustGo reports whether a Fetch must go with what it has, and when it has to look again.
+func (f *fetching) mustGo(now time.Time) (bool, time.Time) {
+	if f.held.IsZero() {
+		f.held = now
+	}
+	look := f.held.Add(heldMax)
+	if now.Before(look) {
+		return false, look
+	}
+	return f.s.r.deps.Answers.Waiting() > 0, now.Add(heldMax)
+}
 
 // relieve gives back what can be read again: the tail caches, and answers that nobody
 // has come for.

@@ -130,3 +130,72 @@ func TestReadAheadAndCachesMakeRoom(t *testing.T) {
 	gone.Close()
 	makeRoom()
 }
+
+// A reader that asks for a byte is answered with a batch, and waits for as much room. Those
+// in line had all been let through by the first bytes that were given back.
+func TestSmallReadsWaitForRoomForABatch(t *testing.T) {
+	w := newWorld(t, 1)
+	const size = 8 << 20
+	r, answers := w.within(t, size, router.Config{ReadAheadBytesMax: -1})
+	w.fill(t, r, 2)
+	fetch := func(s router.Session) *router.Fetched {
+		f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: tp0, MaxBytes: 1, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch}},
+			router.FetchLimit{MinBytes: 1, MaxBytes: 50 << 20, MaxWait: 2 * time.Second})
+		require.NoError(t, err)
+		return f
+	}
+	require.NoError(t, answers.Acquire(t.Context(), size))
+	const readers = 40
+	var sessions []router.Session
+	done := make(chan *router.Fetched, readers)
+	for range readers {
+		sessions = append(sessions, session(t, r))
+	}
+	for _, s := range sessions {
+		go func() { done <- fetch(s) }()
+	}
+	require.Eventually(t, func() bool { return answers.Waiting() > 0 }, 10*time.Second, time.Millisecond)
+	rest(t, 200*time.Millisecond) // until all that may stand in line do
+	answers.Release(size)
+	got := 0
+	for range readers {
+		f := <-done
+		if len(f.Slices[0].Records) > 0 {
+			got++
+		}
+		defer f.Release()
+	}
+	require.GreaterOrEqual(t, got, 4)
+	require.LessOrEqual(t, answers.Used(), int64(size+2<<20))
+}
+
+// A long poll that has something, and waits for more, goes with it when others wait for the
+// room that it takes.
+func TestHeldRecordsMakeRoom(t *testing.T) {
+	w := newWorld(t, 1)
+	const size = 8 << 20
+	r, answers := w.within(t, size, router.Config{ReadAheadBytesMax: -1})
+	w.fill(t, r, 2)
+	done := make(chan *router.Fetched, 1)
+	s := session(t, r)
+	go func() {
+		f, err := s.Fetch(t.Context(), []router.Position{{TopicPartition: tp0, MaxBytes: 4 << 20, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch}},
+			router.FetchLimit{MinBytes: 4 << 20, MaxBytes: 4 << 20, MaxWait: time.Hour})
+		if err != nil {
+			t.Error(err)
+		}
+		done <- f
+	}()
+	require.Eventually(t, func() bool { return answers.Used() > 500_000 }, 10*time.Second, time.Millisecond)
+	select {
+	case <-done:
+		t.Fatal("nobody waits, and it did not wait for more")
+	case <-time.After(1500 * time.Millisecond):
+	}
+	all := make(chan error, 1)
+	go func() { all <- answers.Acquire(t.Context(), size) }()
+	f := <-done
+	require.NotEmpty(t, f.Slices[0].Records)
+	f.Release()
+	require.NoError(t, <-all)
+}
