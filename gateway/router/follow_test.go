@@ -246,7 +246,7 @@ func TestNoZoneReadsLeaders(t *testing.T) {
 // A follower that is behind holds nobody up for ever, in the middle of its records, at its
 // end or above it, and what it does not have is out of range for nobody.
 func TestFollowerFarBehind(t *testing.T) {
-	w, p := followed(t, upstream.Config{FollowerLagMax: 100 * time.Millisecond, FollowerLease: 200 * time.Millisecond, FollowerRest: 300 * time.Millisecond})
+	w, p := followed(t, upstream.Config{FollowerLagMax: 300 * time.Millisecond, FollowerLease: 200 * time.Millisecond, FollowerRest: 300 * time.Millisecond})
 	numbered(t, session(t, w.r), 0, 10)
 	p.behind(t, 5)
 	for _, from := range []int{0, 4, 5, 6, 9} {
@@ -314,7 +314,7 @@ func TestFollowerGoes(t *testing.T) {
 
 // A read that waits here for room is no fault of the follower, which is asked after that.
 func TestFollowerIsNotBlamedForWaits(t *testing.T) {
-	const patience, size = 50 * time.Millisecond, 16 << 20
+	const patience, size = 250 * time.Millisecond, 16 << 20
 	w, p := followed(t, upstream.Config{FollowerLagMax: patience})
 	numbered(t, session(t, w.r), 0, 3)
 	p.set(func(p *pair) { p.high = 3 })
