@@ -101,6 +101,7 @@ func (g *Gateway) consume(ctx context.Context, conn *consumeConn) error {
 		fetched: make(chan fetchDone, 1), stored: make(chan storeDone, 1), looked: make(chan lookDone, 1),
 		cancel: func() {}, detach: func() {},
 	}
+	st.out.answers = g.deps.Answers
 	// The receiver ends when the handler has returned: only that ends its Receive.
 	g.tasks.Go(func() { receiveConsume(ctx, conn, st.in) })
 	if err := st.open(ctx, conn.Peer().Addr); err != nil {

@@ -78,6 +78,9 @@ type Deps struct {
 	Requests *memory.Budget
 	// Incoming is what messages are taken from that are not whole yet; nil = no bound.
 	Incoming *memory.Budget
+	// Answers is what frames to readers are counted in while they are sent, beside the records
+	// that they are made of; nil = they are not counted.
+	Answers *memory.Budget
 	// Expansions are those of another Gateway of this process; nil makes new ones.
 	Expansions *Expansions
 

@@ -29,6 +29,28 @@ type recordFrame struct {
 	blocks  []*recordBlock
 	slabs   []*[]byte // of keys and values; the last has room
 	raw     *[]byte
+
+	counted int64 // in of
+	of      *memory.Budget
+}
+
+// A frame is there twice while it is sent: as it was copied, and encoded. Up to
+// frameFreeBytes are not counted, as other small answers are not.
+const (
+	frameCopies    = 2
+	frameFreeBytes = 64 << 10
+)
+
+// count counts a frame that is about to be sent until it is released, which must follow. It
+// waits for nothing: the records that it was copied from are held already, and reads from
+// brokers wait for longer instead. It is safe on nil.
+func (f *recordFrame) count(answers *memory.Budget) {
+	if f == nil || f.bytes <= frameFreeBytes {
+		return
+	}
+	n := int64(f.bytes) * frameCopies
+	answers.Charge(n)
+	f.counted, f.of = n, answers
 }
 
 type recordBlock [64]braidv1.Record
@@ -61,6 +83,8 @@ func (f *recordFrame) release() {
 	if f == nil {
 		return
 	}
+	f.of.Uncharge(f.counted)
+	f.counted, f.of = 0, nil
 	for _, r := range f.records {
 		r.Key, r.Value, r.Headers, r.KeyText, r.ValueText = nil, nil, nil, "", ""
 		r.Offset, r.TimestampMs = 0, 0

@@ -14,6 +14,7 @@ import (
 	"github.com/braidmq/braid/federation"
 	"github.com/braidmq/braid/gateway/router"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/recordbatch"
 )
 
@@ -119,6 +120,39 @@ func TestFramesAreReleasedWhenTheyWereSent(t *testing.T) {
 	for range cap(ended) {
 		require.NoError(t, <-ended)
 	}
+}
+
+// Frames of Consume streams are counted while they are sent, and no longer.
+func TestFramesAreCountedWhileTheyAreSent(t *testing.T) {
+	answers := memory.NewBudget(1 << 20)
+	q := newSendQueue[braidv1.ConsumeResponse](1 << 20)
+	q.answers = answers
+	var want []int64
+	for _, bytes := range []int{100, 100_000, 200_000} {
+		f := newRecordFrame()
+		f.add(&recordbatch.Record{Value: make([]byte, bytes)}, &delivery{})
+		q.addFrame(&braidv1.ConsumeResponse{}, f.bytes, f)
+		if bytes <= frameFreeBytes {
+			bytes = 0
+		}
+		want = append(want, int64(bytes)*frameCopies)
+	}
+	q.add(&braidv1.ConsumeResponse{}, 0) // of no frame
+	want = append(want, 0)
+	q.close()
+	var got []int64
+	require.NoError(t, q.drain(t.Context(), func(*braidv1.ConsumeResponse) error {
+		got = append(got, answers.Used())
+		return nil
+	}))
+	require.Equal(t, want, got)
+	require.Zero(t, answers.Used())
+	broken := errors.New("the client is gone")
+	f := newRecordFrame()
+	f.add(&recordbatch.Record{Value: make([]byte, 100_000)}, &delivery{})
+	q.addFrame(&braidv1.ConsumeResponse{}, f.bytes, f)
+	require.ErrorIs(t, q.drain(t.Context(), func(*braidv1.ConsumeResponse) error { return broken }), broken)
+	require.Zero(t, answers.Used())
 }
 
 func enqueueFrames(c *cursor, q *sendQueue[braidv1.ConsumeResponse]) error {

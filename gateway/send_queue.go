@@ -3,14 +3,17 @@ package gateway
 import (
 	"context"
 	"sync"
+
+	"github.com/braidmq/braid/internal/memory"
 )
 
 // A sendQueue carries messages from the goroutine that decides to the one that
 // sends. Adding never blocks; the decider adds records only while there is room.
 type sendQueue[T any] struct {
 	bytesMax int
-	wake     chan struct{} // capacity 1: something was added
-	room     chan struct{} // capacity 1: something was sent
+	answers  *memory.Budget // that frames are counted in while they are sent; may be nil
+	wake     chan struct{}  // capacity 1: something was added
+	room     chan struct{}  // capacity 1: something was sent
 
 	mu     sync.Mutex // guards the following
 	items  []queued[T]
@@ -65,6 +68,7 @@ func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
 		q.items = nil
 		q.mu.Unlock()
 		for _, it := range items {
+			it.frame.count(q.answers)
 			err := send(it.msg)
 			it.frame.release()
 			if err != nil {

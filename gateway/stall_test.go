@@ -12,13 +12,15 @@ import (
 
 	"github.com/braidmq/braid/gateway"
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/internal/memory"
 )
 
 // A client of Read that keeps its connection and takes nothing is cut off, and what was
 // read for it is given back; one that takes everything, and then waits for more, is not.
 func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 	const stall = 300 * time.Millisecond
-	w := newWorld(t, func(cfg *gateway.Config, _ *gateway.Deps) { cfg.StallTimeout = stall })
+	answers := memory.NewBudget(64 << 20)
+	w := newWorld(t, func(cfg *gateway.Config, d *gateway.Deps) { cfg.StallTimeout, d.Answers = stall, answers })
 	w.topic("t", 2, nil)
 	c := w.produce(t, &braidv1.ProduceOpen{})
 	for range 16 { // more than connections and windows hold
@@ -48,6 +50,7 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 			begin := time.Now() // before the gateway begins to wait for it
 			stuck := open("t", 0)
 			require.Eventually(t, func() bool { return w.g.Streams() == 3 }, waitFor, tick)
+			require.Eventually(t, func() bool { return answers.Used() >= 2*2*900_000 }, waitFor, tick, "what waits to be taken is counted, as it was copied and encoded")
 			got := make(chan error, 1)
 			go func() {
 				_, err := io.CopyN(io.Discard, taking, 16*900_000)
@@ -58,6 +61,7 @@ func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 			require.GreaterOrEqual(t, time.Since(begin), stall)
 			_, err = io.Copy(io.Discard, stuck)
 			require.Error(t, err)
+			require.Zero(t, answers.Used())
 			// Longer than the time: those that wait for records go on.
 			require.Never(t, func() bool { return w.g.Streams() < 2 }, 3*stall, 10*tick)
 		})

@@ -67,14 +67,15 @@ func LimitsOf(limit int64) Limits {
 }
 
 // overshootMax is how far the runtime can come above what it was told while many processors
-// allocate, and the machine has no time for it to collect: a sixteenth of small limits.
+// allocate, and the machine has no time for it to collect, or while one large message comes
+// beside what is there: an eighth of small limits.
 const overshootMax = 16 << 20
 
 // SetRuntime has the Go runtime collect garbage as often as it takes to stay within
 // the limit, and returns what it set. Idle slabs get a sixteenth of it at most.
 func SetRuntime(limit int64) int64 {
 	KeepSlabs(min(slabIdleDefault, limit/16))
-	n := limit - min(limit*3/10, outsideMax) - min(limit/16, overshootMax)
+	n := limit - min(limit*3/10, outsideMax) - min(limit/8, overshootMax)
 	debug.SetMemoryLimit(n)
 	return n
 }

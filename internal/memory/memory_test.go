@@ -3,6 +3,7 @@ package memory_test
 import (
 	"context"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,4 +215,19 @@ func TestParseLimit(t *testing.T) {
 	small, err := memory.ParseLimit("auto", func() int64 { return 1 << 20 })
 	require.NoError(t, err)
 	require.Zero(t, small)
+}
+
+// What the runtime may use leaves room in a small limit for the program's pages, and for what
+// it overshoots by; in a large one it is nearly all.
+func TestSetRuntime(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() {
+		debug.SetMemoryLimit(before)
+		memory.KeepSlabs(32 << 20)
+	})
+	const mib, gib = 1 << 20, 1 << 30
+	for limit, outside := range map[int64]int64{64 * mib: 64*mib*3/10 + 8*mib, 128 * mib: 128*mib*3/10 + 16*mib, gib: 56 * mib, 64 * gib: 56 * mib} {
+		require.Equal(t, limit-outside, memory.SetRuntime(limit))
+		require.Equal(t, limit-outside, debug.SetMemoryLimit(-1))
+	}
 }

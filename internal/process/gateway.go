@@ -220,7 +220,7 @@ func (w *wiring) doors(g *gatewayParts) error {
 	authorizer := g.tenants.authz
 	var err error
 	g.door, err = gateway.New(cfg, gateway.Deps{
-		Log: w.log, Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.members, Requests: g.memory.requests, Incoming: g.memory.incoming,
+		Log: w.log, Maps: g.maps, NewSession: func() router.Session { return g.router.NewSessionOf("") }, Groups: g.members, Requests: g.memory.requests, Incoming: g.memory.incoming, Answers: g.memory.answers,
 		TokenKey: func(ctx context.Context) ([]byte, error) { return g.store.TokenKey(ctx, w.cfg.LogicalCluster) },
 		Topics:   g.admin.topics, Clusters: g.admin.clusters, Fleet: g.admin.fleet, Operations: g.admin.operations, Naming: g.names, Acls: g.admin.acls,
 		Credentials: g.admin.creds, Quotas: g.admin.quotas, GroupConfigs: g.admin.groups, GroupSettings: w.cfg.Groups.Settings(), Tenants: &forwardedTenants{g.admin.tenants, g.tenants}, Authorizer: authorizer, Limiter: g.limiter,

@@ -307,7 +307,7 @@ func (t *tenancy) door(p *tenantParts, name string, view *tenantView, authorizer
 	members := groups.NewCluster(groups.ClusterConfig{Engine: p.engine, Dial: relayDialer(t.g.peers, t.w.access.scheme(), name, clientOptions(t.g.observe)...)})
 	var err error
 	p.door, err = gateway.New(cfg, gateway.Deps{
-		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests, Incoming: t.g.memory.incoming, Expansions: t.g.door.Expansions(),
+		Log: log, Maps: view, NewSession: t.session(name), Groups: members, Requests: t.g.memory.requests, Incoming: t.g.memory.incoming, Answers: t.g.memory.answers, Expansions: t.g.door.Expansions(),
 		TokenKey: func(ctx context.Context) ([]byte, error) { return t.g.store.TokenKey(ctx, name) },
 		Topics:   t.g.admin.topics, Operations: t.g.admin.operations, Naming: t.g.names.Of(view), Acls: t.g.admin.acls, Credentials: t.g.admin.creds, Quotas: t.g.admin.quotas, GroupConfigs: t.g.admin.groups, GroupSettings: t.w.cfg.Groups.Settings(), Authorizer: authorizer, Limiter: p.limiter, Room: p.room,
 		TracerProvider: t.w.telemetry.tracers, MeterProvider: t.w.telemetry.meters, Interceptors: []connect.Interceptor{ending{}, t.scope(name)},
