@@ -32,8 +32,8 @@ type follower struct {
 	named  bool
 	broker int32
 	until  time.Time                 // then the leader is asked again
-	since  time.Time                 // when the leader named it last
-	end    federation.PhysicalOffset // the leader's high watermark then
+	since  time.Time                 // when the leader told of end
+	end    federation.PhysicalOffset // the leader's high watermark, which it has to get to
 	heard  bool                      // it has answered
 	at     federation.PhysicalOffset // its own high watermark, as far as it was heard of
 	rest   time.Time                 // until then the leader answers itself
@@ -118,10 +118,14 @@ func (c *Cluster) Named(topic string, p federation.PhysicalPartition, asked, nam
 	now := time.Now()
 	if !f.named || f.broker != named {
 		c.cfg.Logger.Debug("reading from a follower", "cluster", c.Name, "topic", topic, "partition", p, "broker", named)
-		f.heard, f.at = false, -1
+		f.named, f.heard, f.at = false, false, -1
 	}
-	f.named, f.broker = true, named
-	f.since, f.until, f.end = now, now.Add(c.cfg.FollowerLease), federation.PhysicalOffset(high)
+	// One that is behind has to get to where it was to be first: to be named again gives it
+	// no more time.
+	if !f.named || f.at >= f.end {
+		f.since, f.end = now, federation.PhysicalOffset(high)
+	}
+	f.named, f.broker, f.until = true, named, now.Add(c.cfg.FollowerLease)
 }
 
 // FollowerAt notes the high watermark that a follower has answered with.

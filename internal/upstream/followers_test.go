@@ -111,6 +111,22 @@ func TestFollowerThatDoesNotMove(t *testing.T) {
 }
 
 // A replica that is not in sync is not read, whatever the leader says.
+// A follower that is named again before its time is over gets no more of it.
+func TestFollowerThatIsNamedAgainDoesNotMove(t *testing.T) {
+	_, c, leader, f := threeBrokers(t, upstream.Config{FollowerLagMax: 100 * time.Millisecond, FollowerRest: time.Minute})
+	followed, itself := upstream.Source{Broker: f[0], Follower: true}, upstream.Source{Broker: leader, Itself: true}
+	c.Named("t", 0, leader, f[0], 10)
+	c.FollowerAt("t", 0, f[0], 9)
+	require.Equal(t, followed, sourceOf(t, c))
+	require.Eventually(t, func() bool {
+		if s, _ := c.Source("t", 0); s == itself {
+			return true
+		}
+		c.Named("t", 0, leader, f[0], 11)
+		return false
+	}, 5*time.Second, 5*time.Millisecond)
+}
+
 func TestFollowerOutOfSync(t *testing.T) {
 	k, c, leader, f := threeBrokers(t, upstream.Config{})
 	c.Named("t", 0, leader, f[0], 10)
