@@ -182,7 +182,7 @@ func (c *Cluster) open(ctx context.Context, broker int32) (*Conn, error) {
 		nc: nc, contact: &c.contact, clientID: c.cfg.ClientID, timeout: c.cfg.RequestTimeout, bytesMax: c.cfg.ResponseBytesMax, buffers: c.buffers,
 		// One more than slots: the call that proves who we are has none.
 		out: make(chan *call, c.cfg.ConnRequestsMax+1), slots: make(chan struct{}, c.cfg.ConnRequestsMax),
-		done: make(chan struct{}), written: make(chan struct{}), read: make(chan struct{}),
+		done: make(chan struct{}), written: make(chan struct{}), read: make(chan struct{}), more: make(chan struct{}, 1),
 	}
 	if _, secure := nc.(*secureConn); secure {
 		conn.records = bufio.NewWriterSize(nc, recordBufferBytes)
@@ -233,6 +233,12 @@ type Conn struct {
 	read     chan struct{} // closed when the read loop has ended
 	corr     int32
 	session  session
+
+	vector net.Buffers // of the write loop
+
+	sent  atomic.Int32  // the last request whose bytes are all written
+	early atomic.Bool   // the read loop waits for sent
+	more  chan struct{} // holds one: sent has grown meanwhile
 }
 
 type call struct {
@@ -240,6 +246,7 @@ type call struct {
 	flexible bool // the response header has tags
 	own      bool // of the connection itself: it has no slot
 	bufs     net.Buffers
+	size     int // of all of them
 	sent     time.Time
 	done     func(*Buffer, error)
 
@@ -369,7 +376,7 @@ func (c *Conn) newCall(key, version int16, flex bool, body net.Buffers, done fun
 	for _, b := range body {
 		total += len(b)
 	}
-	cl := &call{flexible: flex, done: done, sent: time.Now()}
+	cl := &call{flexible: flex, done: done, size: 4 + total, sent: time.Now()}
 	head := cl.head[:0]
 	if 4+n > len(cl.head) {
 		head = make([]byte, 0, 4+n)
@@ -410,13 +417,13 @@ func (c *Conn) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 		err  error
 	}
 	ch := make(chan answer, 1)
+	resp := req.ResponseKind() // now: a caller that has given up may send req elsewhere
+	resp.SetVersion(v)
 	c.Send(req.Key(), v, req.IsFlexible(), net.Buffers{req.AppendTo(nil)}, func(b *Buffer, err error) {
 		if err != nil {
 			ch <- answer{nil, err}
 			return
 		}
-		resp := req.ResponseKind()
-		resp.SetVersion(v)
 		// The response aliases the buffer, so the buffer is left to the collector.
 		b.uncharge()
 		err = Decode(resp, b.B)
@@ -482,53 +489,117 @@ func (c *Conn) giveBack(cl *call) {
 // batches share records.
 const recordBufferBytes = 64 << 10
 
-// write writes buffers: with one system call, or as records of TLS.
-func (c *Conn) write(bufs net.Buffers) error {
-	if c.records == nil {
-		_, err := bufs.WriteTo(c.nc)
-		return err
-	}
-	for _, b := range bufs {
-		if _, err := c.records.Write(b); err != nil {
-			return err
-		}
-	}
-	return c.records.Flush()
-}
-
-// writeBuffersMax is from how many buffers on no further request joins a write: the
-// system takes 1024.
-const writeBuffersMax = 512
+// What waits already goes in the same system call, up to so many buffers, as the system takes
+// 1024, and bytes: no more than a broker's socket takes while the broker reads nothing, so
+// that an answer to the first request does not wait for the broker to read the last.
+const (
+	writeBuffersMax = 512
+	writeBytesMax   = 32 << 10
+)
 
 func (c *Conn) writeLoop() {
 	defer close(c.written)
-	var batch net.Buffers
+	var batch []*call
 	var deadline time.Time
+	for {
+		if len(batch) == 0 {
+			select {
+			case cl := <-c.out:
+				batch = append(batch, cl)
+			case <-c.done:
+				return
+			}
+		}
+		next := c.joined(&batch)
+		if now := time.Now(); deadline.Before(now.Add(c.timeout)) {
+			deadline = now.Add(c.timeout + c.timeout/8) // and good for some time
+			_ = c.nc.SetWriteDeadline(deadline)
+		}
+		if err := c.write(batch); err != nil {
+			c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
+			return
+		}
+		clear(batch)
+		if batch = batch[:0]; next != nil {
+			batch = append(batch, next)
+		}
+	}
+}
+
+// joined adds to a batch what waits already, and returns what waits and does not fit; nil
+// if all does.
+func (c *Conn) joined(batch *[]*call) (next *call) {
+	buffers, size := len((*batch)[0].bufs), (*batch)[0].size
 	for {
 		select {
 		case cl := <-c.out:
-			// What waits already goes in the same system call.
-			batch = append(batch[:0], cl.bufs...)
-			for more := true; more && len(batch) < writeBuffersMax; {
-				select {
-				case cl := <-c.out:
-					batch = append(batch, cl.bufs...)
-				default:
-					more = false
-				}
+			buffers, size = buffers+len(cl.bufs), size+cl.size
+			if buffers > writeBuffersMax || size > writeBytesMax {
+				return cl
 			}
-			if now := time.Now(); deadline.Before(now.Add(c.timeout)) {
-				deadline = now.Add(c.timeout + c.timeout/8) // and good for some time
-				_ = c.nc.SetWriteDeadline(deadline)
-			}
-			if err := c.write(batch); err != nil {
-				c.fail(fmt.Errorf("%w: %w", ErrConnClosed, err))
-				return
-			}
-		case <-c.done:
-			return
+			*batch = append(*batch, cl)
+		default:
+			return nil
 		}
 	}
+}
+
+// write writes requests: with one system call, or one after the other.
+func (c *Conn) write(batch []*call) error {
+	if _, ok := c.nc.(*net.TCPConn); ok {
+		bufs := c.vector[:0]
+		for _, cl := range batch {
+			bufs = append(bufs, cl.bufs...)
+		}
+		c.vector = bufs
+		_, err := bufs.WriteTo(c.nc)
+		if err == nil {
+			c.wrote(batch[len(batch)-1])
+		}
+		return err
+	}
+	w := io.Writer(c.nc)
+	if c.records != nil {
+		w = c.records
+	}
+	for _, cl := range batch {
+		for _, b := range cl.bufs {
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+		}
+		c.wrote(cl)
+	}
+	if c.records != nil {
+		return c.records.Flush()
+	}
+	return nil
+}
+
+// wrote notes that nobody reads the bytes of a request, and of those before, any more.
+func (c *Conn) wrote(cl *call) {
+	c.sent.Store(cl.corr)
+	if c.early.Swap(false) {
+		c.more <- struct{}{} // has room: early is set by who takes it
+	}
+}
+
+// awaitSent waits until all bytes of a request are written. Its answer can come before, from
+// a broker that has not read all of it, or while the write loop is about to go on; the
+// caller must not have the bytes back until then.
+func (c *Conn) awaitSent(corr int32) error {
+	for c.sent.Load()-corr < 0 { // the numbers may begin anew
+		c.early.Store(true)
+		if c.sent.Load()-corr >= 0 && c.early.Swap(false) {
+			return nil
+		}
+		select {
+		case <-c.more:
+		case <-c.done:
+			return ErrConnClosed
+		}
+	}
+	return nil
 }
 
 func (c *Conn) readLoop() {
@@ -571,6 +642,10 @@ func (c *Conn) readOne(r *bufio.Reader) error {
 			return fmt.Errorf("the header of the broker's answer: %w", err)
 		}
 		buf.B = body
+	}
+	if err := c.awaitSent(corr); err != nil {
+		buf.Release()
+		return err
 	}
 	c.mu.Lock()
 	if c.err != nil { // drain answers it

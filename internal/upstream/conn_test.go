@@ -1,10 +1,13 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -130,4 +133,90 @@ func TestAnnouncedAnswersCostNothing(t *testing.T) {
 	require.ErrorIs(t, err, upstream.ErrConnClosed)
 	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(most))
 	require.Zero(t, answers.Used())
+}
+
+// hasty stands between a client and an embedded cluster. It answers a request of one API
+// when it has read its head, and reads the rest, which it tells, when it is let.
+func hasty(key int16, let <-chan struct{}, rest chan<- []byte) upstream.Dialer {
+	frame := func(r io.Reader, head []byte) ([]byte, error) {
+		if _, err := io.ReadFull(r, head); err != nil {
+			return nil, err
+		}
+		return make([]byte, 4+int(binary.BigEndian.Uint32(head))-len(head)), nil
+	}
+	serve := func(near, up net.Conn) error {
+		head := make([]byte, 12) // size, key, version and correlation id
+		body, err := frame(near, head)
+		if err != nil {
+			return err
+		}
+		if int16(binary.BigEndian.Uint16(head[4:])) == key {
+			if _, err := near.Write(slices.Concat([]byte{0, 0, 0, 8}, head[8:], make([]byte, 4))); err != nil {
+				return err
+			}
+			<-let
+			_, err := io.ReadFull(near, body)
+			rest <- body
+			return err
+		}
+		if _, err := io.ReadFull(near, body); err != nil {
+			return err
+		}
+		if _, err := up.Write(slices.Concat(head, body)); err != nil {
+			return err
+		}
+		head = head[:4]
+		if body, err = frame(up, head); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(up, body); err != nil {
+			return err
+		}
+		_, err = near.Write(slices.Concat(head, body))
+		return err
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		up, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		near, far := net.Pipe()
+		go func() {
+			defer func() { _, _ = far.Close(), up.Close() }()
+			for serve(far, up) == nil {
+			}
+		}()
+		return near, nil
+	}
+}
+
+// A broker that answers a request before it has read it gets the bytes that it was sent: who
+// sent them has them back when they are written, not before.
+func TestAnswersWaitForTheirRequests(t *testing.T) {
+	k := embedded(t, kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	let, rest := make(chan struct{}), make(chan []byte, 1)
+	c := open(t, upstream.Config{Dialer: hasty(kmsg.ListOffsets.Int16(), let, rest)}, k.ListenAddrs()...)
+	_, err := c.Info(t.Context())
+	require.NoError(t, err)
+	conn, err := c.Conn(t.Context(), 0, upstream.UseQuery, 0)
+	require.NoError(t, err)
+	require.True(t, conn.TryAcquire())
+	body := bytes.Repeat([]byte("mine"), 1000)
+	answered := make(chan error, 1)
+	conn.Send(kmsg.ListOffsets.Int16(), 1, false, net.Buffers{body}, func(b *upstream.Buffer, err error) {
+		if err == nil {
+			b.Release()
+		}
+		clear(body) // it is used for something else
+		answered <- err
+	})
+	select {
+	case err := <-answered:
+		require.Fail(t, "answered before it was written", "%v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(let)
+	require.True(t, bytes.HasSuffix(<-rest, bytes.Repeat([]byte("mine"), 1000)))
+	require.NoError(t, <-answered)
 }
