@@ -270,6 +270,7 @@ func brokenRecords(rnd *rand.Rand, resp kmsg.Response) (changed bool) {
 				continue
 			}
 			changed = true
+			first := min(12+int(binary.BigEndian.Uint32(b[8:])), len(b))
 			switch rnd.IntN(9) {
 			case 0:
 				b[17+rnd.IntN(4)] ^= 1 << rnd.IntN(8) // checksum
@@ -282,7 +283,7 @@ func brokenRecords(rnd *rand.Rand, resp kmsg.Response) (changed bool) {
 			case 4:
 				b[16] = byte(3 + rnd.IntN(100)) // magic; one of the old formats would be a lie that could be true
 			case 5:
-				b[21+rnd.IntN(len(b)-21)] ^= 1 << rnd.IntN(8) // anything under the checksum
+				b[21+rnd.IntN(first-21)] ^= 1 << rnd.IntN(8) // anything under the checksum; the next batch's offset is not
 			case 6:
 				if binary.BigEndian.Uint64(b) > uint64(binary.BigEndian.Uint32(b[23:])) {
 					binary.BigEndian.PutUint64(b, 0) // the whole batch is below what was asked for
