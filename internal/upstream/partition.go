@@ -80,7 +80,8 @@ func (q *question) run(ctx context.Context, which []int, rest time.Duration) {
 	for len(which) > 0 {
 		led, leaderless := q.split(which)
 		for _, a := range led {
-			attempts.Go(func() { q.attempt(ctx, a, rest) })
+			now := rest // the loop goes on meanwhile
+			attempts.Go(func() { q.attempt(ctx, a, now) })
 		}
 		if len(leaderless) > 0 && !q.findLeaders(ctx, leaderless, rest) {
 			if !pause(ctx, rest) {
