@@ -66,16 +66,17 @@ func LimitsOf(limit int64) Limits {
 	return l
 }
 
-// overshootMax is how far the runtime can come above what it was told while many processors
-// allocate, and the machine has no time for it to collect, or while one large message comes
-// beside what is there: an eighth of small limits.
-const overshootMax = 16 << 20
+// overshootMax is how far the runtime can come above what it was told: while many processors
+// allocate, and the machine has no time for it to collect; and by the buffer of one large
+// message, which doubles as it comes (8 MiB become 16, beside the 8). It is a sixth of small
+// limits.
+const overshootMax = 24 << 20
 
 // SetRuntime has the Go runtime collect garbage as often as it takes to stay within
 // the limit, and returns what it set. Idle slabs get a sixteenth of it at most.
 func SetRuntime(limit int64) int64 {
 	KeepSlabs(min(slabIdleDefault, limit/16))
-	n := limit - min(limit*3/10, outsideMax) - min(limit/8, overshootMax)
+	n := limit - min(limit*3/10, outsideMax) - min(limit/6, overshootMax)
 	debug.SetMemoryLimit(n)
 	return n
 }

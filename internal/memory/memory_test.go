@@ -226,7 +226,7 @@ func TestSetRuntime(t *testing.T) {
 		memory.KeepSlabs(32 << 20)
 	})
 	const mib, gib = 1 << 20, 1 << 30
-	for limit, outside := range map[int64]int64{64 * mib: 64*mib*3/10 + 8*mib, 128 * mib: 128*mib*3/10 + 16*mib, gib: 56 * mib, 64 * gib: 56 * mib} {
+	for limit, outside := range map[int64]int64{60 * mib: 28 * mib, 120 * mib: 56 * mib, gib: 64 * mib, 64 * gib: 64 * mib} {
 		require.Equal(t, limit-outside, memory.SetRuntime(limit))
 		require.Equal(t, limit-outside, debug.SetMemoryLimit(-1))
 	}
