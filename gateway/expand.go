@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,12 +42,24 @@ func (e *Expansions) option() connect.HandlerOption {
 
 // An expander decompresses one message after the other. Connect resets it to nothing when
 // it is done with one.
+//
+// Connect gathers the message in a buffer that doubles, and keeps buffers for later. So all
+// of a message is decompressed into slabs before any of it is handed out: one that is too
+// large ends there.
 type expander struct {
 	gzip.Reader
-	of   *Expansions
-	left int // bytes that the message may still have
-	slot bool
+	of    *Expansions
+	slot  bool
+	whole bool
+	slabs []*[]byte // what is not handed out yet
+	at    int       // how far the first one is
 }
+
+// Sizes of slabs: most messages fit into the first.
+const (
+	expandFirst = 64 << 10
+	expandStep  = 1 << 20
+)
 
 // Reset implements connect.Decompressor.
 func (x *expander) Reset(r io.Reader) error {
@@ -56,7 +69,7 @@ func (x *expander) Reset(r io.Reader) error {
 		return nil
 	}
 	x.of.slots <- struct{}{}
-	x.slot, x.left = true, x.of.most
+	x.slot = true
 	err := x.Reader.Reset(r)
 	if err != nil {
 		x.done()
@@ -67,11 +80,44 @@ func (x *expander) Reset(r io.Reader) error {
 // Read implements io.Reader. It ends with an error where the message gets too large: to
 // see how large it would be costs a thousand times of what it cost to send.
 func (x *expander) Read(p []byte) (int, error) {
-	n, err := x.Reader.Read(p[:min(len(p), x.left+1)])
-	if x.left -= n; x.left < 0 {
-		return 0, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("message is larger than %d bytes when it is decompressed", x.of.most))
+	if !x.whole {
+		if err := x.gather(); err != nil {
+			return 0, err
+		}
+		x.whole = true
 	}
-	return n, err
+	if len(x.slabs) == 0 {
+		return 0, io.EOF
+	}
+	first := x.slabs[0]
+	n := copy(p, (*first)[x.at:])
+	if x.at += n; x.at == len(*first) {
+		memory.PutSlab(first)
+		x.slabs, x.at = x.slabs[1:], 0
+	}
+	return n, nil
+}
+
+// gather decompresses a message.
+func (x *expander) gather() error {
+	size := expandFirst
+	for got := 0; ; size = expandStep {
+		b := memory.GetSlab(size)
+		x.slabs = append(x.slabs, b)
+		for room := (*b)[:size]; len(*b) < size; {
+			n, err := x.Reader.Read(room[len(*b):])
+			*b = room[:len(*b)+n]
+			if got += n; got > x.of.most {
+				return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("message is larger than %d bytes when it is decompressed", x.of.most))
+			}
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // Close implements connect.Decompressor.
@@ -81,6 +127,10 @@ func (x *expander) Close() error {
 }
 
 func (x *expander) done() {
+	for _, b := range x.slabs {
+		memory.PutSlab(b)
+	}
+	x.slabs, x.at, x.whole = nil, 0, false
 	if x.slot {
 		<-x.of.slots
 		x.slot = false
