@@ -89,6 +89,7 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 		BeatIntervalMs: c.cfg.BeatInterval.Milliseconds(),
 		Lease:          a.lease(0),
 		NodeId:         int32(node),
+		MapVersion:     int64(t.current().Version),
 	}}})
 	if err != nil {
 		return err

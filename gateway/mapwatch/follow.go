@@ -115,6 +115,7 @@ type link struct {
 	// know of a newer map that was read from the store meanwhile. After a refusal it is
 	// nil until the snapshot comes that the controller answers with.
 	base    *federation.Map
+	newest  federation.MapVersion // when the controller took the registration
 	held    chan *controlv1.HeadsHeld
 	loads   chan *controlv1.PartitionLoads
 	unacked bool // the current map was not acknowledged on this stream
@@ -427,6 +428,7 @@ func (l *link) onRegistered(r *controlv1.Registered) error {
 			l.extendLease(l.began, time.Duration(lease.GetValidMs())*time.Millisecond)
 		}
 	}
+	l.newest = federation.MapVersion(r.GetMapVersion())
 	l.unacked = l.Current().Version > 0
 	l.log.Info("attached to the controller", "epoch", l.metEpoch(), "node", r.GetNodeId())
 	l.mu.Lock()
@@ -453,8 +455,13 @@ func (l *link) onLease(lease *controlv1.Lease) error {
 }
 
 // installed takes what the stream has brought; an older map than the current one, which
-// the store had before, only as what the next delta changes.
+// the store had before, only as what the next delta changes. So it is for a gateway that
+// has none until it gets the newest: its clients may have seen that before it was started.
 func (l *link) installed(m *federation.Map) {
+	if l.Current().Version == 0 && m.Version < l.newest {
+		l.base = m
+		return
+	}
 	if l.install(m) {
 		l.log.Debug("map installed", "version", m.Version)
 	}

@@ -280,6 +280,31 @@ func TestDeltasFitTheStreamBesideANewerMapOfTheStore(t *testing.T) {
 	accepted(7)
 }
 
+// A gateway that has no map yet serves none that is older than the controller's newest,
+// whether the deltas behind the snapshot come or not: its clients may have seen that one
+// before it was started anew.
+func TestNoMapUntilTheNewestIsThere(t *testing.T) {
+	s := newScript(t)
+	w := start(t, []string{s.url})
+	newest := registered(0)
+	newest.GetRegistered().MapVersion = 5
+	for range 2 {
+		c, reg := s.attached(t)
+		require.Zero(t, reg.GetMapVersion(), "the stream before has ended between the two")
+		c.send(t, 1, newest)
+		c.send(t, 1, snapshot(mapOf(3)))
+		c.send(t, 1, delta(mapOf(3), mapOf(4)))
+		c.send(t, 1, &controlv1.AttachResponse{Frame: &controlv1.AttachResponse_NotLeader{NotLeader: &controlv1.NotLeader{}}})
+	}
+	require.Zero(t, w.Current().Version)
+	c, _ := s.attached(t)
+	c.send(t, 1, newest)
+	c.send(t, 1, snapshot(mapOf(3)))
+	c.send(t, 1, delta(mapOf(3), mapOf(6)))
+	require.EqualValues(t, 6, until(t, c, applied).GetVersion())
+	require.EqualValues(t, 6, w.Current().Version)
+}
+
 func TestDeltasOnTheirWayAfterARefusalWaitForTheSnapshot(t *testing.T) {
 	s := newScript(t)
 	w := start(t, []string{s.url})

@@ -961,8 +961,11 @@ type Registered struct {
 	BeatIntervalMs int64                  `protobuf:"varint,1,opt,name=beat_interval_ms,json=beatIntervalMs,proto3" json:"beat_interval_ms,omitempty"`
 	Lease          *Lease                 `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	NodeId         int32                  `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The newest map. The snapshot that follows may be older, and is brought up to it by
+	// deltas: a peer that has no map serves none that is older.
+	MapVersion    int64 `protobuf:"varint,4,opt,name=map_version,json=mapVersion,proto3" json:"map_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Registered) Reset() {
@@ -1012,6 +1015,13 @@ func (x *Registered) GetLease() *Lease {
 func (x *Registered) GetNodeId() int32 {
 	if x != nil {
 		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Registered) GetMapVersion() int64 {
+	if x != nil {
+		return x.MapVersion
 	}
 	return 0
 }
@@ -1391,12 +1401,14 @@ const file_braid_control_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"not_leader\x18\n" +
 	" \x01(\v2\x1b.braid.control.v1.NotLeaderH\x00R\tnotLeaderB\a\n" +
-	"\x05frame\"~\n" +
+	"\x05frame\"\x9f\x01\n" +
 	"\n" +
 	"Registered\x12(\n" +
 	"\x10beat_interval_ms\x18\x01 \x01(\x03R\x0ebeatIntervalMs\x12-\n" +
 	"\x05lease\x18\x02 \x01(\v2\x17.braid.control.v1.LeaseR\x05lease\x12\x17\n" +
-	"\anode_id\x18\x03 \x01(\x05R\x06nodeId\"J\n" +
+	"\anode_id\x18\x03 \x01(\x05R\x06nodeId\x12\x1f\n" +
+	"\vmap_version\x18\x04 \x01(\x03R\n" +
+	"mapVersion\"J\n" +
 	"\x05Lease\x12&\n" +
 	"\x0fanswers_sent_ms\x18\x01 \x01(\x03R\ranswersSentMs\x12\x19\n" +
 	"\bvalid_ms\x18\x02 \x01(\x03R\avalidMs\"\x87\x01\n" +
