@@ -294,6 +294,45 @@ func TestZombieFindsOut(t *testing.T) {
 	})
 }
 
+// A gateway that was cut off has not heard that another one had the group, and took members
+// in. When they come to it, it sends none of them away: it asks whose the group is.
+func TestZombieExpelsNobody(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		a := w.gateway("a", func(c *Config) { c.OwnershipCheck = time.Hour })
+		w.serve("a")
+		ctx := w.t.Context()
+		heartbeat := ConsumerHeartbeatRequest{Group: "g", ClientID: "c", RebalanceTimeout: time.Minute, Topics: []federation.TopicName{"t"}}
+		join := func(gw *gateway, id string) ConsumerHeartbeatRequest {
+			r := heartbeat
+			r.MemberID = id
+			got, err := gw.engine.ConsumerHeartbeat(ctx, r)
+			require.NoError(w.t, err)
+			return ConsumerHeartbeatRequest{Group: "g", MemberID: id, Epoch: got.Epoch}
+		}
+		join(a, "old")
+		other := newWorld(w.t, w.mini, w.url) // with another map
+		other.prefix = w.prefix
+		other.maps.set(w.maps.Current())
+		b := other.gateway("b")
+		other.serve("b")
+		at := join(b, "new")
+		_, err := a.engine.ConsumerHeartbeat(ctx, at)
+		require.Equal(w.t, federation.NotCoordinator, federation.KindOf(err), "%v", err)
+		_, err = a.engine.ConsumerHeartbeat(ctx, at)
+		require.NoError(w.t, err, "it has the group as it is by now")
+
+		at.MemberID = "none"
+		_, err = a.engine.ConsumerHeartbeat(ctx, at)
+		require.Equal(w.t, federation.UnknownMember, federation.KindOf(err))
+		a.loseRedis(true)
+		_, err = a.engine.ConsumerHeartbeat(ctx, at)
+		require.Equal(w.t, federation.CoordinatorLoading, federation.KindOf(err), "it cannot be known")
+		at.MemberID = "new"
+		_, err = a.engine.ConsumerHeartbeat(ctx, at)
+		require.NoError(w.t, err, "the group goes on")
+	})
+}
+
 func TestStaticMemberRestartsWithoutRebalance(t *testing.T) {
 	onWorlds(t, func(w *world) {
 		w.gateway("a")

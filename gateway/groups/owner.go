@@ -3,6 +3,7 @@ package groups
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -244,6 +245,9 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 	if err := o.persist(ctx, now, &c); err != nil {
 		return err
 	}
+	if err := o.confirm(ctx, now, &c); err != nil {
+		return err
+	}
 	o.e.counted.rebalances.Add(o.g.epoch - epoch)
 	events, err := o.withOffsets(ctx, c.events)
 	if err != nil {
@@ -264,8 +268,44 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 	return nil
 }
 
+// stores reports whether a change writes to the store, which says whose the group is.
+func (c *changes) stores() bool { return len(c.records) > 0 || len(c.offsets) > 0 || c.remove }
+
+// expels reports whether an answer tells a member that it is none any more, or that another
+// one has its place or epoch.
+func expels(r reply) bool {
+	switch federation.KindOf(r.err) {
+	case federation.UnknownMember, federation.IllegalGeneration, federation.FencedMemberEpoch, federation.StaleMemberEpoch, federation.FencedInstance:
+		return true
+	default:
+		return false
+	}
+}
+
+// confirm asks the store whose the group is before a member is told that it is none, where
+// nothing was written: another gateway may have taken the group over, and the member in,
+// since this one looked last. While the store is away such members are told to try again.
+func (o *owner) confirm(ctx context.Context, now time.Time, c *changes) error {
+	if c.stores() || !slices.ContainsFunc(c.replies, expels) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StoreTimeout)
+	defer cancel()
+	o.seq++
+	err := o.e.cfg.Store.WriteGroup(ctx, o.logical, o.g.id, redisstore.GroupWrite{Epoch: o.epoch, Sequence: o.seq, NowMs: now.UnixMilli()})
+	if err == nil || federation.KindOf(err) == federation.NotCoordinator {
+		return err
+	}
+	for i, r := range c.replies {
+		if expels(r) {
+			c.replies[i] = reply{to: r.to, err: errStoreAway(o.g.id, err)}
+		}
+	}
+	return nil
+}
+
 func (o *owner) persist(ctx context.Context, now time.Time, c *changes) error {
-	if len(c.records) == 0 && len(c.offsets) == 0 && !c.remove {
+	if !c.stores() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.e.cfg.StoreTimeout)
