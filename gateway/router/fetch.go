@@ -107,6 +107,9 @@ type fetching struct {
 	looked  time.Time // when this pass over the items began
 	enough  time.Time // since when there is enough
 	held    time.Time // since when there is something, and not enough
+	// awaited are the refreshes that wake the Fetch, each of them once: many partitions of a
+	// cluster that is away ask for the same one, several times a second.
+	awaited map[<-chan struct{}]bool
 }
 
 // A fetchItem is one partition of a Fetch.
@@ -358,6 +361,13 @@ func (it *fetchItem) rests() bool {
 
 // wakeAfter wakes the Fetch when ch is closed, if it is still under way.
 func (f *fetching) wakeAfter(ch <-chan struct{}) {
+	if f.awaited[ch] {
+		return
+	}
+	if f.awaited == nil {
+		f.awaited = make(map[<-chan struct{}]bool)
+	}
+	f.awaited[ch] = true
 	wake, ctx, r := f.wake, f.ctx, f.s.r // f may be another Fetch's by then
 	r.tasks.Go(func() {
 		select {

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -136,4 +137,42 @@ func TestOffsetsThatNobodyWaitsFor(t *testing.T) {
 	all.Wait()
 	require.EqualValues(t, partitions-1, <-asked)
 	require.Empty(t, asked)
+}
+
+// A Fetch of many partitions of a cluster that says nothing waits for its leaders once, and
+// not once for each partition and each time that it looks again.
+func TestFetchOfManyPartitionsWithoutLeaders(t *testing.T) {
+	const partitions = 200
+	w := newWorldWith(t, partitions, router.Config{}, nil)
+	var heads [][]*federation.Extent
+	var from []router.Position
+	for p := range partitions {
+		heads = append(heads, []*federation.Extent{federationtest.Head("a", "phys", p)})
+		from = append(from, router.Position{TopicPartition: at("orders", p), MaxBytes: 1 << 20, CurrentEpoch: federation.NoEpoch, LastFetchedEpoch: federation.NoEpoch})
+	}
+	w.SetTopic("orders", nil, heads...)
+	c, silent := w.clusters["a"], make(chan struct{})
+	defer close(silent)
+	c.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		c.SleepControl(func() { <-silent })
+		return nil, nil, false
+	})
+	s := session(t, w.r)
+	before, most := runtime.NumGoroutine(), 0
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Fetch(t.Context(), from, router.FetchLimit{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Second})
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			require.Less(t, most, before+100)
+			return
+		case <-time.After(10 * time.Millisecond):
+			most = max(most, runtime.NumGoroutine())
+		}
+	}
 }
