@@ -472,7 +472,7 @@ func (r *restorer) publish(ctx context.Context, which func(*restoringExtent) boo
 		}
 		sealed = append(sealed, planner.RestoredExtent{
 			TopicPartition: federation.TopicPartition{Topic: r.topic.Name, Partition: x.Partition}, Extent: x.Extent, At: x.At,
-			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Dropped: from(x.Hidden, x.End), Elsewhere: x.Elsewhere,
+			End: x.End, Seal: x.Seal, Hidden: below(x.Hidden, x.End), Dropped: within(x.Hidden, federation.PhysicalRange{From: x.End, To: x.Seal}), Elsewhere: x.Elsewhere,
 		})
 	}
 	if len(sealed) == 0 {
@@ -508,20 +508,13 @@ func (r *restorer) result() string {
 
 // below returns the parts of ranges below an offset.
 func below(ranges []federation.PhysicalRange, end federation.PhysicalOffset) []federation.PhysicalRange {
-	var out []federation.PhysicalRange
-	for _, r := range ranges {
-		if r.To = min(r.To, end); r.From < r.To {
-			out = append(out, r)
-		}
-	}
-	return out
+	return within(ranges, federation.PhysicalRange{To: end})
 }
 
-// from returns the parts of ranges from an offset on.
-func from(ranges []federation.PhysicalRange, start federation.PhysicalOffset) []federation.PhysicalRange {
-	var out []federation.PhysicalRange
+// within returns the parts of ranges that lie in another one.
+func within(ranges []federation.PhysicalRange, all federation.PhysicalRange) (out []federation.PhysicalRange) {
 	for _, r := range ranges {
-		if r.From = max(r.From, start); r.From < r.To {
+		if r.From, r.To = max(r.From, all.From), min(r.To, all.To); r.From < r.To {
 			out = append(out, r)
 		}
 	}
