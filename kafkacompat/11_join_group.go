@@ -53,7 +53,8 @@ func handleJoinGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Join
 	for _, p := range kreq.Protocols {
 		jr.Protocols = append(jr.Protocols, groups.Protocol{Name: p.Name, Metadata: p.Metadata})
 	}
-	req.letGo()
+	req.body = nil
+	jr.Taken = req.frame.release
 	r, err := c.s.deps.Groups.Join(ctx, jr)
 	if err != nil {
 		resp.ErrorCode = req.fail(waitEnded(ctx, err))

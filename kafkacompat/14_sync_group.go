@@ -35,7 +35,9 @@ func handleSyncGroup(ctx context.Context, c *conn, req *request, kreq *kmsg.Sync
 	for _, a := range kreq.GroupAssignment {
 		sr.Assignments = append(sr.Assignments, groups.MemberAssignment{MemberID: a.MemberID, Assignment: a.MemberAssignment})
 	}
-	req.letGo()
+	if len(sr.Assignments) == 0 {
+		req.letGo() // it waits for the leader's, which waits for nobody
+	}
 	r, err := c.s.deps.Groups.Sync(ctx, sr)
 	c.memberSeen(err)
 	if err != nil {

@@ -60,6 +60,23 @@ func TestGroupsStayWithinTheirRoom(t *testing.T) {
 	require.LessOrEqual(t, room.Used(), room.Size())
 }
 
+// Members that wait for the others take no room of requests.
+func TestJoinsThatWaitTakeNoRoom(t *testing.T) {
+	room := groups.NewRoom(4 << 20)
+	w := startWorld(t, &world{room: room})
+	w.create("orders", 1, nil)
+	first, second := w.dial(), w.dial()
+	again := joinNew("waits")
+	again.MemberID = exchange[*kmsg.JoinGroupResponse](first, joinNew("waits"), 1).MemberID
+
+	req := joinNew("waits")
+	req.Protocols[0].Metadata = make([]byte, 200_000)
+	corr := second.send(req, 1)
+	require.Eventually(t, func() bool { return room.Used() > 200_000 && w.servers[0].BytesInUse() == 0 }, 10*time.Second, time.Millisecond)
+	require.Len(t, exchange[*kmsg.JoinGroupResponse](first, again, 1).Members, 2)
+	require.Zero(t, second.receive(req, corr).(*kmsg.JoinGroupResponse).ErrorCode)
+}
+
 // Clients that send ten times of what the gateway may hold are slowed down: nothing is
 // refused, the budget holds, and all goes on when the clusters do.
 func TestRequestsStayWithinTheBudget(t *testing.T) {

@@ -195,7 +195,7 @@ func (r *request) observe(ctx context.Context, m *Metrics) {
 }
 
 // letGo gives back the room of a request that has been decoded, before it waits for records
-// or for a group: what it keeps is counted by whom it asks.
+// or for a group: what it keeps of it is small.
 func (r *request) letGo() {
 	r.frame.release()
 	r.body = nil

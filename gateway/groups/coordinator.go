@@ -17,7 +17,7 @@ func (e *Engine) Join(ctx context.Context, r JoinRequest) (JoinResponse, error) 
 	if err := e.roomForNew(&r); err != nil {
 		return JoinResponse{}, err
 	}
-	value, err := e.ask(ctx, r.Group, r.MemberID == "", func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evJoin{c, r} })
+	value, err := e.ask(ctx, r.Group, r.MemberID == "", func() error { return errUnknownMember(r.Group, r.MemberID) }, func(c *call) any { return evJoin{c, &r} })
 	res, _ := value.(JoinResponse)
 	return res, err
 }

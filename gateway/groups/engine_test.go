@@ -3,10 +3,12 @@ package groups
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -517,5 +519,29 @@ func TestNoGroupIsLoadedWithoutRoom(t *testing.T) {
 		n, err := a.store.GroupsCount(w.t.Context(), w.maps.Current().LogicalCluster)
 		require.NoError(w.t, err)
 		require.Zero(w.t, n)
+	})
+}
+
+// A member that waits for the others holds its request no more, once the group has what it
+// keeps of it.
+func TestWaitingMembersHoldNoRequest(t *testing.T) {
+	onWorlds(t, func(w *world) {
+		a := w.gateway("a", func(c *Config) { c.InitialRebalanceDelay = 3 * time.Second })
+		w.serve("a")
+		taken := make(chan struct{})
+		var metadata weak.Pointer[byte]
+		answered := make(chan error, 1)
+		go func() {
+			r := joinOf("waits", "alice", 200<<10)
+			metadata = weak.Make(&r.Protocols[0].Metadata[0])
+			r.Taken = func() { close(taken) }
+			_, err := a.engine.Join(w.t.Context(), r)
+			answered <- err
+		}()
+		<-taken
+		runtime.GC()
+		require.Nil(w.t, metadata.Value(), "of the request")
+		require.Empty(w.t, answered)
+		require.NoError(w.t, <-answered)
 	})
 }

@@ -200,7 +200,7 @@ func newGroup(id string, cfg *Config, topics topicView, now time.Time) *group {
 type (
 	evJoin struct {
 		to any
-		r  JoinRequest
+		r  *JoinRequest
 	}
 	evSync struct {
 		to any
@@ -263,7 +263,7 @@ func (g *group) step(now time.Time, ev any) effects {
 		g.onCommit(&ev)
 		return g.fx // offsets only
 	case evJoin:
-		g.onJoin(ev.to, &ev.r)
+		g.onJoin(ev.to, ev.r)
 	case evSync:
 		g.onSync(ev.to, &ev.r)
 	case evConsumerHeartbeat:

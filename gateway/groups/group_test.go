@@ -121,7 +121,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) {
 		s.m = testMap(s.m, topics...)
 		s.step(evTopics{s.m})
 	case "join":
-		s.step(evJoin{to, s.join(t, arg)})
+		s.step(evJoin{to, new(s.join(t, arg))})
 	case "sync":
 		s.step(evSync{to, SyncRequest{Group: "g", MemberID: arg("id", ""), InstanceID: arg("instance", ""), Generation: s.generation(t, arg("gen", "0")), ProtocolName: arg("protocol", ""), Assignments: assignments(d.Input)}})
 	case "heartbeat":

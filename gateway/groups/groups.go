@@ -84,6 +84,11 @@ type JoinRequest struct {
 	// SkipAssignment is set for JoinGroup v9 and later (KIP-814).
 	CanSkipAssignment bool
 	Reason            string
+	// Taken is called when the group has its copy of what it keeps of the request, or has
+	// refused it: long before the answer, perhaps, which waits for the other members.
+	// Protocols are cleared by then, so that the memory they were in can go. Taken is called
+	// by another goroutine, once at most, and not at all with some errors; it may be nil.
+	Taken func()
 }
 
 // JoinResponse answers a JoinRequest. With an error of kind MemberIDRequired only

@@ -236,15 +236,17 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 	now := time.Now()
 	var c changes
 	epoch := o.g.epoch
-	for _, ev := range batch {
+	for i, ev := range batch {
 		c.add(o.g.step(now, ev))
 		if c.remove {
+			batch = batch[:i+1]
 			break // what is behind it in the batch finds the owner gone, and loads the group anew
 		}
 	}
 	if err := o.persist(ctx, now, &c); err != nil {
 		return err
 	}
+	taken(batch)
 	if err := o.confirm(ctx, now, &c); err != nil {
 		return err
 	}
@@ -266,6 +268,18 @@ func (o *owner) handle(ctx context.Context, batch []any) error {
 		return errIdle
 	}
 	return nil
+}
+
+// taken lets go of what members brought: who asks waits on, with the request in its hands.
+func taken(batch []any) {
+	for _, ev := range batch {
+		if join, ok := ev.(evJoin); ok {
+			clear(join.r.Protocols)
+			if join.r.Taken != nil {
+				join.r.Taken()
+			}
+		}
+	}
 }
 
 // stores reports whether a change writes to the store, which says whose the group is.

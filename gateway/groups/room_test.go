@@ -50,7 +50,7 @@ func TestRoomOfGroups(t *testing.T) {
 	var refused error
 	join := func(name, client string, bytes int) (*group, error) {
 		g := newGroup(name, &cfg, &federation.Map{}, now)
-		fx := g.step(now, evJoin{to: "join", r: joinOf(name, client, bytes)})
+		fx := g.step(now, evJoin{to: "join", r: new(joinOf(name, client, bytes))})
 		require.Len(t, fx.replies, 1)
 		groups = append(groups, g)
 		return g, fx.replies[0].err
@@ -108,7 +108,7 @@ func TestPendingMembersTakeRoom(t *testing.T) {
 	n := 0
 	for ; federation.KindOf(err) != federation.CoordinatorLoading; n++ {
 		require.Less(t, n, 64)
-		err = g.step(now, evJoin{to: "join", r: r}).replies[0].err
+		err = g.step(now, evJoin{to: "join", r: &r}).replies[0].err
 	}
 	require.Greater(t, n, 10)
 	g.step(now.Add(7*time.Second), evTick{heard: heardOf})
