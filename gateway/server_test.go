@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/braidmq/braid/federation"
@@ -246,6 +248,24 @@ func (buggyGroups) Describe(context.Context, string) (groups.Description, error)
 
 func (buggyGroups) Delete(context.Context, string) error {
 	return errors.New("dial tcp secret-host:9092: refused")
+}
+
+// What clients may send at once decides how much they, and other gateways, keep for each
+// stream.
+func TestFramesOfHTTP2AreSmall(t *testing.T) {
+	w := newWorld(t)
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	require.NoError(t, err)
+	defer func() { _ = c.Close() }()
+	_, err = c.Write([]byte(http2.ClientPreface))
+	require.NoError(t, err)
+	f := http2.NewFramer(c, c)
+	require.NoError(t, f.WriteSettings())
+	frame, err := f.ReadFrame()
+	require.NoError(t, err)
+	size, ok := frame.(*http2.SettingsFrame).Value(http2.SettingMaxFrameSize)
+	require.True(t, ok)
+	require.EqualValues(t, 64<<10, size)
 }
 
 func TestBugsAndDriverTextsStayInside(t *testing.T) {
