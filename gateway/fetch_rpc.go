@@ -2,14 +2,46 @@ package gateway
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
 	"github.com/braidmq/braid/internal/acl"
+	"github.com/braidmq/braid/internal/memory"
 	"github.com/braidmq/braid/internal/quota"
 )
+
+// A heldPage is the room of a page until it has been written to the client: that is after
+// the method has returned it.
+type heldPage struct {
+	answers *memory.Budget // may be nil
+	bytes   int64
+}
+
+type heldPageKey struct{}
+
+// holdPages has pages counted while they are written.
+func (g *Gateway) holdPages(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == braidv1connect.ConsumerServiceFetchProcedure {
+			held := &heldPage{answers: g.deps.Answers}
+			defer func() { held.answers.Uncharge(held.bytes) }()
+			r = r.WithContext(context.WithValue(r.Context(), heldPageKey{}, held))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// holdPage counts a page of so many bytes of payload. Like a frame, it waits for no room.
+func holdPage(ctx context.Context, bytes int64) {
+	if held, ok := ctx.Value(heldPageKey{}).(*heldPage); ok && bytes > frameFreeBytes {
+		held.bytes = bytes * frameCopies
+		held.answers.Charge(held.bytes)
+	}
+}
 
 // Fetch returns one page, waiting for records for at most max_wait_ms.
 func (s *consumerService) Fetch(ctx context.Context, r *braidv1.FetchRequest) (*braidv1.FetchResponse, error) {
@@ -79,6 +111,7 @@ func (g *Gateway) fetch(ctx context.Context, r *braidv1.FetchRequest) (*braidv1.
 		}
 	}
 	limits.Take(ctx, quota.Consume, float64(w.bytes-p.window.bytes))
+	holdPage(ctx, w.bytes-p.window.bytes)
 	for _, at := range p.positions {
 		p.out.Next = append(p.out.Next, at.offset())
 	}

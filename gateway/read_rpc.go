@@ -185,7 +185,7 @@ func (st *readStream) step(ctx, fetchCtx context.Context) error {
 		}
 		msg := &braidv1.ReadResponse{}
 		if ev.err == nil {
-			ev.frame.count(st.g.deps.Answers)
+			ev.frame.count(st.g.deps.Answers, frameCopies)
 			msg.Frame = &braidv1.ReadResponse_Records{Records: &ev.frame.message}
 		} else {
 			st.g.logInternal("read failed", ev.position.TopicPartition, ev.err)

@@ -41,14 +41,14 @@ const (
 	frameFreeBytes = 64 << 10
 )
 
-// count counts a frame that is about to be sent until it is released, which must follow. It
-// waits for nothing: the records that it was copied from are held already, and reads from
-// brokers wait for longer instead. It is safe on nil.
-func (f *recordFrame) count(answers *memory.Budget) {
+// count counts so many copies of a frame that is about to be sent until it is released,
+// which must follow. It waits for nothing: the records that it was copied from are held
+// already, and reads from brokers wait for longer instead. It is safe on nil.
+func (f *recordFrame) count(answers *memory.Budget, copies int) {
 	if f == nil || f.bytes <= frameFreeBytes {
 		return
 	}
-	n := int64(f.bytes) * frameCopies
+	n := int64(f.bytes) * int64(copies)
 	answers.Charge(n)
 	f.counted, f.of = n, answers
 }

@@ -11,14 +11,16 @@ import (
 // sends. Adding never blocks; the decider adds records only while there is room.
 type sendQueue[T any] struct {
 	bytesMax int
-	answers  *memory.Budget // that frames are counted in while they are sent; may be nil
+	answers  *memory.Budget // that frames are counted in while they wait and are sent; may be nil
 	wake     chan struct{}  // capacity 1: something was added
 	room     chan struct{}  // capacity 1: something was sent
 
 	mu     sync.Mutex // guards the following
 	items  []queued[T]
 	bytes  int
+	held   int64 // of answers: what waits, but for frameFreeBytes
 	closed bool
+	ended  bool // nobody sends any more
 }
 
 type queued[T any] struct {
@@ -41,8 +43,32 @@ func (q *sendQueue[T]) addFrame(msg *T, bytes int, frame *recordFrame) {
 	q.mu.Lock()
 	q.items = append(q.items, queued[T]{msg, bytes, frame})
 	q.bytes += bytes
+	q.holdLocked()
 	q.mu.Unlock()
 	signal(q.wake)
+}
+
+// holdLocked counts what waits. Like a frame that is sent, it waits for no room itself.
+func (q *sendQueue[T]) holdLocked() {
+	n := max(0, int64(q.bytes)-frameFreeBytes)
+	if q.ended {
+		n = 0
+	}
+	switch {
+	case n > q.held:
+		q.answers.Charge(n - q.held)
+	case n < q.held:
+		q.answers.Uncharge(q.held - n)
+	}
+	q.held = n
+}
+
+// end gives back the room of what will not be sent.
+func (q *sendQueue[T]) end() {
+	q.mu.Lock()
+	q.ended = true
+	q.holdLocked()
+	q.mu.Unlock()
 }
 
 // full reports whether no more records should be added.
@@ -62,13 +88,14 @@ func (q *sendQueue[T]) close() {
 
 // drain sends all messages until the queue is closed and empty.
 func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
+	defer q.end()
 	for {
 		q.mu.Lock()
 		items, closed := q.items, q.closed
 		q.items = nil
 		q.mu.Unlock()
 		for _, it := range items {
-			it.frame.count(q.answers)
+			it.frame.count(q.answers, frameCopies-1) // the other one is counted as it waits
 			err := send(it.msg)
 			it.frame.release()
 			if err != nil {
@@ -76,6 +103,7 @@ func (q *sendQueue[T]) drain(ctx context.Context, send func(*T) error) error {
 			}
 			q.mu.Lock()
 			q.bytes -= it.bytes
+			q.holdLocked()
 			q.mu.Unlock()
 			signal(q.room)
 		}

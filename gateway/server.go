@@ -84,7 +84,7 @@ func (g *Gateway) Handler() http.Handler {
 
 // Wrap puts what the API needs around a mux that it was mounted on.
 func (g *Gateway) Wrap(h http.Handler) http.Handler {
-	h = g.calls.wrap(g.intakes.wrap(g.cutStalled(g.coalesce(h))))
+	h = g.calls.wrap(g.intakes.wrap(g.cutStalled(g.holdPages(g.coalesce(h)))))
 	if len(g.cfg.CORSOrigins) > 0 {
 		h = cors.New(cors.Options{
 			AllowedOrigins: g.cfg.CORSOrigins,
