@@ -9,7 +9,11 @@ import (
 	"github.com/braidmq/braid/test/world"
 )
 
-func TestReal(t *testing.T) { suite.Run(t, world.Real(t, suite.Options())) }
+func TestReal(t *testing.T) {
+	w := world.Real(t, suite.Options())
+	suite.Run(t, w)
+	suite.RunFaults(t, w)
+}
 
 func TestRealMoves(t *testing.T) { suite.RunMoves(t, world.Real(t, suite.MoveOptions())) }
 

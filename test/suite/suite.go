@@ -36,14 +36,10 @@ func Options() world.Options {
 // A suite is one run over a world.
 type suite struct{ w *world.World }
 
-// Run runs the whole suite. Tests that take parts of the world away come last
-// and bring them back.
+// Run runs the suite but for RunFaults.
 func Run(t *testing.T, w *world.World) {
 	s := &suite{w}
-	for _, group := range []struct {
-		name  string
-		tests []test
-	}{
+	runGroups(t, []testGroup{
 		{"topics", s.topics()},
 		{"configs", s.configs()},
 		{"produce", s.produce()},
@@ -61,9 +57,26 @@ func Run(t *testing.T, w *world.World) {
 		{"moves", s.moves()},
 		{"compaction", s.compaction()},
 		{"adopt", s.adopt()},
+	})
+}
+
+// RunFaults runs the tests that take parts of the world away, and bring them back: processes
+// that end, brokers that are away, a Redis that forgets.
+func RunFaults(t *testing.T, w *world.World) {
+	s := &suite{w}
+	runGroups(t, []testGroup{
 		{"faults", s.faults()},
 		{"recovery", s.recovery()},
-	} {
+	})
+}
+
+type testGroup struct {
+	name  string
+	tests []test
+}
+
+func runGroups(t *testing.T, groups []testGroup) {
+	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
 			for _, c := range group.tests {
 				t.Run(c.name, c.run)

@@ -7,11 +7,16 @@ import (
 	"github.com/braidmq/braid/test/world"
 )
 
-// The two suites wait more than they work, each in a world of its own.
+// The suites wait more than they work, each in a world of its own.
 
 func TestEmbedded(t *testing.T) {
 	t.Parallel()
 	suite.Run(t, world.Embedded(t, suite.Options()))
+}
+
+func TestEmbeddedFaults(t *testing.T) {
+	t.Parallel()
+	suite.RunFaults(t, world.Embedded(t, suite.Options()))
 }
 
 func TestEmbeddedMoves(t *testing.T) {
