@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	braidv1 "github.com/braidmq/braid/gen/braid/v1"
+	"github.com/braidmq/braid/gen/braid/v1/braidv1connect"
 	"github.com/braidmq/braid/test/realparts"
 )
 
@@ -61,6 +62,8 @@ var abuses = []abuse{
 	{"batches with a wrong CRC", 16, wrongBatches},
 	{"fetches of 50 MiB whose answer nobody takes", 100, untakenFetches},
 	{"Read streams that nobody takes from", 100, untakenReads},
+	{"Consume streams that nobody takes from", 100, untakenConsumes},
+	{"pages of 4 MiB of Fetch that nobody takes", 100, untakenPages},
 	{"a message of 8 MiB of the Connect API but for its last byte", 100, untilLast},
 	{"messages that grow a thousandfold by gzip", 8, gzipBombs},
 	{"streams of HTTP/2 that are reset at once", 8, http2Abuse(rapidReset)},
@@ -329,14 +332,18 @@ func untilClosed(conn net.Conn) {
 	}
 }
 
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
 // withConn gives f a connection that is closed when ctx ends.
 func withConn(ctx context.Context, address string, f func(net.Conn)) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
-		select { // it takes no more
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		pause(ctx, 10*time.Millisecond) // it takes no more
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -476,6 +483,52 @@ func untakenReads(ctx context.Context, v *victim, did *atomic.Int64) {
 		withConn(ctx, v.API, func(conn net.Conn) {
 			did.Add(1)
 			_, _ = fmt.Fprintf(conn, "POST /braid.v1.ConsumerService/Read HTTP/1.1\r\nHost: braid\r\nContent-Type: application/connect+proto\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			<-ctx.Done()
+		})
+	}
+}
+
+// untakenConsumes are members of a group each that let the gateway send as much as it likes.
+func untakenConsumes(ctx context.Context, v *victim, did *atomic.Int64) {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10, MaxReceiveBufferPerConnection: 64 << 10}}
+	defer transport.CloseIdleConnections()
+	client := braidv1connect.NewConsumerServiceClient(&http.Client{Transport: transport}, "http://"+v.API)
+	for ctx.Err() == nil {
+		stream, err := client.Consume(ctx)
+		if err == nil {
+			err = stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Subscribe{Subscribe: &braidv1.Subscribe{
+				Group: "abuse-" + strconv.FormatInt(time.Now().UnixNano(), 36), Topics: []string{v.Topic},
+				Fallback: &braidv1.Position{At: &braidv1.Position_Offset{}}, Credit: &braidv1.Credit{MaxRecords: 1 << 40, MaxBytes: 1 << 40},
+			}}})
+		}
+		if err != nil {
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		did.Add(1)
+		for err == nil { // until the gateway gives the client up
+			pause(ctx, time.Second)
+			err = stream.Send(&braidv1.ConsumeRequest{Frame: &braidv1.ConsumeRequest_Ping{Ping: &braidv1.Ping{}}})
+		}
+		_ = stream.CloseResponse()
+	}
+}
+
+// untakenPages asks for pages as large as there are.
+func untakenPages(ctx context.Context, v *victim, did *atomic.Int64) {
+	const page = 4 << 20
+	body, err := proto.Marshal(&braidv1.FetchRequest{
+		Sources:  []*braidv1.ReadSource{{Topic: v.Topic, Start: &braidv1.Position{At: &braidv1.Position_Offset{}}}},
+		MaxBytes: page, MaxRecords: page, Delivery: &braidv1.Delivery{MaxFrameBytes: page},
+	})
+	check(err)
+	for ctx.Err() == nil {
+		withConn(ctx, v.API, func(conn net.Conn) {
+			_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+			did.Add(1)
+			_, _ = fmt.Fprintf(conn, "POST /braid.v1.ConsumerService/Fetch HTTP/1.1\r\nHost: braid\r\nContent-Type: application/proto\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 			<-ctx.Done()
 		})
 	}
