@@ -66,6 +66,13 @@ func (c *Controller) attach(ctx context.Context, stream *attachStream, in <-chan
 		return c.sendNotLeader(stream)
 	}
 	if v > t.current().Version {
+		// It may have read from the store what is being written, or what nobody knows to have
+		// been written: no change at all waits for that.
+		if err := t.settle(ctx); err != nil {
+			return err
+		}
+	}
+	if v > t.current().Version {
 		t.health.alarm("ahead/"+reg.GetGatewayId(), "gateway %q holds map version %d, above the controller's %d: the store has lost writes", reg.GetGatewayId(), v, t.current().Version)
 		return federation.Errorf(federation.Conflict, "gateway %q holds map version %d, above the controller's %d; a map never goes back", reg.GetGatewayId(), v, t.current().Version)
 	}

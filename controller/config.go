@@ -39,7 +39,8 @@ type Config struct {
 	BeatInterval time.Duration
 	// BeatTimeout is the silence after which a gateway's stream counts as lost; 6 s by default.
 	BeatTimeout time.Duration
-	// RegisterTimeout bounds the wait for the first frame of a stream; 5 s by default.
+	// RegisterTimeout bounds the wait for the first frame of a stream, and that for a write of
+	// the map whose outcome it depends on; 5 s by default.
 	RegisterTimeout time.Duration
 	// GatewayGrace is how long a gateway stays in the map after its stream was lost; 2 s by default.
 	GatewayGrace time.Duration

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +14,11 @@ import (
 
 	"github.com/braidmq/braid/controller"
 	"github.com/braidmq/braid/federation"
+	"github.com/braidmq/braid/federation/wire"
 	"github.com/braidmq/braid/gateway/mapwatch"
 	adminv1 "github.com/braidmq/braid/gen/braid/admin/v1"
+	controlv1 "github.com/braidmq/braid/gen/braid/control/v1"
+	"github.com/braidmq/braid/gen/braid/control/v1/controlv1connect"
 	"github.com/braidmq/braid/internal/redisstore"
 )
 
@@ -412,4 +416,50 @@ func TestLeaderWithoutTheStoreGivesNoFinalErrors(t *testing.T) {
 	w.redis.SetError("")
 	require.Eventually(t, func() bool { return connect.CodeOf(ask()) == connect.CodeInvalidArgument }, patience, 10*time.Millisecond)
 	g.awaitRegistered(t)
+}
+
+// A write of the map whose answer is lost was made, or not. A gateway that has read it from
+// the store shows which: it is let in, and nothing is said of a store that has lost writes.
+func TestGatewayHasReadWhatTheLeaderDoesNotKnowOf(t *testing.T) {
+	w := newWorld(t, "a")
+	c1 := w.controller(t, "c1")
+	c1.leads(t)
+	a := adminOf(t, c1.url)
+	w.addClusters(t, a)
+	store := w.store(t, nil)
+	weigh := func(weight int32) error {
+		_, err := a.clusters.UpdateCluster(t.Context(), &adminv1.UpdateClusterRequest{
+			Cluster:    &adminv1.Cluster{Name: "physicalClusters/a", Weight: weight},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"weight"}},
+		})
+		return err
+	}
+	require.NoError(t, weigh(2))
+	l, ok, err := store.Leader(t.Context(), "default")
+	require.NoError(t, err)
+	require.True(t, ok)
+	m, err := store.LoadMap(t.Context(), "default")
+	require.NoError(t, err)
+	w.redis.SetError("LOADING away")
+	require.Error(t, weigh(3))
+	w.redis.SetError("")
+	next := *m
+	next.Version++
+	cluster := *m.Clusters["a"]
+	cluster.Weight = 3
+	next.Clusters = map[federation.ClusterName]*federation.Cluster{"a": &cluster}
+	require.NoError(t, store.WriteMap(t.Context(), "default", l.Fencing, wire.Diff(m, next.Seal())))
+
+	transport := h2c(nil)
+	defer transport.CloseIdleConnections()
+	stream, err := controlv1connect.NewControlServiceClient(&http.Client{Transport: transport}, c1.url).Attach(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, stream.Send(register(func() *controlv1.Register {
+		return &controlv1.Register{GatewayId: "g1", Incarnation: "x", ConnectAddress: "h:1", KafkaAddress: "h:2", MapVersion: int64(next.Version)}
+	})))
+	first, err := stream.Receive()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, first.GetRegistered().GetMapVersion(), int64(next.Version))
+	require.Empty(t, alarms(t, a))
+	require.NoError(t, stream.CloseRequest())
 }

@@ -242,6 +242,18 @@ func (t *term) edit(ctx context.Context, apply func(*federation.Map) (*federatio
 	}
 }
 
+// settle returns when every write that is under way by now is published, or has failed, and
+// what the last one left unknown is known. It waits for so long as a write may take.
+func (t *term) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.RegisterTimeout)
+	defer cancel()
+	_, err := t.edit(ctx, func(m *federation.Map) (*federation.Map, error) { return m, nil })
+	if ctx.Err() != nil {
+		err = federation.Errorf(federation.StoreUnavailable, "the map is being written; try again").WithCause(err)
+	}
+	return err
+}
+
 // heed ends the term where the store has refused a write since another controller has
 // taken the lead: the next confirmation would find out only some time later. It returns
 // err.
