@@ -1,7 +1,10 @@
 package embedded_test
 
 import (
+	"bufio"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"testing"
 	"time"
@@ -40,7 +43,18 @@ func TestNameServiceIsBounded(t *testing.T) {
 				timeout, ok := err.(net.Error) //nolint:errorlint // of the connection itself
 				return !ok || !timeout.Timeout()
 			}
+			// Each port takes connections in their order, but neither waits for the other one: the
+			// first that is too many comes to one of them when all of the other's have been taken.
 			kept := []net.Conn{open(server.BootstrapAddress()), open(api.Host), open(server.BootstrapAddress()), open(api.Host)}
+			for _, c := range []net.Conn{kept[1], kept[3]} {
+				_, err := c.Write([]byte("GET / HTTP/1.1\r\nHost: braid\r\n\r\n"))
+				require.NoError(t, err)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, err)
+				_ = resp.Body.Close()
+			}
 			for _, address := range []string{server.BootstrapAddress(), api.Host} {
 				require.True(t, closed(open(address), 10*time.Second), "one too many")
 			}
