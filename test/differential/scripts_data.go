@@ -3,12 +3,14 @@ package differential
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// written is the time of all records: the same on both sides.
-const written = int64(1_790_000_000_000)
+// written is the time of all records: the same on both sides, and not long ago, or brokers
+// would delete them for their age while a script reads them.
+var written = time.Now().Add(-time.Hour).UnixMilli()
 
 // A batch is what a record batch is made of.
 type batch struct {
