@@ -134,14 +134,21 @@ func (r *trial) static(t *testing.T, protocol string) {
 	r.untilShared(t, group, 2, partitions, one, two)
 	before := shares(r.describe(t, group))
 	require.Len(t, before, 2, "two instances")
+	// A member may be told of its share after the coordinator tells of it: when it reads, it has been.
+	want := r.fill(t, topic, 100)
+	stopped := one
+	all := func() []sdk.Record { return append(stopped.Records("record"), two.Records("record")...) }
+	sdk.Until(t, "all records", func() bool { return len(all()) >= len(want) }, stopped, two)
 	noticed := func() int { return len(two.Has("assigned")) + len(two.Has("revoked")) }
 	seen := noticed()
-	one.Stop()
+	stopped.Stop()
 	one = member("one")
 	// What is written now is read by both.
-	want := r.fill(t, topic, 200)
-	all := func() []sdk.Record { return append(one.Records("record"), two.Records("record")...) }
-	sdk.Until(t, "all records", func() bool { return len(all()) >= len(want) }, one, two)
+	want = append(want, r.fillFrom(t, topic, 100, 200)...)
+	all = func() []sdk.Record {
+		return slices.Concat(stopped.Records("record"), one.Records("record"), two.Records("record"))
+	}
+	sdk.Until(t, "all records of who stayed and who came back", func() bool { return len(all()) >= len(want) }, one, two)
 	requireOnce(t, want, all())
 	require.NotEmpty(t, one.Records("record"))
 	require.Equal(t, before, shares(r.describe(t, group)), "each instance has its partitions again")
