@@ -31,8 +31,10 @@ func tryCrowds(t *testing.T, f *federation, results *matrix.Results) {
 			f.MustBraid(t, "", "topic", "create", c.topic, "--partitions", strconv.Itoa(crowdSize))
 			joined := c.add(t, crowdSize-1)
 			one := c.add(t, 1)
-			c.members[0].Close()
-			left := c.settled(t, crowdSize-1)
+			leaves := time.Now()
+			c.members[0].Close() // others may have its partition before it returns
+			c.settled(t, crowdSize-1)
+			left := time.Since(leaves)
 			t.Logf("%s: %d members have their partitions %.1f s after they began; with one more after %.1f s; without one that left after %.1f s",
 				protocol, crowdSize-1, joined.Seconds(), one.Seconds(), left.Seconds())
 			results.Crowd(protocol, crowdSize-1, joined, one, left)
@@ -88,10 +90,9 @@ func (c *crowd) add(t *testing.T, count int) time.Duration {
 }
 
 // settled returns when so many members have all partitions, each at one of them, and each
-// member has one; it tells how long that took.
-func (c *crowd) settled(t *testing.T, count int) time.Duration {
+// member has one.
+func (c *crowd) settled(t *testing.T, count int) {
 	t.Helper()
-	begin := time.Now()
 	require.Eventually(t, func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -109,5 +110,4 @@ func (c *crowd) settled(t *testing.T, count int) time.Duration {
 		}
 		return with == count && !slices.ContainsFunc(held, func(n int) bool { return n != 1 })
 	}, crowdBound, 20*time.Millisecond, "a stable assignment of %d members", count)
-	return time.Since(begin)
 }
